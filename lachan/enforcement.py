@@ -1,0 +1,79 @@
+"""The protocol of an enforcement point, and their registry.
+
+Containment is desired state (design decision 9): the reconciler of `soar_playbooks` drives every point to it and back. A
+point is idempotent, survives its own restarts by being driven again, and gives evidence, not "200 OK".
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lachan import wiring
+
+if TYPE_CHECKING:
+    from lachan.runtime import Runtime
+
+
+class Level(StrEnum):
+    """How hard a device is contained, mildest first."""
+
+    OBSERVE = "observe"
+    DEGRADE = "degrade"
+    QUARANTINE = "quarantine"
+    ISOLATE = "isolate"
+    EVICT = "evict"
+
+    @property
+    def rank(self) -> int:
+        """0 for the mildest, 4 for the hardest."""
+        return list(Level).index(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The device that a point acts on."""
+
+    device_id: str
+    name: str
+    vendor: str
+    site: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a point saw. ``settled`` means: the wanted state was observed, not merely ordered."""
+
+    settled: bool
+    detail: dict[str, Any]
+    observed_at: datetime
+
+
+class EnforcementPoint(Protocol):
+    """One thing outside (or a door of ours) that can keep a device from doing something."""
+
+    name: str
+
+    def plan(self, rt: "Runtime", target: Target, level: Level) -> list[str]:
+        """What `apply` would change, in words; changes nothing."""
+
+    def apply(self, rt: "Runtime", target: Target, level: Level, *, intent: str) -> Evidence:
+        """Bring the device to ``level``; calling again with the same ``intent`` changes nothing more."""
+
+    def verify(self, rt: "Runtime", target: Target, level: Level) -> Evidence:
+        """Look whether ``level`` really holds."""
+
+    def release(self, rt: "Runtime", target: Target, *, intent: str) -> Evidence:
+        """Take back what this point did to the device, and nothing else."""
+
+    def observe(self, rt: "Runtime") -> dict[str, Level]:
+        """All devices that this point contains now, with their level."""
+
+
+def points(rt: "Runtime") -> dict[str, EnforcementPoint]:
+    """The points that are active under the present settings, by name.
+
+    A room names a class or a factory ``(rt) -> point or None``; None means that the settings do not use it.
+    """
+    found = (wiring.resolve(name)(rt) for name in rt.wiring.enforcement)
+    return {point.name: point for point in found if point is not None}

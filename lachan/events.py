@@ -1,0 +1,562 @@
+"""The vocabulary: every fact that one room tells another, as dataclasses, on one page.
+
+What is an event: anything a human or a machine decided (design decision 3). Polls, heartbeats, log lines and unchanged
+verdicts never are. Fields are JSON-able; ``device_id`` names the device that the fact is about, so that timelines,
+vendor scope and exports find it.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all facts. ``device_id`` is None where a fact speaks of no single device."""
+
+    KINDS: ClassVar[dict[str, type["Event"]]] = {}
+    device_id: str | None = None
+
+    def __init_subclass__(cls) -> None:
+        Event.KINDS[cls.__name__] = cls
+
+    def body(self) -> dict[str, Any]:
+        """The JSON-able fields."""
+        return asdict(self)
+
+    @staticmethod
+    def load(name: str, body: dict[str, Any]) -> "Event":
+        """The fact of a stored row; lists become tuples; fields this version does not know are dropped."""
+        kind = Event.KINDS[name]
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k in kind.__dataclass_fields__
+        }
+        return kind(**known)
+
+
+# identity and registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRegistered(Event):
+    """Device registered."""
+
+    name: str
+    vendor: str
+    model: str
+    serial: str
+    criticality: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceChanged(Event):
+    """Device changed."""
+
+    field_name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicesImported(Event):
+    """Devices imported."""
+
+    accepted: int
+    rejected: int
+    merkle_root: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRetired(Event):
+    """Device retired."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserAdded(Event):
+    """User added."""
+
+    user: str
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignInLinkMade(Event):
+    """Sign in link made."""
+
+    user: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedIn(Event):
+    """Signed in."""
+
+    user: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedOut(Event):
+    """Signed out."""
+
+    user: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenIssued(Event):
+    """Token issued."""
+
+    token_id: str
+    name: str
+    roles: tuple[str, ...]
+    expires_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRevoked(Event):
+    """Token revoked."""
+
+    token_id: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditorRead(Event):
+    """Auditor read."""
+
+    user: str
+    resource: str
+
+
+# pki and signer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuthorityCreated(Event):
+    """Authority created."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolmentSecretIssued(Event):
+    """Enrolment secret issued."""
+
+    secret_id: str
+    profile: str
+    expires_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolmentRefused(Event):
+    """Enrolment refused."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateIssued(Event):
+    """Certificate issued."""
+
+    serial_number: str
+    fingerprint: str
+    profile: str
+    not_after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateSuspended(Event):
+    """Certificate suspended."""
+
+    serial_number: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateReleased(Event):
+    """Certificate released."""
+
+    serial_number: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateRevoked(Event):
+    """Certificate revoked."""
+
+    serial_number: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignatureRefused(Event):
+    """Signature refused."""
+
+    kind: str
+    subject: str
+    reason: str
+    number: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignerDiscrepancy(Event):
+    """Signer discrepancy."""
+
+    kind: str
+    subject: str
+    number: int
+
+
+# ota_signing
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactUploaded(Event):
+    """Artifact uploaded."""
+
+    artifact_id: str
+    sha256: str
+    length: int
+    vendor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseProposed(Event):
+    """Release proposed."""
+
+    release_id: str
+    vendor: str
+    model: str
+    version: str
+    sha256: str
+    approvals_needed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirmwareApproved(Event):
+    """Firmware approved."""
+
+    release_id: str
+    approver: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirmwareSigned(Event):
+    """Firmware signed."""
+
+    release_id: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirmwarePublished(Event):
+    """Firmware published."""
+
+    release_id: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirmwareHalted(Event):
+    """Firmware halted."""
+
+    release_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirmwareResumed(Event):
+    """Firmware resumed."""
+
+    release_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirmwareInstalled(Event):
+    """Firmware installed."""
+
+    release_id: str
+    version: str
+    outcome: str
+
+
+# siem_rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulesLoaded(Event):
+    """Rules loaded."""
+
+    digest: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertRaised(Event):
+    """Alert raised."""
+
+    alert_id: str
+    rule_id: str
+    rule_title: str
+    severity: str
+    site: str = ""
+    subject_bound: bool = False
+    outcome: str = "attempt"
+    sources: int = 1
+    senders: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertAcknowledged(Event):
+    """Alert acknowledged."""
+
+    alert_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertAssigned(Event):
+    """Alert assigned."""
+
+    alert_id: str
+    assignee: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertCommented(Event):
+    """Alert commented."""
+
+    alert_id: str
+    comment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertClosed(Event):
+    """Alert closed."""
+
+    alert_id: str
+    verdict: str
+
+
+# soar_playbooks
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaybookLoaded(Event):
+    """Playbook loaded."""
+
+    playbook_id: str
+    version: str
+    digest: str
+    signer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaybookRefused(Event):
+    """Playbook refused."""
+
+    file: str
+    reason: str
+    step: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaybookModeChanged(Event):
+    """Playbook mode changed."""
+
+    playbook_id: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """Run started."""
+
+    run_id: str
+    playbook_id: str
+    playbook_version: str
+    mode: str
+    alert_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApprovalNeeded(Event):
+    """Approval needed."""
+
+    run_id: str
+    needed: int
+    reason: str
+    containment_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunApproved(Event):
+    """Run approved."""
+
+    run_id: str
+    person: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRejected(Event):
+    """Run rejected."""
+
+    run_id: str
+    person: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """Run finished."""
+
+    run_id: str
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcomeUnknown(Event):
+    """Run outcome unknown."""
+
+    run_id: str
+    step: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainmentWaiting(Event):
+    """Containment waiting."""
+
+    run_id: str
+    guard: str
+    reason: str
+    containment_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceContained(Event):
+    """Device contained."""
+
+    containment_id: str
+    level: str
+    reason: str
+    run_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnforcementSettled(Event):
+    """Enforcement settled."""
+
+    containment_id: str
+    point: str
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseApproved(Event):
+    """Release approved."""
+
+    containment_id: str
+    person: str
+    approvals: int = 1
+    needed: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainmentEnded(Event):
+    """Containment ended."""
+
+    containment_id: str
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HumanPaged(Event):
+    """Human paged."""
+
+    reason: str
+    run_id: str = ""
+    alert_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillSwitchChanged(Event):
+    """Kill switch changed."""
+
+    active: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionsClosed(Event):
+    """Sessions closed."""
+
+    connections: int
+
+
+# posture and trust
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngagementRequested(Event):
+    """Engagement requested."""
+
+    engagement_id: str
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngagementApproved(Event):
+    """Engagement approved."""
+
+    engagement_id: str
+    approver: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngagementStopped(Event):
+    """Engagement stopped."""
+
+    engagement_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclarationAccepted(Event):
+    """Declaration accepted."""
+
+    declaration_id: str
+    vendor: str
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostureAssessed(Event):
+    """Posture assessed."""
+
+    run_id: str
+    merkle_root: str
+    counts: dict[str, int]
+    catalogue: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictChanged(Event):
+    """Verdict changed."""
+
+    criterion: str
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustChanged(Event):
+    """Trust changed."""
+
+    before: str
+    after: str
+    reasons: tuple[str, ...]

@@ -1,0 +1,52 @@
+"""Random secrets and how they are kept: HMAC-SHA-256 with a pepper that lies outside the database.
+
+A random token needs no slow hash; the pepper keeps a stolen database from being of use. The pepper is a file of the data
+folder, mode 0600, made by `make_pepper` at ``lachan init``.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from functools import cache
+from pathlib import Path
+
+from lachan.errors import Unavailable
+
+
+def make_pepper(data: Path) -> None:
+    """Make ``<data>/pepper`` (32 random bytes, mode 0600) unless it is there."""
+    path = data / "pepper"
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(32))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@cache
+def _pepper(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise Unavailable(f"{path} is missing; `lachan init` makes it.") from None
+
+
+def hashed(data: Path, secret: str) -> str:
+    """What is stored of a secret: hex HMAC-SHA-256 under the pepper of the data folder.
+
+    Raises:
+        Unavailable: the installation has no pepper.
+    """
+    return hmac.new(_pepper(data / "pepper"), secret.encode(), hashlib.sha256).hexdigest()
+
+
+def same(left: str, right: str) -> bool:
+    """Compare two secrets or hashes in constant time."""
+    return hmac.compare_digest(left.encode(), right.encode())
+
+
+def random_text(octets: int = 32) -> str:
+    """A URL-safe random text of so many octets of entropy."""
+    return secrets.token_urlsafe(octets)

@@ -1,0 +1,205 @@
+"""Signals in, one explained decision per device out (design section 1). It decides; it moves nothing.
+
+Rooms set and clear signals in their own transactions; `decide` is a pure function of them: the worst answer wins and
+every reason is listed. The doors poll `version` (one row, bumped in the same transaction) and load a `snapshot` when it
+changed. Certificates that must be refused although their signature holds stand beside the signals.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from lachan import clock
+from lachan.database import UtcDateTime, insert_ignore, metadata
+
+
+class Answer(StrEnum):
+    """What a door does with a device, best first."""
+
+    ALLOW = "allow"
+    LIMITED = "limited"
+    QUARANTINE = "quarantine"
+    DENY = "deny"
+
+    @property
+    def rank(self) -> int:
+        """0 for the best answer, 3 for the worst."""
+        return list(Answer).index(self)
+
+
+trust_signals = sa.Table(
+    "trust_signals",
+    metadata,
+    sa.Column("device_id", sa.String(36), primary_key=True),
+    sa.Column("source", sa.String(40), primary_key=True),
+    sa.Column("ref", sa.String(80), primary_key=True),
+    sa.Column("answer", sa.String(12), nullable=False),
+    sa.Column("reason", sa.String(60), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, server_default=""),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.Column("until", UtcDateTime),
+)
+trust_refused_certificates = sa.Table(
+    "trust_refused_certificates",
+    metadata,
+    sa.Column("fingerprint", sa.String(64), primary_key=True),
+    sa.Column("device_id", sa.String(36), nullable=False),
+    sa.Column("reason", sa.String(20), nullable=False),
+    sa.Column("until", UtcDateTime, nullable=False),
+)
+trust_version = sa.Table(
+    "trust_version",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """Something that speaks against a device.
+
+    Attributes:
+        device_id: whom it speaks of.
+        source: the room that says so (``containment``, ``posture`` …).
+        answer: the best answer that is still right while this holds.
+        reason: stable code.
+        detail: one sentence for people.
+        ref: id of what explains it (containment, assessment …); one signal per device, source and ref.
+        since: from when.
+        until: to when; None means until cleared.
+    """
+
+    device_id: str
+    source: str
+    answer: Answer
+    reason: str
+    ref: str
+    since: datetime
+    detail: str = ""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer for one device, with every signal that led to it, worst first; no signal means allow."""
+
+    device_id: str
+    answer: Answer
+    reasons: tuple[Signal, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a door keeps in memory: only what is not plainly allowed.
+
+    Attributes:
+        version: of the database when it was taken.
+        at: when it was taken.
+        decisions: device id → decision, for those that are not ``allow``.
+        refused_certificates: SHA-256 fingerprint (hex) → reason (suspended, revoked, superseded).
+    """
+
+    version: int
+    at: datetime
+    decisions: dict[str, Decision]
+    refused_certificates: dict[str, str]
+
+
+def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decision:
+    """The worst answer among the signals in force at ``at``, with all of them as reasons."""
+    live = [s for s in signals if s.since <= at and (s.until is None or at < s.until)]
+    live.sort(key=lambda s: (-s.answer.rank, s.since, s.source, s.ref))
+    return Decision(device_id, live[0].answer if live else Answer.ALLOW, tuple(live))
+
+
+def set_signal(connection: sa.Connection, signal: Signal) -> None:
+    """Set or replace a signal, in the caller's transaction."""
+    _drop(connection, signal.device_id, signal.source, signal.ref)
+    connection.execute(trust_signals.insert().values(**{**signal.__dict__, "answer": str(signal.answer)}))
+    touch(connection)
+
+
+def clear_signal(connection: sa.Connection, *, device_id: str, source: str, ref: str) -> None:
+    """Take a signal back, in the caller's transaction; none there is no error."""
+    if _drop(connection, device_id, source, ref):
+        touch(connection)
+
+
+def signals(connection: sa.Connection, device_id: str | None = None) -> list[Signal]:
+    """The stored signals of one device, or of all."""
+    query = sa.select(trust_signals)
+    if device_id is not None:
+        query = query.where(trust_signals.c.device_id == device_id)
+    return [_signal(row) for row in connection.execute(query).mappings()]
+
+
+def decision(connection: sa.Connection, device_id: str) -> Decision:
+    """The present decision for one device, from the database."""
+    return decide(device_id, signals(connection, device_id), at=clock.now())
+
+
+def refuse_certificate(
+    connection: sa.Connection, *, fingerprint: str, device_id: str, reason: str, until: datetime
+) -> None:
+    """Have the doors refuse a certificate until it expires; ``reason`` is suspended, revoked or superseded."""
+    values = {"fingerprint": fingerprint, "device_id": device_id, "reason": reason, "until": until}
+    if not insert_ignore(connection, trust_refused_certificates, values, index=("fingerprint",)):
+        where = trust_refused_certificates.c.fingerprint == fingerprint
+        connection.execute(trust_refused_certificates.update().where(where).values(reason=reason, until=until))
+    touch(connection)
+
+
+def accept_certificate(connection: sa.Connection, *, fingerprint: str) -> None:
+    """Stop refusing a certificate (a hold was lifted)."""
+    gone = trust_refused_certificates.c.fingerprint == fingerprint
+    connection.execute(trust_refused_certificates.delete().where(gone))
+    touch(connection)
+
+
+def touch(connection: sa.Connection) -> None:
+    """Bump the version that the doors poll; its row lock also orders racing writers."""
+    bump = trust_version.update().where(trust_version.c.id == 1).values(version=trust_version.c.version + 1)
+    if connection.execute(bump).rowcount == 0 and not insert_ignore(
+        connection, trust_version, {"id": 1, "version": 1}, index=("id",)
+    ):
+        connection.execute(bump)
+
+
+def version(connection: sa.Connection) -> int:
+    """The present version; 0 before anything was ever said."""
+    return connection.execute(sa.select(trust_version.c.version)).scalar() or 0
+
+
+def snapshot(connection: sa.Connection) -> Snapshot:
+    """All that a door must know, consistent within one transaction."""
+    at, number = clock.now(), version(connection)
+    by_device: dict[str, list[Signal]] = {}
+    for signal in signals(connection):
+        by_device.setdefault(signal.device_id, []).append(signal)
+    decisions = {device: decide(device, found, at=at) for device, found in by_device.items()}
+    refused = connection.execute(
+        sa.select(trust_refused_certificates.c.fingerprint, trust_refused_certificates.c.reason).where(
+            trust_refused_certificates.c.until > at
+        )
+    )
+    return Snapshot(
+        number,
+        at,
+        {device: found for device, found in decisions.items() if found.answer is not Answer.ALLOW},
+        {row.fingerprint: row.reason for row in refused},
+    )
+
+
+def _drop(connection: sa.Connection, device_id: str, source: str, ref: str) -> bool:
+    c = trust_signals.c
+    where = sa.and_(c.device_id == device_id, c.source == source, c.ref == ref)
+    return connection.execute(trust_signals.delete().where(where)).rowcount > 0
+
+
+def _signal(row: Any) -> Signal:
+    return Signal(**{**row, "answer": Answer(row["answer"])})

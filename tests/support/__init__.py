@@ -1,0 +1,1 @@
+"""What tests share: waiting, finding third-party programs, servers, simulators."""
