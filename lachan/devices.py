@@ -105,7 +105,7 @@ class NewDevice(BaseModel):
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Lower-case host label, unique.")
-    vendor: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+    vendor: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")
     model: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
     serial_number: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9 '()+,./:=?-]+$")
     site: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -113,6 +113,20 @@ class NewDevice(BaseModel):
     place: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
     owner: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
     address: str | None = Field(None, max_length=255, pattern=r"^[A-Za-z0-9.:\[\]-]+$")
+
+
+def parse_new(fields: dict[str, Any]) -> NewDevice:
+    """Check the fields of a new device.
+
+    Raises:
+        Invalid: one of them does not hold; ``field`` names it.
+    """
+    try:
+        return NewDevice.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise Invalid(f"{name}: {first['msg']}", field=name) from error
 
 
 def get(connection: sa.Connection, device_id: str, *, principal: Principal | None = None) -> Device:

@@ -11,7 +11,7 @@ from importlib import import_module, util
 from typing import Any
 
 ROOMS = (
-    "lachan.identity", "lachan.ledger", "lachan.signer", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture", "api",
+    "lachan.ledger", "lachan.signer", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture", "api",
 )  # fmt: skip
 GROUND_TABLES = ("lachan.devices", "lachan.outbox", "lachan.jobs", "lachan.trust", "lachan.identity.models")
 

@@ -1,0 +1,32 @@
+"""Bring a database to this version's schema: one alembic history that runs on SQLite and PostgreSQL."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+
+from lachan.database import Database
+
+FOLDER = Path(__file__).parent / "migrations"
+
+
+def config() -> Config:
+    """Alembic's configuration without a file."""
+    made = Config()
+    made.set_main_option("script_location", str(FOLDER))
+    return made
+
+
+def upgrade(db: Database) -> None:
+    """Run what is missing, in one transaction where the database allows it."""
+    made = config()
+    with db.write() as connection:
+        made.attributes["connection"] = connection
+        command.upgrade(made, "head")
+
+
+def current(db: Database) -> str | None:
+    """The revision that the database is at; None before the first."""
+    with db.read() as connection:
+        return MigrationContext.configure(connection).get_current_revision()

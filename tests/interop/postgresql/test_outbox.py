@@ -1,0 +1,3 @@
+"""The outbox on PostgreSQL."""
+
+from tests.lachan.test_outbox import *  # noqa: F403

@@ -1,0 +1,107 @@
+"""Facts and their handlers: one transaction, one job per handler, at least once."""
+
+import json
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from lachan import clock, jobs, outbox, wiring
+from lachan.database import after_commit, insert_ignore
+from lachan.events import DeviceRetired
+from lachan.identity import system
+from lachan.runtime import Runtime
+
+SEEN: list[str] = []
+
+
+def remember(_rt: Runtime, stored: outbox.StoredEvent) -> None:
+    SEEN.append(stored.id)
+
+
+def fail(_rt: Runtime, _stored: outbox.StoredEvent) -> None:
+    raise RuntimeError("broken handler")
+
+
+@pytest.fixture
+def subscribed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wired = wiring.Wiring(handlers={"DeviceRetired": (f"{__name__}:remember", f"{__name__}:fail")})
+    monkeypatch.setattr(wiring, "load", lambda: wired)
+    SEEN.clear()
+
+
+def test_a_fact_and_its_jobs_commit_or_vanish_together(rt: Runtime, subscribed: None) -> None:
+    with pytest.raises(KeyError), rt.db.write() as c:
+        outbox.append(c, DeviceRetired(device_id=None, reason="x"), actor=system("t"))
+        raise KeyError
+    with rt.db.read() as c:
+        assert outbox.read(c) == []
+        assert c.execute(sa.select(sa.func.count()).select_from(jobs.jobs)).scalar_one() == 0
+
+
+def test_a_failing_handler_is_tried_again_and_does_not_stop_the_other(rt: Runtime, subscribed: None) -> None:
+    with rt.db.write() as c:
+        event_id = outbox.append(c, DeviceRetired(device_id=None, reason="x"), actor=system("t"))
+    worker = jobs.Worker(rt)
+    assert worker.run_due() == 2
+    assert SEEN == [event_id]
+    for _ in range(jobs.TRIES - 1):
+        with clock.travel(timedelta(hours=1)):
+            worker.run_due()
+        with rt.db.write() as c:
+            c.execute(jobs.jobs.update().where(jobs.jobs.c.state == "open").values(due_at=clock.now()))
+    with rt.db.read() as c:
+        row = c.execute(sa.select(jobs.jobs)).mappings().one()
+        assert jobs.poisoned(c) == 1
+    assert row["state"] == "poisoned"
+    assert "broken handler" in row["last_error"]
+
+
+def test_what_is_hashed_is_what_is_stored(rt: Runtime) -> None:
+    with rt.db.write() as c:
+        outbox.append(c, DeviceRetired(device_id="d", reason="x"), actor=system("t"))
+        row = c.execute(sa.select(outbox.events)).mappings().one()
+    import hashlib
+
+    assert hashlib.sha256(b"\0" + row["body"]).digest() == row["leaf_hash"]
+    assert json.loads(row["body"])["data"]["reason"] == "x"
+
+
+def test_after_commit_runs_after_a_commit_only(rt: Runtime) -> None:
+    ran: list[int] = []
+    with pytest.raises(KeyError), rt.db.write() as c:
+        after_commit(c, lambda: ran.append(1))
+        raise KeyError
+    with rt.db.write() as c:
+        after_commit(c, lambda: ran.append(2))
+        assert ran == []
+    assert ran == [2]
+
+
+def test_one_open_job_per_key(rt: Runtime) -> None:
+    with rt.db.write() as c:
+        assert jobs.enqueue(c, "x", {}, key="k")
+        assert jobs.enqueue(c, "x", {}, key="k") is None
+
+
+def test_a_lost_lease_is_taken_over_and_the_late_worker_settles_nothing(rt: Runtime) -> None:
+    with rt.db.write() as c:
+        jobs.enqueue(c, "x", {}, key="k")
+    first, second = jobs.Worker(rt), jobs.Worker(rt)
+    job = first._claim()
+    assert job is not None
+    assert second._claim() is None
+    with clock.travel(jobs.LEASE + timedelta(seconds=1)):
+        again = second._claim()
+    assert again is not None
+    assert again.fence == job.fence + 1
+    first._settle(job)
+    with rt.db.read() as c:
+        assert c.execute(sa.select(sa.func.count()).select_from(jobs.jobs)).scalar_one() == 1
+
+
+def test_insert_ignore_tells_whether_it_inserted(rt: Runtime) -> None:
+    values = {"id": "1", "kind": "x", "key": "same", "payload": {}, "due_at": clock.now()}
+    with rt.db.write() as c:
+        assert insert_ignore(c, jobs.jobs, values, index=("key",))
+        assert not insert_ignore(c, jobs.jobs, {**values, "id": "2"}, index=("key",))

@@ -1,0 +1,58 @@
+"""The decision: worst answer wins, all reasons are kept, every change is seen by the doors."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lachan import clock, trust
+from lachan.runtime import Runtime
+from lachan.trust import Answer, Signal
+
+
+def signal(answer: Answer, ref: str = "1", until: timedelta | None = None) -> Signal:
+    now = clock.now()
+    return Signal(
+        device_id="d", source="test", answer=answer, reason="why", ref=ref, since=now, until=until and now + until
+    )
+
+
+@given(st.lists(st.sampled_from(list(Answer))))
+def test_the_worst_answer_wins_and_every_reason_stays(answers: list[Answer]) -> None:
+    found = trust.decide("d", [signal(a, str(i)) for i, a in enumerate(answers)], at=clock.now())
+    assert found.answer == max(answers, key=lambda a: a.rank, default=Answer.ALLOW)
+    assert len(found.reasons) == len(answers)
+
+
+def test_a_signal_ends_at_its_time(rt: Runtime) -> None:
+    with rt.db.write() as c:
+        trust.set_signal(c, signal(Answer.DENY, until=timedelta(hours=1)))
+        assert trust.decision(c, "d").answer is Answer.DENY
+        with clock.travel(timedelta(hours=2)):
+            assert trust.decision(c, "d").answer is Answer.ALLOW
+
+
+@pytest.mark.parametrize("answer", [a for a in Answer if a is not Answer.ALLOW])
+def test_setting_and_clearing_changes_version_and_snapshot(rt: Runtime, answer: Answer) -> None:
+    with rt.db.write() as c:
+        before = trust.version(c)
+        trust.set_signal(c, signal(answer))
+        taken = trust.snapshot(c)
+        assert taken.version > before
+        assert taken.decisions["d"].answer is answer
+        trust.clear_signal(c, device_id="d", source="test", ref="1")
+        assert trust.snapshot(c).version > taken.version
+        assert trust.snapshot(c).decisions == {}
+
+
+def test_refused_certificates_stand_in_the_snapshot_until_they_expire(rt: Runtime) -> None:
+    with rt.db.write() as c:
+        until = clock.now() + timedelta(days=1)
+        trust.refuse_certificate(c, fingerprint="ab", device_id="d", reason="suspended", until=until)
+        trust.refuse_certificate(c, fingerprint="ab", device_id="d", reason="revoked", until=until)
+        assert trust.snapshot(c).refused_certificates == {"ab": "revoked"}
+        with clock.travel(timedelta(days=2)):
+            assert trust.snapshot(c).refused_certificates == {}
+        trust.accept_certificate(c, fingerprint="ab")
+        assert trust.snapshot(c).refused_certificates == {}
