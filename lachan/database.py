@@ -141,7 +141,7 @@ def insert_ignore(
     """Insert unless a row with the same ``index`` columns exists; tell whether it was inserted."""
     insert = pg_insert if connection.dialect.name == "postgresql" else sqlite_insert
     statement = insert(table).values(**values).on_conflict_do_nothing(index_elements=list(index))
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(statement.returning(sa.literal(1))).first() is not None
 
 
 def check_folder(folder: Path) -> None:
