@@ -1,0 +1,181 @@
+"""The device's side: which release applies, its bytes, and what became of it.
+
+The firmware of a model is its release that was published last and is not halted. A device is offered it when it is newer
+than what the device runs, or when people approved it as a downgrade. A device sees releases of its own vendor and model
+only. ``limited`` devices may update, since updating is often the remedy; quarantined ones may not.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from lachan import clock, devices, outbox, trust
+from lachan.database import for_update
+from lachan.errors import Invalid
+from lachan.events import FirmwareInstalled
+from lachan.identity import Permission, Principal, require
+from lachan.ids import new_id
+from ota_signing.errors import NoSuchRelease, ReleaseHalted, TrustWithheld
+from ota_signing.models import installs, releases
+from ota_signing.schemas import Install, InstallOutcome, ReleaseState
+from ota_signing.store import Store
+from ota_signing.versions import Version
+
+if TYPE_CHECKING:
+    from lachan.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A release that a device should install; ``target_path`` is its name in the TUF repository."""
+
+    release_id: str
+    version: str
+    sha256: str
+    length: int
+    target_path: str
+    downgrade: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Firmware:
+    """A file that may be sent to a device."""
+
+    release_id: str
+    path: Path
+    sha256: str
+    signature: bytes
+
+
+def offer(rt: "Runtime", device_id: str) -> Offer | None:
+    """What a device should install now; None when it is up to date.
+
+    Raises:
+        TrustWithheld: the device's trust decision is quarantine or deny.
+        NotFound: there is no such device.
+    """
+    with rt.db.read() as connection:
+        device = devices.get(connection, device_id)
+        _check_trust(connection, device_id)
+        query = sa.select(releases).where(
+            releases.c.vendor == device.vendor, releases.c.model == device.model,
+            releases.c.state == ReleaseState.PUBLISHED, releases.c.listed,
+        )  # fmt: skip
+        newest = query.order_by(releases.c.published_at.desc(), releases.c.id.desc()).limit(1)
+        row = connection.execute(newest).mappings().first()
+    if row is None:
+        return None
+    has, gets = Version(device.firmware_version or ""), Version(row["version"])
+    if device.firmware_version and (gets == has or (gets < has and not row["downgrade"])):
+        return None
+    return Offer(
+        release_id=row["id"], version=row["version"], sha256=row["sha256"], length=row["length"],
+        target_path=row["target_path"], downgrade=row["downgrade"],
+    )  # fmt: skip
+
+
+def firmware(rt: "Runtime", device_id: str, release_id: str) -> Firmware:
+    """The file and signature of a release, for a device that it is made for.
+
+    Raises:
+        TrustWithheld: the device's trust decision is quarantine or deny.
+        NoSuchRelease: there is none for this device's vendor and model, or it is not published yet.
+        ReleaseHalted: it was halted.
+    """
+    return _firmware(rt, device_id, releases.c.id == release_id)
+
+
+def target(rt: "Runtime", device_id: str, path: str) -> Firmware:
+    """The file of a TUF target path with its hash prefix (``vendor/model/version/<sha256>.firmware.bin``).
+
+    Raises:
+        TrustWithheld: the device's trust decision is quarantine or deny.
+        NoSuchRelease: no such target exists for this device's vendor and model.
+        ReleaseHalted: it was halted.
+    """
+    folder, _, name = path.rpartition("/")
+    sha256, _, plain = name.partition(".")
+    return _firmware(
+        rt, device_id, sa.and_(releases.c.target_path == f"{folder}/{plain}", releases.c.sha256 == sha256)
+    )
+
+
+def report(
+    rt: "Runtime", device: Principal, *, release_id: str, version: str, outcome: InstallOutcome, detail: str = ""
+) -> Install:
+    """Take a device's word on an update; the same report again changes nothing.
+
+    Args:
+        rt: the installation.
+        device: the device, as its certificate proves it.
+        release_id: what it tried to install.
+        version: what it runs now.
+        outcome: what became of it.
+        detail: the device's own words, at most 500 characters are kept; shown to people, never interpreted.
+
+    Raises:
+        NoSuchRelease: there is no such release for this device's vendor and model.
+        Invalid: it claims to have installed it and names another version.
+    """
+    require(device, Permission.SELF)
+    with rt.db.write() as connection:
+        lock = for_update(sa.select(devices.devices.c.id).where(devices.devices.c.id == device.id), connection)
+        connection.execute(lock)
+        known = devices.get(connection, device.id)
+        row = _made_for(connection, known, releases.c.id == release_id)
+        if outcome is InstallOutcome.INSTALLED and version != row["version"]:
+            raise Invalid(f"The release is {row['version']}, not {version}.", field="version")
+        before = _last(connection, device.id)
+        if before and (before.release_id, before.version, before.outcome) == (release_id, version, outcome):
+            return before
+        made = Install(
+            id=new_id(), device_id=device.id, release_id=release_id, version=version, outcome=outcome,
+            detail=detail[:500], reported_at=clock.now(),
+        )  # fmt: skip
+        connection.execute(installs.insert().values(**made.__dict__))
+        if outcome is not InstallOutcome.FAILED:
+            running = devices.devices.update().where(devices.devices.c.id == device.id)
+            connection.execute(running.values(firmware_version=version))
+        event = FirmwareInstalled(device_id=device.id, release_id=release_id, version=version, outcome=outcome)
+        outbox.append(connection, event, actor=device)
+        return made
+
+
+def history(connection: sa.Connection, device_id: str, *, limit: int = 50) -> list[Install]:
+    """A device's reports, newest first."""
+    query = sa.select(installs).where(installs.c.device_id == device_id)
+    rows = connection.execute(query.order_by(installs.c.reported_at.desc(), installs.c.id.desc()).limit(limit))
+    return [Install(**{**row, "outcome": InstallOutcome(row["outcome"])}) for row in rows.mappings()]
+
+
+def _firmware(rt: "Runtime", device_id: str, where: sa.ColumnElement[bool]) -> Firmware:
+    with rt.db.read() as connection:
+        device = devices.get(connection, device_id)
+        _check_trust(connection, device_id)
+        row = _made_for(connection, device, where)
+    if row["state"] == ReleaseState.HALTED:
+        raise ReleaseHalted(f"Release {row['version']} was halted.", release_id=row["id"])
+    if row["state"] != ReleaseState.PUBLISHED or row["signature"] is None:
+        raise NoSuchRelease("There is no such release for this device.")
+    path = Store(rt.settings.data).path(row["sha256"])
+    return Firmware(release_id=row["id"], path=path, sha256=row["sha256"], signature=bytes(row["signature"]))
+
+
+def _made_for(connection: sa.Connection, device: devices.Device, where: sa.ColumnElement[bool]) -> sa.RowMapping:
+    query = sa.select(releases).where(where, releases.c.vendor == device.vendor, releases.c.model == device.model)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NoSuchRelease("There is no such release for this device.")
+    return row
+
+
+def _check_trust(connection: sa.Connection, device_id: str) -> None:
+    decision = trust.decision(connection, device_id)
+    if decision.answer.rank >= trust.Answer.QUARANTINE.rank:
+        raise TrustWithheld(f"The device's trust decision is {decision.answer}.", answer=str(decision.answer))
+
+
+def _last(connection: sa.Connection, device_id: str) -> Install | None:
+    return next(iter(history(connection, device_id, limit=1)), None)
