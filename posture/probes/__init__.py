@@ -1,0 +1,1 @@
+"""Looks at one device from the network, within an engagement's scope. See `posture.probes.run`."""

@@ -1,0 +1,102 @@
+"""Tries factory passwords, three at most in one run, and stops at the first that works.
+
+Only where the device itself asked for HTTP Basic (RFC 7617) or Digest (RFC 7616) authentication. Not on a device whose
+declaration names a lock-out, unless the engagement says so; and no further once the device answers 429 or 423, or hangs
+up. What is recorded is the *id* of the pair, never a password. Limits: no login forms, ONVIF, RTSP, telnet or SSH yet.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+
+from lachan.errors import LachanError
+from posture.probes import web
+from posture.probes.observation import Observation, Outcome, Where, observe
+from posture.probes.target import Target, failure
+from posture.probes.web import Page
+
+METHOD = "default-login"
+TRIES = 3
+PROBE = "cred.default_http"
+_HASHES = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
+
+
+def probe(target: Target, pages: Iterable[Page], pairs: Iterable[Mapping[str, str]]) -> list[Observation]:
+    """Try the pairs on the first page that asks for a login; over TLS rather than without."""
+    asking = sorted((page for page in pages if _challenge(page)), key=lambda page: page.scheme != "https")
+    if not asking:
+        return [observe(PROBE, Outcome.SILENT, "no_login_seen", "asks for no HTTP login", address=target.host)]
+    page = asking[0]
+    if target.lockout and not target.try_lockout:
+        text = "its declaration names a lock-out, and the engagement does not allow for that"
+        return [observe(PROBE, Outcome.NOT_TRIED, "lockout_declared", text, port=page.port)]
+    try:
+        return [_attempts(target, page, _ordered(pairs, target.vendor))]
+    except (LachanError, OSError) as error:
+        return [failure(PROBE, error, port=page.port)]
+
+
+def _attempts(target: Target, page: Page, pairs: list[Mapping[str, str]]) -> Observation:
+    where: Where = {"port": page.port, "address": page.answer.address}
+    for tried, pair in enumerate(pairs[:TRIES], start=1):
+        headers = {"Authorization": authorization(_challenge(page), user=pair["user"], password=pair["password"])}
+        answer = web.get(target, web.url(target, page.scheme, page.port), headers, method=METHOD)
+        if answer.status in (423, 429):
+            text = f"answered {answer.status} to try {tried}; stopped"
+            return observe(PROBE, Outcome.SILENT, "lockout_met", text, **where)
+        if answer.status < 400:
+            text = f"let factory pair {pair['id']} in (try {tried} of {TRIES})"
+            return observe(PROBE, Outcome.CONTRADICTS, "default_login_accepted", text, **where)
+        page = Page(page.scheme, page.port, answer) if answer.status == 401 else page  # a new nonce
+    text = f"refused {min(TRIES, len(pairs))} factory pairs; there are many more"
+    return observe(PROBE, Outcome.SILENT, "default_login_refused", text, **where)
+
+
+def _ordered(pairs: Iterable[Mapping[str, str]], vendor: str) -> list[Mapping[str, str]]:
+    """Those of the device's vendor first, then the general ones; never another vendor's."""
+    own = [pair for pair in pairs if pair.get("vendor", "").lower() == vendor.lower() != ""]
+    return own + [pair for pair in pairs if "vendor" not in pair]
+
+
+def _challenge(page: Page) -> str:
+    """The challenge to answer: Digest before Basic, stronger hashes first; empty when neither is offered."""
+    digests = [c for c in page.challenges if c.lower().startswith("digest ")]
+    known = [c for c in digests if _parameters(c).get("algorithm", "MD5").upper().removesuffix("-SESS") in _HASHES]
+    known.sort(key=lambda c: _parameters(c).get("algorithm", "MD5").upper().startswith("MD5"))
+    basic = [c for c in page.challenges if c.lower().startswith("basic")]
+    return (known + basic)[0] if known or basic else ""
+
+
+def authorization(challenge: str, *, user: str, password: str) -> str:
+    """The ``Authorization`` value that answers a Basic or Digest challenge for ``GET /``."""
+    if challenge.lower().startswith("basic"):
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    given = _parameters(challenge)
+    algorithm = given.get("algorithm", "MD5")
+    digest = _HASHES[algorithm.upper().removesuffix("-SESS")]
+
+    def hexed(text: str) -> str:
+        return hashlib.new(digest, text.encode(), usedforsecurity=False).hexdigest()
+
+    realm, nonce, cnonce = given.get("realm", ""), given.get("nonce", ""), secrets.token_hex(8)
+    first = hexed(f"{user}:{realm}:{password}")
+    if algorithm.upper().endswith("-SESS"):
+        first = hexed(f"{first}:{nonce}:{cnonce}")
+    second = hexed("GET:/")
+    fields = f'username="{user}", realm="{realm}", nonce="{nonce}", uri="/", algorithm={algorithm}'
+    if "opaque" in given:
+        fields += f', opaque="{given["opaque"]}"'
+    if "auth" in [part.strip() for part in given.get("qop", "").split(",")]:
+        response = hexed(f"{first}:{nonce}:00000001:{cnonce}:auth:{second}")
+        return f'Digest {fields}, qop=auth, nc=00000001, cnonce="{cnonce}", response="{response}"'
+    return f'Digest {fields}, response="{hexed(f"{first}:{nonce}:{second}")}"'
+
+
+def _parameters(challenge: str) -> dict[str, str]:
+    """The parameters of one challenge, names in lower case (RFC 9110 11.2); control characters are dropped."""
+    found = re.findall(r'([\w-]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', challenge)
+    return {name.lower(): re.sub(r"[^\x20-\x7e]", "", quoted or plain) for name, quoted, plain in found}

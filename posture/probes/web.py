@@ -1,0 +1,163 @@
+"""What a device shows over HTTP to somebody who did not sign in.
+
+Steps on one port: the front page; an address that cannot exist, as a control; then the addresses of
+``criteria/paths.yaml``. A device that answers the control with 200 answers everything so, and is accused of nothing.
+Redirects are evidence, never followed. Nothing is changed on the device: only GET is sent.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lachan.errors import LachanError
+from lachan.fetch import Answer, http_get
+from posture.probes import tls
+from posture.probes.observation import Observation, Outcome, Where, observe
+from posture.probes.target import Target, failure
+
+METHOD = "http"
+PROBES = (
+    "http.banner", "http.auth_scheme", "http.basic_over_cleartext", "net.plaintext_services", "http.backup_file",
+    "http.unauth_config_read",
+)  # fmt: skip
+_LISTING = re.compile(rb"<title>\s*(?:index of|directory listing for) /", re.IGNORECASE)
+_VERSION = re.compile(r"/\d|\d+\.\d+")
+
+
+@dataclass(frozen=True)
+class Page:
+    """The front page of one port, for the probes that come after."""
+
+    scheme: str
+    port: int
+    answer: Answer
+
+    @property
+    def challenges(self) -> tuple[str, ...]:
+        """The ``WWW-Authenticate`` values of a 401, one for each scheme (RFC 9110 11.6.1)."""
+        if self.answer.status != 401:
+            return ()
+        values = [value for name, value in self.answer.headers if name == "www-authenticate"]
+        return tuple(part for value in values for part in _split(value))
+
+
+def url(target: Target, scheme: str, port: int, path: str = "/") -> str:
+    """The URL of a path on the target."""
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return f"{scheme}://{host}:{port}{path}"
+
+
+def get(target: Target, page: str, headers: Mapping[str, str] | None = None, *, method: str = METHOD) -> Answer:
+    """GET one URL of the target, unverified where it is TLS."""
+    context = tls.unverified() if page.startswith("https:") else None
+    return http_get(target.scope, page, timeout=target.left(), method=method, headers=headers, context=context)
+
+
+def front(target: Target, port: int, *, scheme: str) -> Page:
+    """Fetch the front page.
+
+    Raises:
+        SocketRefused: outside the engagement.
+        ConnectFailed: no HTTP there.
+        TimeoutError: the time box is used up.
+    """
+    return Page(scheme, port, get(target, url(target, scheme, port)))
+
+
+def probe(target: Target, page: Page, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
+    """Look at one HTTP port, from its front page on."""
+    found = [_banner(target, page), *_authentication(target, page), *_plain(target, page)]
+    try:
+        found += _addresses(target, page, paths)
+    except (LachanError, OSError) as error:
+        found += [failure(name, error, port=page.port) for name in ("http.backup_file", "http.unauth_config_read")]
+    return found
+
+
+def _banner(target: Target, page: Page) -> Observation:
+    said = "; ".join(filter(None, (page.answer.header("server"), page.answer.header("x-powered-by"))))
+    where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
+    if _VERSION.search(said):
+        return observe("http.banner", Outcome.CONTRADICTS, "version_disclosed", f"tells its version: {said[:100]}", **where)
+    return observe("http.banner", Outcome.SILENT, "nothing_found", "names no version", **where)
+
+
+def _authentication(target: Target, page: Page) -> list[Observation]:
+    where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
+    names = ("http.auth_scheme", "http.basic_over_cleartext")
+    if not page.challenges:
+        return [observe(name, Outcome.SILENT, "no_login_seen", "asks for no HTTP login", **where) for name in names]
+    schemes = sorted({challenge.split()[0].lower() for challenge in page.challenges})
+    clear = page.scheme == "http"
+    if "basic" in schemes and clear:
+        code, detail = "basic_over_cleartext", "takes passwords by Basic authentication without TLS"
+        return [observe(name, Outcome.CONTRADICTS, code, detail, **where) for name in names]
+    if "digest" in schemes and clear and not any("sha-256" in c.lower() for c in page.challenges):
+        first = observe(names[0], Outcome.CONTRADICTS, "digest_md5", "offers Digest with MD5 only, without TLS", **where)
+    else:
+        first = observe(names[0], Outcome.CONFIRMS, "login_scheme_sound", f"asks by {', '.join(schemes)}", **where)
+    return [first, observe(names[1], Outcome.SILENT, "nothing_found", "no Basic login without TLS here", **where)]
+
+
+def _plain(target: Target, page: Page) -> list[Observation]:
+    if page.scheme != "http":
+        return []
+    where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
+    status, location = page.answer.status, page.answer.header("location")
+    if 300 <= status < 400 and location.lower().startswith("https://"):
+        text = "sends every visitor on to HTTPS (not followed)"
+        return [observe("net.plaintext_services", Outcome.SILENT, "redirects_to_tls", text, **where)]
+    text = f"answers {status} over HTTP without TLS"
+    if status in (200, 401):
+        return [observe("net.plaintext_services", Outcome.CONTRADICTS, "plain_http_admin", text, **where)]
+    return [observe("net.plaintext_services", Outcome.SILENT, "nothing_found", text, **where)]
+
+
+def _addresses(target: Target, page: Page, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
+    control = get(target, url(target, page.scheme, page.port, f"/{secrets.token_hex(8)}"))
+    where: Where = {"port": page.port, "address": page.answer.address}
+    names = {"backup": "http.backup_file", "listing": "http.backup_file", "config": "http.unauth_config_read"}
+    if control.status == 200:
+        text = "answers every address with 200, so no single answer proves anything"
+        return [observe(name, Outcome.SILENT, "catch_all", text, **where) for name in sorted(set(names.values()))]
+    hits: dict[str, Observation] = {}
+    fetched = ((dict(entry), get(target, url(target, page.scheme, page.port, entry["path"]))) for entry in paths)
+    pages = [({"path": "/", "kind": "listing"}, page.answer), *fetched]
+    for entry, answer in pages:
+        name = names[entry["kind"]]
+        if name not in hits and _given(entry, answer):
+            code = {"backup": "backup_file", "listing": "directory_listing", "config": "configuration_open"}[entry["kind"]]
+            text = f"hands out {entry['path']} without a login"
+            hits[name] = observe(
+                name, Outcome.CONTRADICTS, code, text, port=page.port, address=answer.address,
+                raw=_head(answer) + _text(answer),
+            )  # fmt: skip
+    text = f"none of {len(pages)} addresses is open"
+    return [
+        hits.get(name) or observe(name, Outcome.SILENT, "nothing_found", text, **where)
+        for name in sorted(set(names.values()))
+    ]
+
+
+def _given(entry: Mapping[str, str], answer: Answer) -> bool:
+    if answer.status != 200 or not answer.body:
+        return False
+    if entry["kind"] == "listing":
+        return bool(_LISTING.search(answer.body))
+    return entry.get("marker", "").encode() in answer.body
+
+
+def _head(answer: Answer) -> str:
+    return f"HTTP {answer.status}\n" + "".join(f"{name}: {value}\n" for name, value in answer.headers)
+
+
+def _text(answer: Answer) -> str:
+    return "\n" + answer.body[:2048].decode("utf-8", "replace")
+
+
+def _split(value: str) -> list[str]:
+    """Take several challenges of one header apart, at commas that are followed by a scheme name."""
+    return [part.strip() for part in re.split(r",\s*(?=[A-Za-z][\w-]*\s+[\w-]+=)", value) if part.strip()]
