@@ -196,6 +196,13 @@ def test_the_second_of_two_waits_and_says_so(checkout: Checkout, spawned: list[s
     assert json.loads(out)["have"] == ["lachan_lib_a"]
 
 
+def test_two_first_starts_at_once_prepare_once(checkout: Checkout, spawned: list[subprocess.Popen[str]]) -> None:
+    spawned += [checkout.begin(), checkout.begin()]
+    said = [process.communicate(timeout=90) for process in spawned]
+    assert [json.loads(out)["have"] for out, _ in said] == [["lachan_lib_a"]] * 2
+    assert sum("preparing .venv with" in err for _, err in said) == 1
+
+
 def test_killed_while_pip_works_its_orphan_is_waited_for_and_all_is_made_anew(
     checkout: Checkout, tmp_path: Path, spawned: list[subprocess.Popen[str]]
 ) -> None:
