@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lachan import clock, outbox
+from lachan import clock, outbox, trust
 from lachan.database import UtcDateTime, metadata
 from lachan.errors import Conflict, Invalid, NotFound
 from lachan.events import DeviceChanged, DeviceRegistered, DeviceRetired, DevicesImported
@@ -233,6 +233,7 @@ def retire(connection: sa.Connection, device_id: str, reason: str, *, actor: Pri
     require(actor, Permission.DEVICES_WRITE, vendor=device.vendor)
     connection.execute(devices.update().where(devices.c.id == device_id).values(state=State.RETIRED))
     outbox.append(connection, DeviceRetired(device_id=device_id, reason=reason), actor=actor)
+    trust.touch(connection)  # the device door looks at the registry again
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ events = sa.Table(
     sa.Column("recorded_at", UtcDateTime, nullable=False),
     sa.Column("body", sa.LargeBinary),
     sa.Column("leaf_hash", sa.LargeBinary, nullable=False),
-    sa.Column("txid", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("txid", sa.BigInteger, nullable=False, server_default="0", index=True),
     sqlite_autoincrement=True,
 )
 _OWN_TXID = sa.text("pg_current_xact_id()::text::bigint")
@@ -101,7 +101,7 @@ def get(connection: sa.Connection, event_id: str) -> StoredEvent:
     row = connection.execute(sa.select(events).where(events.c.id == event_id)).mappings().first()
     if row is None:
         raise NotFound(f"No event {event_id}.")
-    return _stored(row)
+    return stored(row)
 
 
 def read(
@@ -127,10 +127,11 @@ def read(
         query = query.where(events.c.vendor == vendor)
     if names:
         query = query.where(events.c.name.in_(names))
-    return [_stored(row) for row in connection.execute(query).mappings()]
+    return [stored(row) for row in connection.execute(query).mappings()]
 
 
-def _stored(row: Any) -> StoredEvent:
+def stored(row: Any) -> StoredEvent:
+    """A row of `events` as the fact that it keeps."""
     event = None
     if row["body"] is not None:
         event = Event.load(row["name"], json.loads(row["body"])["data"])

@@ -61,14 +61,34 @@ class Settings(BaseSettings):
         description="Base URL written into certificates (CDP, AIA).",
     )
     proxies: tuple[str, ...] = Field((), description="Addresses that may set RFC 9440 Client-Cert headers.")
+    door_connections: int = Field(8192, ge=1, description="Most open connections of one TLS door.")
+    door_connections_per_address: int = Field(
+        512, ge=1, description="Most open connections of one TLS door from one address."
+    )
 
     pki_device_domain: str = Field(
         "devices.lachan.invalid",
         description="Domain of the dNSName in device certificates.",
     )
+    pki_server_names: tuple[str, ...] = Field(
+        (), description="Further names and addresses that certificates of the doors may carry."
+    )
+    pki_secret_days: int = Field(7, ge=1, le=90, description="Days that an enrolment secret may be used.")
+    pki_failures_device: int = Field(
+        10, ge=1, description="Wrong enrolment secrets per device and quarter of an hour before it must wait."
+    )
+    pki_failures_address: int = Field(
+        60, ge=1, description="Wrong enrolment secrets per source address and quarter of an hour before it must wait."
+    )
     signer_user: str = Field(
         "",
         description="System user that the signer runs as; empty means the same as the rest.",
+    )
+    signer_socket: Path | None = Field(
+        None, description="Path of the signer's socket; by default signer/signer.sock in the data folder."
+    )
+    signer_rates: dict[str, float] = Field(
+        {}, description="Signatures per second by kind of request, where the built-in ones do not fit."
     )
     signer_allowed_uids: tuple[int, ...] = Field((), description="Further user ids that may ask the signer.")
 
@@ -81,6 +101,13 @@ class Settings(BaseSettings):
     )
     mosquitto_user: str = Field("admin", description="Dynamic-security administrator.")
     mosquitto_password_file: Path | None = Field(None, description="File with that administrator's password.")
+
+    ota_approvals: int = Field(
+        2, ge=1, le=10, description="Persons other than the proposer who must approve a firmware release, at least."
+    )
+    ota_artifact_max_bytes: int = Field(
+        1 << 31, ge=1, description="Largest firmware file that is taken, in bytes; RAUC 'plain' bundles end at 2 GiB."
+    )
 
     webhook_url: str = Field(
         "",
@@ -109,6 +136,16 @@ class Settings(BaseSettings):
     def url(self) -> str:
         """The database URL in force."""
         return self.database_url or f"sqlite:///{self.data / 'lachan.db'}"
+
+    @property
+    def signer_home(self) -> Path:
+        """The signer's folder: keys, passphrase, log, memory, socket."""
+        return self.data / "signer"
+
+    @property
+    def signer_path(self) -> Path:
+        """The signer's socket."""
+        return self.signer_socket or self.signer_home / "signer.sock"
 
     @classmethod
     def settings_customise_sources(

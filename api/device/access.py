@@ -1,0 +1,208 @@
+"""Who may speak at the device door: from a TLS connection to `Verified`, or to a refusal.
+
+Steps, at every request (a resumed session is a new request): take the chain (of the TLS connection, or of RFC 9440
+headers when a listed proxy sends them) → judge it against the anchors → look the device up in the registry → ask the
+trust snapshot about certificate and device. What a chain proves is kept with its connection and judged again when
+the anchors or the snapshot change or two seconds pass; **the trust decision itself is asked every time.**
+
+Fails closed: no snapshot, no certificate, no registry row or a stale view each refuse. A route never sees a chain.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from cryptography import x509
+from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
+
+from api.device import routes
+from api.device.certificates import check_validity, judge, refused
+from api.device.errors import CertificateMissing, CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown
+from api.device.trustwatch import TrustWatch, View
+from api.tls import TlsProtocol
+from lachan import clock, devices, metrics
+from lachan.database import Database
+from lachan.errors import LachanError, NotFound
+from lachan.identity import Principal, PrincipalKind, Role
+from lachan.runtime import Runtime
+from lachan.trust import Answer
+
+_KEEP = 2.0  # seconds that a registry row may be remembered
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A device that proved its identity and may speak now.
+
+    Attributes:
+        device_id: Its id in the registry.
+        name: Its unique name.
+        vendor: Its manufacturer.
+        site: Where it belongs.
+        certificate: The certificate that it used.
+        fingerprint: SHA-256 of that certificate, hex.
+    """
+
+    device_id: str
+    name: str
+    vendor: str
+    site: str
+    certificate: x509.Certificate
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a chain proved, and for how long we believe it without looking again."""
+
+    device: Verified
+    view: View
+    until: float
+
+
+async def runtime(request: Request) -> Runtime:
+    """The open installation, for routes of any door."""
+    return cast(Runtime, request.app.state.rt)
+
+
+async def verified(request: Request) -> Verified:
+    """Lets a device through that may speak, and tells who it is.
+
+    Raises:
+        CertificateMissing: If no certificate came.
+        CertificateRefused: If the certificate does not hold; ``reason`` says why.
+        DeviceContained: If the trust decision is quarantine or deny and the route is no remedy.
+        DeviceLimited: If the decision is limited and the route is withheld then.
+        TrustUnknown: If the trust decisions are not known.
+    """
+    known = request.scope.get("lachan.verified")
+    if known is not None:
+        return cast(Verified, known)
+    try:
+        device = await _identify(request)
+        view = cast(TrustWatch, request.app.state.trust).current()  # after the waiting: the youngest there is
+        check_validity(device.certificate, at=clock.now())
+        check_trust(view, device, operation=_operation(request))
+    except (CertificateMissing, CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown) as error:
+        metrics.refused.labels(str(error.fields.get("reason", error.code))).inc()
+        raise
+    request.scope["lachan.verified"] = device
+    request.app.state.seen.note(device.device_id)
+    return device
+
+
+async def speaker(device: Annotated[Verified, Depends(verified)]) -> Principal:
+    """The device as a Principal: it may speak of itself."""
+    return Principal(
+        kind=PrincipalKind.DEVICE,
+        id=device.device_id,
+        name=device.name,
+        roles=frozenset({Role.DEVICE}),
+        vendor=device.vendor,
+        site=device.site,
+    )
+
+
+async def guard(request: Request) -> None:
+    """Stands before every route of the door: only those in ``routes.OPEN`` are reached without a certificate."""
+    if _operation(request) not in routes.OPEN:
+        await verified(request)
+
+
+def _operation(request: Request) -> str:
+    return f"{request.method} {request.scope['route'].path}"
+
+
+async def _identify(request: Request) -> Verified:
+    view = cast(TrustWatch, request.app.state.trust).current()
+    connection = cast("TlsProtocol | None", request.scope.get("extensions", {}).get("lachan.connection"))
+    proxied = request.scope.get("lachan.forwarded_chain")
+    kept = connection.identity if connection is not None and proxied is None else None
+    if isinstance(kept, _Kept) and kept.view is view and time.monotonic() < kept.until:
+        return kept.device
+    chain = (
+        proxied if proxied is not None else request.scope.get("extensions", {}).get("lachan.tls", {}).get("chain", [])
+    )
+    device = await run_in_threadpool(_look_up, cast(Runtime, request.app.state.rt).db, chain, view)
+    if connection is not None and proxied is None:
+        connection.identity = _Kept(device, view, time.monotonic() + _KEEP)
+    return device
+
+
+def _look_up(db: Database, chain: list[bytes], view: View) -> Verified:
+    judged = judge(chain, view.anchors, at=clock.now())
+    try:
+        with db.read() as connection:
+            row = devices.get(connection, judged.device_id)
+    except NotFound:
+        raise refused("unknown-device", "The certificate names a device that is not registered.") from None
+    if None not in judged.vendors and row.vendor not in judged.vendors:
+        raise refused("other-vendor", "The authority may not speak for devices of this vendor.")
+    if row.state is devices.State.RETIRED:
+        raise refused("retired", "The device is retired.")
+    fingerprint = hashlib.sha256(chain[0]).hexdigest()
+    return Verified(row.id, row.name, row.vendor, row.site, judged.certificate, fingerprint)
+
+
+def check_trust(view: View, device: Verified, *, operation: str) -> None:
+    """Asks the snapshot whether a verified device may do this now.
+
+    Args:
+        view: The present view.
+        device: Who asks.
+        operation: ``METHOD /path`` as the route is written.
+
+    Raises:
+        CertificateRefused: If the certificate is suspended, revoked or superseded.
+        DeviceContained: If the decision is quarantine or deny, and the operation is no remedy.
+        DeviceLimited: If the decision is limited, and the operation is withheld then.
+    """
+    why = view.snapshot.refused_certificates.get(device.fingerprint)
+    if why is not None:
+        raise refused(why, f"The certificate is {why}.")
+    decision = view.snapshot.decisions.get(device.device_id)
+    if decision is None or decision.answer is Answer.ALLOW:
+        return
+    reasons = [{"source": item.source, "reason": item.reason, "ref": item.ref} for item in decision.reasons]
+    if decision.answer is Answer.LIMITED:
+        if operation in routes.WITHHELD_WHEN_LIMITED:
+            raise DeviceLimited(reason="limited", reasons=reasons)
+    elif decision.answer is Answer.DENY or operation not in routes.REMEDIES:
+        raise DeviceContained(f"The decision is {decision.answer}.", reason=str(decision.answer), reasons=reasons)
+
+
+def must_close(view: View, connection: TlsProtocol) -> str | None:
+    """The id of the device whose live connection must be closed under this view; None to leave it open."""
+    kept = connection.identity
+    if not isinstance(kept, _Kept):
+        return None  # nobody was let in on it yet; its next request is judged
+    device = kept.device
+    try:
+        check_trust(view, device, operation="")
+    except LachanError:
+        return device.device_id
+    return None
+
+
+def forwarded_chain(certificate: str, chain: str) -> list[bytes]:
+    """Reads ``Client-Cert`` and ``Client-Cert-Chain`` (RFC 9440 2).
+
+    Raises:
+        CertificateRefused: ``reason`` is malformed.
+    """
+    items = [item.strip() for item in ([certificate] if certificate else []) + (chain.split(",") if chain else [])]
+    found: list[bytes] = []
+    for item in items:
+        if len(item) < 3 or not (item.startswith(":") and item.endswith(":")):
+            raise refused("malformed", "Client-Cert is no byte sequence (RFC 8941 3.3.5).")
+        try:
+            found.append(base64.b64decode(item[1:-1], validate=True))
+        except binascii.Error:
+            raise refused("malformed", "Client-Cert is not base64.") from None
+    return found

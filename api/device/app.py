@@ -1,0 +1,112 @@
+"""The device door's app: routes of the rooms behind one guard, and the machinery that keeps trust fresh.
+
+`build` composes it; `Door` runs its threads and closes live connections. Nothing is served until a first trust view
+was asked for; without one every request is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api import composition, metrics, middleware, problems
+from api.device import access, routes
+from api.device.reporter import Reporter
+from api.device.trustwatch import TrustWatch, View
+from api.tls import TlsDoor
+from lachan.errors import LachanError
+from lachan.runtime import Runtime
+
+BODY = 1024 * 1024
+LARGER = (("/_bulk", 32 * 1024 * 1024),)
+
+
+def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
+    """Composes the app.
+
+    Args:
+        rt: The open installation.
+        modules: Modules with routes; all of ``routes.ROUTES`` by default (tests add theirs).
+
+    Raises:
+        RuntimeError: If an exception in ``routes`` names no route.
+    """
+    app = FastAPI(title="lachan device door", openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.rt = rt
+    app.state.door = "device"
+    problems.install(app, challenge="Certificate")
+    composition.include(app, routes.ROUTES if modules is None else modules, dependencies=[Depends(access.guard)])
+    composition.check_exceptions(app, routes.OPEN | routes.WITHHELD_WHEN_LIMITED | routes.REMEDIES)
+    app.add_middleware(_ForwardedChain, proxies=frozenset(rt.settings.proxies))
+    app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
+    app.add_middleware(middleware.Envelope, door="device", headers=middleware.MACHINE_HEADERS)
+    return app
+
+
+class Door:
+    """The running device door: app, TLS, trust watch, reporter.
+
+    Args:
+        rt: The open installation.
+        app: What `build` made.
+        tls: The door's TLS side; None in tests without TLS.
+    """
+
+    def __init__(self, rt: Runtime, app: FastAPI, tls: TlsDoor | None) -> None:
+        self._tls = tls
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.reporter = Reporter(rt)
+        self.trust = TrustWatch(rt, on_change=self._on_change)
+        app.state.trust = self.trust
+        app.state.seen = self.reporter
+
+    async def start(self) -> None:
+        """Takes a first view and starts the threads; call before the first request."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.trust.start)
+        self.reporter.start()
+
+    def stop(self) -> None:
+        """Ends the threads."""
+        self.trust.stop()
+        self.reporter.stop()
+
+    def _on_change(self, view: View) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._act, view)
+
+    def _act(self, view: View) -> None:
+        closed: Counter[str] = Counter()
+        for connection in list(self._tls.live) if self._tls else ():
+            device_id = access.must_close(view, connection)
+            if device_id is not None:
+                connection.cut()
+                closed[device_id] += 1
+        metrics.sessions_closed.inc(closed.total())
+        metrics.connections.set(len(self._tls.live) if self._tls else 0)
+        self.reporter.acted(view.snapshot.version, dict(closed))
+
+
+class _ForwardedChain:
+    """Takes RFC 9440 headers from listed proxies, and removes them from everybody else's requests."""
+
+    def __init__(self, app: ASGIApp, *, proxies: frozenset[str]) -> None:
+        self.app, self.proxies = app, proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            named = {b"client-cert": "", b"client-cert-chain": ""}
+            for name, value in scope["headers"]:
+                if name in named:
+                    named[name] += ("," if named[name] else "") + value.decode("latin-1")
+            scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in named]
+            if (scope.get("client") or ("",))[0] in self.proxies:
+                try:
+                    chain = access.forwarded_chain(named[b"client-cert"], named[b"client-cert-chain"])
+                except LachanError:
+                    chain = [b""]  # judged as malformed by the guard
+                scope["lachan.forwarded_chain"] = chain
+        await self.app(scope, receive, send)

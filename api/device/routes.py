@@ -1,0 +1,16 @@
+"""What the device door offers: modules with routes, and which of their operations differ from the rule.
+
+The rule: an operation needs a verified device whose trust decision is allow or limited. The exceptions stand here,
+written ``METHOD /path`` as the route is; the door does not start when one names no route.
+"""
+
+ROUTES: tuple[str, ...] = ("api.device.own",)
+
+# Reached without a certificate. Each of these authenticates in its own way or tells nothing that is not public.
+OPEN: frozenset[str] = frozenset()
+
+# Refused while the decision is `limited` (containment level degrade, or a failed assessment).
+WITHHELD_WHEN_LIMITED: frozenset[str] = frozenset()
+
+# Still answered while the decision is `quarantine`; `deny` has none.
+REMEDIES: frozenset[str] = frozenset({"GET /device/v1/self"})

@@ -1,0 +1,105 @@
+"""The people door's app: the API of people and platforms, and the console.
+
+`build` composes routes, problems and middleware. No route is reachable without ``may(…)`` unless ``routes.OPEN`` names
+it: the app does not start otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from api import composition, middleware, problems
+from api.people import routes
+from api.people.idempotency import Idempotency
+from lachan.runtime import Runtime
+
+BODY = 1024 * 1024
+LARGER = (
+    ("/_bulk", 32 * 1024 * 1024),
+    ("/api/v1/devices/import", 32 * 1024 * 1024),
+    ("/api/v1/artifacts", 4 * 1024 * 1024 * 1024),
+)
+_ABOUT = """
+Who each device is, what it runs, how it behaves, whether it is fit, and what happens to it when it is not.
+
+**Signing in.** People: `POST /api/v1/session` with the token of their one-time link; the session is a cookie, and every
+write carries its CSRF token in `X-CSRF-Token`. Machines: `Authorization: Bearer lachan_…`.
+
+**Lists** come in pages: send `next` back as `cursor`. **Writes** may carry an `Idempotency-Key`; sent again with the same
+key they are not done again. **Refusals** are problem documents (RFC 9457) with a `code` and a `hint`. **ETags** on every
+GET; `If-Match` guards a PATCH.
+"""
+_TAGS = [
+    {"name": "session", "description": "Signing in and out."},
+    {"name": "devices", "description": "The registry: who each device is, and its timeline."},
+    {"name": "trust", "description": "One decision per device, with its reasons."},
+    {"name": "events", "description": "The feed of facts, in order."},
+    {"name": "ledger", "description": "Checkpoints, proofs and exports that are verified without us."},
+    {"name": "access", "description": "People and tokens."},
+    {"name": "health", "description": "For load balancers and Prometheus."},
+]
+
+
+def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
+    """Composes the app.
+
+    Args:
+        rt: The open installation.
+        modules: Modules with routes; all of ``routes.ROUTES`` by default.
+
+    Raises:
+        RuntimeError: If an operation has no ``may(…)`` and is not in ``routes.OPEN``, or that names no route.
+    """
+    app = FastAPI(
+        title="lachan",
+        version="1",
+        description=_ABOUT,
+        openapi_tags=_TAGS,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        responses=problems.documented(401, 403, 422),
+    )
+    app.state.rt = rt
+    app.state.door = "people"
+    problems.install(app, challenge='Bearer realm="lachan"')
+    composition.include(app, routes.ROUTES if modules is None else modules)
+    composition.check_exceptions(app, routes.OPEN)
+    _check_permissions(app)
+    app.add_middleware(middleware.EntityTags)
+    app.add_middleware(Idempotency)
+    app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
+    app.add_middleware(middleware.Envelope, door="people", headers=middleware.PEOPLE_HEADERS)
+    _describe_problems(app)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _check_permissions(app: FastAPI) -> None:
+    for route in composition.api_routes(app):
+        named = {f"{method} {route.path}" for method in route.methods or ()}
+        if not named <= routes.OPEN and not composition.permissions(route):
+            raise RuntimeError(f"{', '.join(sorted(named))} has no may(…) and is not in api.people.routes.OPEN")
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Puts the problem document into the OpenAPI, where every refusal refers to it."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if not app.openapi_schema:
+            schema = generate()
+            schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+            schemas["Problem"] = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]

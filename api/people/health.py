@@ -1,0 +1,52 @@
+"""For load balancers and Prometheus: alive, ready, metrics."""
+
+from typing import Annotated
+
+import prometheus_client
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel
+
+from api.people.access import may, runtime
+from api.problems import documented
+from lachan.errors import Unavailable
+from lachan.identity import Permission, Principal
+from lachan.runtime import Runtime
+
+router = APIRouter(tags=["health"])
+
+
+class NotReady(Unavailable):
+    """The database does not answer."""
+
+    title, hint = "Not ready", "Run `lachan doctor`."
+
+
+class Health(BaseModel):
+    """A sign of life."""
+
+    status: str = "ok"
+
+
+@router.get("/livez", summary="Alive?")
+async def read_livez() -> Health:
+    """Answers as long as the process runs; asks nothing else."""
+    return Health()
+
+
+@router.get("/readyz", summary="Ready?", responses=documented(503))
+def read_readyz(rt: Annotated[Runtime, Depends(runtime)]) -> Health:
+    """Answers when the database does."""
+    try:
+        with rt.db.read() as connection:
+            connection.execute(sa.text("SELECT 1"))
+    except sa.exc.SQLAlchemyError as error:
+        raise NotReady("The database does not answer.") from error
+    return Health()
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+def read_metrics(caller: Annotated[Principal, Depends(may(Permission.METRICS_READ))]) -> PlainTextResponse:
+    """Gives this process's metrics in the Prometheus text format."""
+    return PlainTextResponse(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)

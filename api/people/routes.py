@@ -1,0 +1,26 @@
+"""What the people door offers: the modules with its routes.
+
+Every operation depends on ``api.people.access.may(permission)``, but for those in `OPEN`; the door does not start
+when one has neither. `RULES` says who may call what, and the authorisation test holds every route against it.
+"""
+
+ROUTES: tuple[str, ...] = (
+    "api.people.session",
+    "api.people.devices",
+    "api.people.trust",
+    "api.people.events",
+    "api.people.tokens",
+    "api.people.users",
+    "api.people.health",
+)
+
+# Reached without signing in.
+OPEN: frozenset[str] = frozenset(
+    {
+        "POST /api/v1/session",
+        "GET /api/v1/session",
+        "DELETE /api/v1/session",
+        "GET /livez",
+        "GET /readyz",
+    }
+)

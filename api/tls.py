@@ -1,0 +1,386 @@
+"""TLS for the doors: a uvicorn protocol that ends TLS itself, over pyOpenSSL memory BIOs.
+
+What for: EST needs the peer's certificate chain, `tls-unique` (RFC 5929 3) and the TLS exporter (RFC 9266), and no
+ASGI server gives them. This protocol does, in ``scope["extensions"]["lachan.tls"]``.
+
+Steps: accept (unless the address or the door is full) → handshake, within a time limit → plaintext to uvicorn's own
+HTTP/1.1 parser → its answer, head repaired for old clients (``api.wire``), back through TLS. Buffers are bounded in
+both directions: what the application does not read is not decrypted, what the peer does not read is not produced.
+
+Limits: **a finished handshake proves nothing but possession of a key.** Any certificate is accepted here, also none,
+expired or self-made ones; ``api.device.access`` judges it and must fail closed. A resumed session carries the leaf
+only (OpenSSL keeps no chain in tickets) and is judged anew like any other. HTTP/1.1 only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+
+from api.wire import HttpInner, restore_head
+
+_CHUNK = 64 * 1024
+_TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+_EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much patience and room a door has for one peer.
+
+    Attributes:
+        handshake: Seconds until the TLS handshake must be finished.
+        header: Seconds until a begun request's head must be complete (slow loris).
+        stall: Seconds a peer may neither send the body it announced nor read the answer it asked for.
+        per_address: Open connections from one address.
+        total: Open connections of the door.
+    """
+
+    handshake: float = 10.0
+    header: float = 10.0
+    stall: float = 60.0
+    per_address: int = 512
+    total: int = 8192
+
+
+def server_context(*, chain: Path, key: Path, ask_client: bool) -> SSL.Context:
+    """Builds the server's TLS context: TLS 1.2 and 1.3, AEAD only, no renegotiation, resumption on.
+
+    Args:
+        chain: PEM file, leaf first.
+        key: PEM file of the leaf's private key.
+        ask_client: Whether a client certificate is asked for (never required: the application judges).
+
+    Raises:
+        OpenSSL.SSL.Error: If a file cannot be read or key and certificate do not belong together.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(_TLS12_CIPHERS)
+    context.set_options(
+        SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_IGNORE_UNEXPECTED_EOF
+    )
+    context.use_certificate_chain_file(str(chain))
+    context.use_privatekey_file(str(key))
+    context.check_privatekey()
+    # Without a context id OpenSSL refuses to resume sessions that carry a client certificate.
+    context.set_session_id(hashlib.sha256(f"lachan:{ask_client}".encode()).digest()[:32])
+    context.set_alpn_select_callback(_select_alpn)
+    if ask_client:
+        context.set_verify(SSL.VERIFY_PEER, _accept_any)
+    return context
+
+
+def _accept_any(*_: object) -> bool:
+    """Lets every handshake finish. Whoever reads the chain must verify it: this is NOT authentication."""
+    return True
+
+
+def _select_alpn(_: SSL.Connection, offered: list[bytes]) -> Any:
+    return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+class TlsDoor:
+    """What all connections of one listening door share: context, limits, counts and the register of live ones."""
+
+    def __init__(self, context: SSL.Context, limits: Limits | None = None) -> None:
+        self.context = context  # may be replaced at any time; new connections take the new one
+        self.limits = limits or Limits()
+        self.live: set[TlsProtocol] = set()
+        self._addresses: Counter[str] = Counter()
+
+    def protocol(self) -> type[asyncio.Protocol]:
+        """The class-like factory for ``uvicorn.Config(http=…)``."""
+        return cast("type[asyncio.Protocol]", partial(TlsProtocol, self))
+
+    def admit(self, connection: TlsProtocol, address: str) -> bool:
+        """Counts a new connection in; False when the address or the door is full."""
+        if self._addresses[address] >= self.limits.per_address or len(self.live) >= self.limits.total:
+            return False
+        self._addresses[address] += 1
+        self.live.add(connection)
+        return True
+
+    def dismiss(self, connection: TlsProtocol, address: str) -> None:
+        """Counts a connection out."""
+        self.live.discard(connection)
+        self._addresses[address] -= 1
+        if self._addresses[address] <= 0:
+            del self._addresses[address]
+
+
+class TlsProtocol(asyncio.Protocol):
+    """One TLS connection: encrypted bytes on the outside, uvicorn's HTTP protocol on the inside.
+
+    Attributes:
+        fingerprint: SHA-256 of the leaf certificate, hex; empty without one.
+        identity: Free for the application: what it made of the chain, for the life of the connection.
+    """
+
+    def __init__(self, door: TlsDoor, **uvicorn_arguments: Any) -> None:
+        self.door = door
+        self.inner = HttpInner(self, **uvicorn_arguments)
+        self.loop = asyncio.get_running_loop()
+        self.fingerprint = ""
+        self.identity: object = None
+        self.ready = False
+        self.reading_paused = False
+        self._address = ""
+        self._admitted = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+
+    # -- asyncio's side ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A TCP connection: take it, or drop it when the peer has too many."""
+        self.raw = cast(asyncio.Transport, transport)
+        self._address = str((transport.get_extra_info("peername") or ("",))[0])
+        self._admitted = self.door.admit(self, self._address)
+        if not self._admitted:
+            self.raw.abort()
+            return
+        self.tls = SSL.Connection(self.door.context, None)
+        self.tls.set_accept_state()
+        self.watch(self.door.limits.handshake)
+
+    def data_received(self, data: bytes) -> None:
+        """Encrypted bytes from the peer."""
+        if not self._admitted:
+            return
+        self.tls.bio_write(data)
+        if not self.ready:
+            self._handshake()
+        if self.ready:
+            self.pump()
+
+    def eof_received(self) -> None:
+        """TCP end without close_notify: nothing more to say."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The TCP connection is gone."""
+        self.unwatch()
+        self._unwatch_write()
+        if self._admitted:
+            self._admitted = False
+            self.door.dismiss(self, self._address)
+        if self.ready:
+            self.inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The peer does not read: the application must wait, and the peer may not do so for ever."""
+        self._write_deadline = self.loop.call_later(self.door.limits.stall, self.raw.abort)
+        if self.ready:
+            self.inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._unwatch_write()
+        if self.ready:
+            self.inner.resume_writing()
+
+    # -- timers --------------------------------------------------------------------------------------------------
+
+    def watch(self, seconds: float) -> None:
+        """The peer has this long for what it owes next; replaces an earlier deadline."""
+        self.unwatch()
+        self._deadline = self.loop.call_later(seconds, self._late)
+
+    def unwatch(self) -> None:
+        """The peer owes nothing now."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether the peer owes something within a deadline."""
+        return self._deadline is not None
+
+    def _late(self) -> None:
+        self._deadline = None
+        if self.reading_paused:  # it is us who do not read
+            self.watch(self.door.limits.stall)
+        else:
+            self.raw.abort()
+
+    def _unwatch_write(self) -> None:
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+
+    # -- TLS -----------------------------------------------------------------------------------------------------
+
+    def _handshake(self) -> None:
+        try:
+            self.tls.do_handshake()
+        except SSL.WantReadError:
+            self.flush()
+            return
+        except (SSL.Error, ValueError):
+            self.flush()  # the alert
+            self.raw.close()
+            return
+        self.flush()
+        self.inner.facts = self._facts()
+        self.ready = True
+        self.watch(self.door.limits.header)
+        self.inner.connection_made(_Plain(self))
+
+    def _facts(self) -> dict[str, Any]:
+        """What EST may know of the handshake; see ``scope["extensions"]["lachan.tls"]``."""
+        leaf = self.tls.get_peer_certificate(as_cryptography=True)
+        rest = self.tls.get_peer_cert_chain(as_cryptography=True) or []  # on a server it lacks the leaf
+        chain = [] if leaf is None else [item.public_bytes(Encoding.DER) for item in (leaf, *rest)]
+        self.fingerprint = hashlib.sha256(chain[0]).hexdigest() if chain else ""
+        version = self.tls.get_protocol_version_name()
+        return {
+            "chain": chain,
+            "tls_unique": self._tls_unique() if version != "TLSv1.3" else None,
+            "exporter": self.tls.export_keying_material(_EXPORTER_LABEL, 32, b""),
+            "version": version,
+            "resumed": self._resumed(),
+        }
+
+    def _resumed(self) -> bool:
+        # pyOpenSSL offers no public call for this; the binding it is made of does.
+        return bool(SSL._lib.SSL_session_reused(self.tls._ssl))  # type: ignore[attr-defined]
+
+    def _tls_unique(self) -> bytes | None:
+        # RFC 5929 3.1: the first Finished message: the client's, but the server's in an abbreviated handshake.
+        return self.tls.get_finished() if self._resumed() else self.tls.get_peer_finished()
+
+    def pump(self) -> None:
+        """Decrypts what has arrived and hands it to the HTTP parser, as long as that one wants it."""
+        try:
+            while not self.reading_paused and not self.raw.is_closing():
+                self.inner.data_received(self.tls.recv(_CHUNK))
+        except SSL.WantReadError:
+            self.flush()
+        except SSL.ZeroReturnError:  # the peer's close_notify
+            self.close()
+        except SSL.Error:
+            self.flush()
+            self.raw.abort()
+
+    def send(self, plain: bytes) -> None:
+        """Encrypts and sends."""
+        if self.raw.is_closing():
+            return
+        try:
+            self.tls.sendall(plain)
+        except SSL.Error:
+            self.raw.abort()
+            return
+        self.flush()
+
+    def flush(self) -> None:
+        """Moves what OpenSSL has produced to the socket."""
+        try:
+            while True:
+                self.raw.write(self.tls.bio_read(_CHUNK))
+        except SSL.WantReadError:
+            return
+
+    def close(self) -> None:
+        """Ends the connection in order: close_notify, then TCP."""
+        if self.raw.is_closing():
+            return
+        try:
+            self.tls.shutdown()
+        except SSL.Error:
+            pass  # the peer broke off first
+        self.flush()
+        self.raw.close()
+
+    def cut(self) -> None:
+        """Ends the connection now, also when the peer does not read or a request is under way."""
+        if self.ready:
+            self.close()
+        self.raw.abort() if self.raw.get_write_buffer_size() else self.raw.close()
+
+
+class _Plain(asyncio.Transport):
+    """The transport that uvicorn sees: plaintext.
+
+    It is written once per turn of the loop, so that head and body share a TLS record.
+    """
+
+    def __init__(self, outer: TlsProtocol) -> None:
+        super().__init__()
+        self._outer = outer
+        self._waiting: list[bytes] = []
+        self._size = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As the socket's transport says; ``sslcontext`` makes uvicorn know that this is https."""
+        return (
+            self._outer.tls if name in ("sslcontext", "ssl_object") else self._outer.raw.get_extra_info(name, default)
+        )
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Takes plaintext; sends it at the end of this turn, or at once when it is much."""
+        if not data or self._outer.raw.is_closing():
+            return
+        if not self._waiting:
+            self._outer.loop.call_soon(self._send)
+        self._waiting.append(restore_head(bytes(data), self._outer.inner))
+        self._size += len(data)
+        if self._size >= _CHUNK:
+            self._send()
+
+    def _send(self) -> None:
+        if self._waiting:
+            plain, self._waiting, self._size = b"".join(self._waiting), [], 0
+            self._outer.send(plain)
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        """Takes several pieces."""
+        self.write(b"".join(list_of_data))
+
+    def close(self) -> None:
+        """Sends what waits, then ends in order."""
+        self._send()
+        self._outer.close()
+
+    def abort(self) -> None:
+        """Ends at once."""
+        self._outer.raw.abort()
+
+    def is_closing(self) -> bool:
+        """Whether the end has begun."""
+        return self._outer.raw.is_closing()
+
+    def pause_reading(self) -> None:
+        """Stops decrypting and stops reading the socket."""
+        self._outer.reading_paused = True
+        self._outer.raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Goes on with what was left undecrypted, then with the socket."""
+        if self._outer.reading_paused:
+            self._outer.reading_paused = False
+            if not self._outer.raw.is_closing():
+                self._outer.raw.resume_reading()
+                self._outer.loop.call_soon(self._outer.pump)
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes not yet taken by the socket."""
+        return self._size + self._outer.raw.get_write_buffer_size()
+
+    def can_write_eof(self) -> bool:
+        """TLS has no half-close here."""
+        return False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Not supported: no protocol is switched to on these doors (no WebSocket)."""
+        raise NotImplementedError("no protocol upgrade on this door")
