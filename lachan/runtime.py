@@ -36,7 +36,7 @@ class Runtime:
         """The way to the signer process; connects when first asked."""
         from lachan.signer.client import SignerClient
 
-        return SignerClient(self.settings.data / "signer" / "signer.sock")
+        return SignerClient(self.settings.signer_path)
 
     def wake(self) -> None:
         """Tell the other processes that rows are due; call after a commit that made some."""

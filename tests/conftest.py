@@ -1,20 +1,16 @@
 """Fixtures that every room's tests share: a database with the schema, a runtime, principals."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lachan import wiring
 from lachan.database import Database, metadata
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.identity.secrets import make_pepper
 from lachan.runtime import Runtime
 from lachan.settings import Settings
-
-with contextlib.suppress(ImportError):  # the signer's fixtures
-    from tests.support.signer import signer_rt  # noqa: F401
+from tests.support.signer import short_folder, signer_rt  # noqa: F401
 
 
 @pytest.fixture

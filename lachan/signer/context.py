@@ -1,0 +1,83 @@
+"""What a room's signing handler is handed inside the signer process, and the helper that keeps its requests narrow."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from lachan.database import Database
+from lachan.settings import Settings
+from lachan.setup import InitContext
+from lachan.signer.errors import SignatureRefused
+from lachan.signer.keystore import KeyStore
+
+__all__ = ["InitContext", "Signed", "SignerContext", "strict"]
+
+
+@dataclass(frozen=True)
+class Signed:
+    """One signature as the log keeps it: whose or which thing, and the SHA-256 of the bytes that were signed."""
+
+    subject: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class SignerContext:
+    """The world of one signing request.
+
+    Attributes:
+        keys: the private keys.
+        db: read the approvals and registry rows again here; never open ``write`` (the caller may hold SQLite's lock).
+        settings: of this installation.
+        folder: the signer's own folder, for memory that must not lie in the database.
+        signatures: what `signed` recorded.
+    """
+
+    keys: KeyStore
+    db: Database
+    settings: Settings
+    folder: Path
+    signatures: list[Signed] = field(default_factory=list)
+
+    def signed(self, subject: str, data: bytes) -> None:
+        """Record one signature for the log; an answer without any is not let out.
+
+        Args:
+            subject: what ``SIGNED`` finds it by: the certificate's serial in hex, the release's digest, the tree's size.
+            data: the bytes that were signed (the TBS part, the note's text …); their SHA-256 is kept.
+        """
+        self.signatures.append(Signed(subject, hashlib.sha256(data).hexdigest()))
+
+
+def strict(request: Mapping[str, Any], wanted: Mapping[str, type | UnionType]) -> dict[str, Any]:
+    """The request's fields, exactly those wanted and of those types.
+
+    Args:
+        request: what came over the socket.
+        wanted: name → type (``str``, ``bytes``, ``int | None`` …); a name ending in ``?`` may be missing.
+
+    Returns:
+        The fields; optional ones that are missing are None.
+
+    Raises:
+        SignatureRefused: a field is unknown, missing or of another type; so CA:TRUE or a SAN cannot be slipped in.
+    """
+    names = {name.removesuffix("?"): (kind, name.endswith("?")) for name, kind in wanted.items()}
+    for name in request:
+        if name not in names:
+            raise SignatureRefused(f"the request has a field that this signature does not know: {name[:60]!r}")
+    found: dict[str, Any] = {}
+    for name, (kind, optional) in names.items():
+        value = request.get(name)
+        if name not in request or (optional and value is None):
+            if not optional:
+                raise SignatureRefused(f"the request lacks the field {name!r}")
+            found[name] = None
+            continue
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            raise SignatureRefused(f"the field {name!r} is {type(value).__name__}, wanted {getattr(kind, '__name__', kind)}")
+        found[name] = value
+    return found

@@ -1,0 +1,95 @@
+"""Carries refusals from the signer's log into the outbox, in the background, exactly once.
+
+The answer to the caller never waits for it: on SQLite the caller may hold the only write lock. The courier reads the log
+from where it stopped (``delivered``, a byte position), records each refusal as `lachan.events.SignatureRefused` together
+with the line's id in `models.delivered` in one transaction, and tries again while the database cannot be written. What a
+crash left undelivered is delivered by the next start.
+"""
+
+import threading
+from pathlib import Path
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from lachan import events, outbox, wake
+from lachan.database import Database, insert_ignore
+from lachan.identity.principal import system
+from lachan.settings import Settings
+from lachan.signer import siglog
+from lachan.signer.models import delivered
+from lachan.signer.siglog import Outcome
+
+PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
+log = structlog.get_logger(__name__)
+
+
+class Courier:
+    """One background thread."""
+
+    def __init__(self, settings: Settings, db: Database, folder: Path) -> None:
+        self._settings, self._db = settings, db
+        self._log, self._mark = folder / "signatures.log", folder / "delivered"
+        self._position = int(self._mark.read_text()) if self._mark.exists() else 0
+        self._due, self._stopping = threading.Event(), threading.Event()
+        self._due.set()
+        self._thread = threading.Thread(target=self._run, name="signer-courier", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what earlier runs could not deliver."""
+        self._thread.start()
+
+    def notice(self) -> None:
+        """There is a new refusal in the log; returns at once."""
+        self._due.set()
+
+    def close(self) -> None:
+        """Deliver what is there if the database lets us, then end."""
+        self._stopping.set()
+        self._due.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            self._due.wait()
+            self._due.clear()
+            ending = self._stopping.is_set()
+            try:
+                self.deliver()
+                failures = 0
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("refusals wait for the database", error=str(error).splitlines()[0])
+                self._due.set()
+                if self._stopping.wait(PAUSES[min(failures, len(PAUSES) - 1)]) and failures:
+                    return
+                failures += 1
+                continue
+            if ending:
+                return
+
+    def deliver(self) -> int:
+        """Bring the outbox up to date with the log; tell how many refusals were new."""
+        new, start = 0, self._position
+        for position, line in siglog.read(self._log, after=start):
+            if line["outcome"] == Outcome.REFUSED:
+                new += self._record(line)
+            self._position = position
+        if self._position != start:
+            draft = self._mark.with_name(".delivered")
+            draft.write_text(str(self._position))
+            draft.replace(self._mark)
+        if new:
+            wake.notify(self._settings.data)
+        return new
+
+    def _record(self, line: dict[str, str | int]) -> bool:
+        with self._db.write() as connection:
+            if not insert_ignore(connection, delivered, {"id": line["id"]}, index=("id",)):
+                return False
+            refusal = events.SignatureRefused(
+                kind=str(line["kind"]), subject=str(line["subject"]), reason=str(line["reason"]), number=int(line["n"])
+            )
+            outbox.append(connection, refusal, actor=system("signer"))
+        return True

@@ -1,0 +1,179 @@
+"""The signer's socket: who may speak (SO_PEERCRED), one thread per connection, and an orderly end.
+
+``main(settings, stop)`` is what ``lachan serve --role sign`` runs. The socket has mode 0660 and its folder 0750, so that a
+deployment may give the workers' group the socket and nothing else; the kernel names the peer's user and only our own and
+those of the setting ``signer_allowed_uids`` are heard. Limits: at most `CONNECTIONS` at a time; a frame must be complete
+within `FRAME_TIME` seconds of its first byte.
+"""
+
+import contextlib
+import os
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from lachan import wiring
+from lachan.database import Database
+from lachan.settings import Settings
+from lachan.signer import wire
+from lachan.signer.courier import Courier
+from lachan.signer.dispatch import Dispatcher
+from lachan.signer.errors import BadFrame, SignatureRefused
+from lachan.signer.keystore import KeyStore, open_keys
+
+CONNECTIONS = 128
+FRAME_TIME = 10.0
+_CREDENTIALS = struct.Struct("3i")
+log = structlog.get_logger(__name__)
+
+
+class SignerServer:
+    """A running signer; `close` ends it.
+
+    Args:
+        settings: of this installation.
+        db: its database.
+        keys: the private keys; opened from the signer's folder by default.
+        signing: kind → ``"module:function"``; the wiring's by default.
+
+    Raises:
+        KeyLocked: there is no passphrase.
+        OSError: the socket cannot be made, for example because its path is longer than 107 bytes.
+    """
+
+    def __init__(
+        self, settings: Settings, db: Database, *, keys: KeyStore | None = None, signing: Mapping[str, str] | None = None
+    ) -> None:
+        folder = settings.signer_home
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self.courier = Courier(settings, db, folder)
+        self.dispatcher = Dispatcher(
+            settings,
+            db,
+            keys if keys is not None else open_keys(folder),
+            wiring.load().signing if signing is None else signing,
+            self.courier.notice,
+        )
+        self.allowed = {os.getuid(), *settings.signer_allowed_uids}
+        self.path = settings.signer_path
+        self._listener = _listen(self.path)
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._acceptor = threading.Thread(target=self._accept, name="signer-accept", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen and to deliver what earlier runs could not."""
+        self.courier.start()
+        self._acceptor.start()
+
+    def close(self) -> None:
+        """Stop listening, let running requests end, and close everything."""
+        self._wake_out.send(b"!")
+        self._acceptor.join()
+        self._listener.close()
+        self.path.unlink(missing_ok=True)
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(timeout=FRAME_TIME)
+        self.courier.close()
+        self.dispatcher.close()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def _accept(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._wake_in, selectors.EVENT_READ)
+            while True:
+                ready = [key.fileobj for key, _ in selector.select()]
+                if self._wake_in in ready:
+                    return
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError as error:
+                    log.warning("accept failed", error=str(error))
+                    continue
+                self._begin(connection)
+
+    def _begin(self, connection: socket.socket) -> None:
+        with self._lock:
+            if len(self._open) >= CONNECTIONS:
+                connection.close()
+                log.warning("too many connections to the signer", limit=CONNECTIONS)
+                return
+            thread = threading.Thread(target=self._serve, args=(connection,), name="signer", daemon=True)
+            self._open.add(connection)
+            self._threads.add(thread)
+        thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                self._talk(connection)
+        except (BadFrame, OSError) as error:
+            log.info("a connection to the signer ended badly", error=str(error))
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+                self._threads.discard(threading.current_thread())
+
+    def _talk(self, connection: socket.socket) -> None:
+        pid, uid, _ = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        if uid not in self.allowed:
+            refused = SignatureRefused(f"user {uid} may not ask the signer")
+            wire.send(connection, self.dispatcher.refuse("connect", refused, pid=pid, uid=uid))
+            return
+        while True:
+            connection.settimeout(None)
+            if not connection.recv(1, socket.MSG_PEEK):
+                return
+            connection.settimeout(FRAME_TIME)
+            message = wire.receive(connection)
+            if message is None:
+                return
+            wire.send(connection, self.dispatcher.answer(message, pid=pid, uid=uid))
+
+
+def main(settings: Settings, stop: threading.Event) -> None:
+    """Run the signer until ``stop`` is set (the role ``sign``)."""
+    found = wiring.load()
+    found.import_tables()
+    db = Database(settings.url, pool_size=settings.database_pool)
+    try:
+        server = SignerServer(settings, db)
+        server.start()
+        try:
+            stop.wait()
+        finally:
+            server.close()
+    finally:
+        db.close()
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        before = os.umask(0o117)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        listener.listen(CONNECTIONS)
+    except OSError:
+        listener.close()
+        raise
+    return listener
