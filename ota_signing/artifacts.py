@@ -5,7 +5,7 @@ same vendor are one artifact, however often they are sent.
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -77,7 +77,7 @@ def check_names(**names: str) -> None:
 def record(rt: "Runtime", principal: Principal, stored: Stored, *, vendor: str, name: str) -> Artifact:
     """Write the row of a file that is in the store; the same content of the same vendor gives the first row."""
     require(principal, Permission.OTA_UPLOAD, vendor=vendor)
-    values = {
+    values: dict[str, Any] = {
         "id": new_id(), "vendor": vendor, "name": name, "sha256": stored.sha256, "length": stored.length,
         "uploaded_by": principal.label, "uploaded_at": clock.now(),
     }  # fmt: skip

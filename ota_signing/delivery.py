@@ -97,9 +97,7 @@ def target(rt: "Runtime", device_id: str, path: str) -> Firmware:
     """
     folder, _, name = path.rpartition("/")
     sha256, _, plain = name.partition(".")
-    return _firmware(
-        rt, device_id, sa.and_(releases.c.target_path == f"{folder}/{plain}", releases.c.sha256 == sha256)
-    )
+    return _firmware(rt, device_id, sa.and_(releases.c.target_path == f"{folder}/{plain}", releases.c.sha256 == sha256))
 
 
 def report(

@@ -66,7 +66,10 @@ class OwnProposal(Forbidden):
 class ReleaseRefused(Conflict):
     """What the signer found in the database does not allow this signature; ``fields['reason']`` is the code."""
 
-    title, hint = "The signer refuses this release", "Read the reason; propose the release again if its content changed."
+    title, hint = (
+        "The signer refuses this release",
+        "Read the reason; propose the release again if its content changed.",
+    )
 
 
 class ReleaseHalted(Gone):

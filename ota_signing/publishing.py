@@ -21,7 +21,7 @@ from lachan.signer.client import SignerClient
 from lachan.signer.errors import SignerBusy, SignerRefused
 from ota_signing import releases as releases_
 from ota_signing import tuf_metadata
-from ota_signing.errors import WrongState
+from ota_signing.errors import NoSuchRelease, WrongState
 from ota_signing.models import releases
 from ota_signing.repository import Repository
 from ota_signing.schemas import Release, ReleaseState
@@ -92,9 +92,7 @@ def publish(rt: "Runtime", principal: Principal, release_id: str) -> Release:
             raise WrongState(f"The release is {release.state}.", state=str(release.state))
         if release.state is ReleaseState.SIGNED:
             if not release.downgrade:
-                releases_.refuse_lower(
-                    connection, vendor=release.vendor, model=release.model, version=release.version
-                )
+                releases_.refuse_lower(connection, vendor=release.vendor, model=release.model, version=release.version)
             releases_.set_state(connection, release_id, ReleaseState.PUBLISHED, published_at=clock.now())
             event = FirmwarePublished(release_id=release_id, version=release.version)
             outbox.append(connection, event, actor=principal)
@@ -121,7 +119,9 @@ def refresh(rt: "Runtime") -> None:
         if stale(rt, repository):
             answer = _ask(rt, "tuf")
             _halt_refused(rt, answer["refused"])
-            repository.publish(Online(**{role: answer[role].encode() for role in ("releases", "snapshot", "timestamp")}))
+            repository.publish(
+                Online(**{role: answer[role].encode() for role in ("releases", "snapshot", "timestamp")})
+            )
         _mark_listed(rt, repository)
 
 
@@ -159,7 +159,7 @@ def _file(repository: Repository, name: str) -> bytes:
 def _published(rt: "Runtime") -> dict[str, str]:
     query = sa.select(releases.c.target_path, releases.c.sha256).where(releases.c.state == ReleaseState.PUBLISHED)
     with rt.db.read() as connection:
-        return {path: sha256 for path, sha256 in connection.execute(query).tuples()}
+        return {row.target_path: row.sha256 for row in connection.execute(query)}
 
 
 def _halt_refused(rt: "Runtime", refused: dict[str, str]) -> None:
@@ -188,7 +188,7 @@ def _state(rt: "Runtime", release_id: str) -> ReleaseState:
     with rt.db.read() as connection:
         found = connection.execute(sa.select(releases.c.state).where(releases.c.id == release_id)).scalar()
     if found is None:
-        raise releases_.NoSuchRelease(f"No release {release_id}.")
+        raise NoSuchRelease(f"No release {release_id}.")
     return ReleaseState(found)
 
 

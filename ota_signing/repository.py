@@ -65,12 +65,11 @@ class Repository:
 
     def publish(self, online: Online) -> None:
         """Make what the signer signed public; the timestamp last, and never one older than what is there."""
-        assert online.releases and online.snapshot and online.timestamp
-        self.add("releases", online.releases)
-        self.add("snapshot", online.snapshot)
-        before = self.read("timestamp")
-        if before is None or _version(before) <= tuf_metadata.version(online.timestamp):
-            write_atomically(self.folder / "timestamp.json", online.timestamp)
+        for role, encoded in online.files():
+            if role != "timestamp":
+                self.add(role, encoded)
+            elif _version(self.read(role) or b"") <= tuf_metadata.version(encoded):
+                write_atomically(self.folder / "timestamp.json", encoded)
         for role in ("releases", "snapshot"):
             for old in range(self.newest(role) - KEEP, 0, -1):
                 path = self.folder / f"{old}.{role}.json"
@@ -125,8 +124,7 @@ class Memory:
 
     def remember(self, online: Online) -> None:
         """Keep what was signed, before anyone else may see it."""
-        for role in ("releases", "snapshot", "timestamp"):
-            encoded = getattr(online, role)
+        for role, encoded in online.files():
             if not self._has(role) or self._load(role) != encoded:
                 self._save(role, encoded)
 

@@ -8,7 +8,6 @@ whose approvals still hold and nothing that anyone hands in. Neither takes a byt
 import base64
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -88,11 +87,7 @@ def _tuf(signer: "SignerContext") -> dict[str, Any]:
         clock.now(), memory.online(), targets_version=targets.signed.version, wanted=wanted, keys=keys
     )
     memory.remember(online)  # before anyone may see it: a version is never signed twice
-    assert online.releases and online.snapshot and online.timestamp
-    return {
-        "releases": online.releases.decode(), "snapshot": online.snapshot.decode(),
-        "timestamp": online.timestamp.decode(), "refused": refused,
-    }  # fmt: skip
+    return {**{role: encoded.decode() for role, encoded in online.files()}, "refused": refused}
 
 
 def online_keys(keys: Any, sign: Callable[[str], Callable[[bytes], bytes]]) -> tuf_metadata.OnlineKeys:

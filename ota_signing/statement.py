@@ -43,7 +43,7 @@ class Statement:
     downgrade: bool
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Statement":
+    def of(cls, row: Mapping[Any, Any]) -> "Statement":
         """The statement that a row of ``ota_releases`` makes now, whatever it made when it was approved."""
         return cls(
             release_id=row["id"], vendor=row["vendor"], model=row["model"], version=row["version"],

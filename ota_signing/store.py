@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from lachan.ids import new_id
 from ota_signing.errors import ArtifactBroken, ArtifactMissing, ArtifactTooLarge
@@ -82,7 +83,7 @@ class Incoming:
         self._digest, self._length = hashlib.sha256(), 0
         self._file = path.open("xb")
 
-    def __enter__(self) -> "Incoming":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -99,9 +100,7 @@ class Incoming:
         """
         self._length += len(chunk)
         if self._length > self._limit:
-            raise ArtifactTooLarge(
-                f"The artifact has more than the {self._limit} bytes allowed.", limit=self._limit
-            )
+            raise ArtifactTooLarge(f"The artifact has more than the {self._limit} bytes allowed.", limit=self._limit)
         self._digest.update(chunk)
         self._file.write(chunk)
 

@@ -55,6 +55,11 @@ class Online:
     snapshot: bytes | None = None
     timestamp: bytes | None = None
 
+    def files(self) -> list[tuple[str, bytes]]:
+        """The roles that stand, in the order in which they may become public."""
+        named = (("releases", self.releases), ("snapshot", self.snapshot), ("timestamp", self.timestamp))
+        return [(role, encoded) for role, encoded in named if encoded is not None]
+
 
 def encode(metadata: Metadata[Any], signers: Sequence[Signer]) -> bytes:
     """Sign with every signer and encode."""

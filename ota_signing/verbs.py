@@ -22,9 +22,7 @@ class HoldParameters(BaseModel):
     reason: str = Field(min_length=1, max_length=500, description="For people and the ledger.")
 
 
-def _hold(
-    rt: "Runtime", connection: sa.Connection, principal: Principal, parameters: HoldParameters
-) -> dict[str, Any]:
+def _hold(rt: "Runtime", connection: sa.Connection, principal: Principal, parameters: HoldParameters) -> dict[str, Any]:
     changed = releases.halt(connection, principal, parameters.release_id, reason=parameters.reason)
     return {"release_id": parameters.release_id, "changed": changed}
 
@@ -36,9 +34,7 @@ def _resume(
     return {"release_id": parameters.release_id, "changed": changed}
 
 
-HOLD = Verb(
-    name="ota.hold", parameters=HoldParameters, permission=Permission.OTA_HOLD, run=_hold, undo="ota.resume"
-)
+HOLD = Verb(name="ota.hold", parameters=HoldParameters, permission=Permission.OTA_HOLD, run=_hold, undo="ota.resume")
 RESUME = Verb(
     name="ota.resume", parameters=HoldParameters, permission=Permission.OTA_HOLD, run=_resume, undo="ota.hold"
 )
