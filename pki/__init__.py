@@ -1,0 +1,1 @@
+"""Device identity: hierarchy, profiles, enrolment, revocation and status."""

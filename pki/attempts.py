@@ -1,0 +1,57 @@
+"""Counting wrong enrolment secrets, per device and per source address, in windows of a quarter of an hour.
+
+Only failures count, so a thousand devices behind one address may enrol at once. Each failure is counted in a transaction
+of its own, because the refused one is rolled back. Limits: whoever guesses wrongly ten times makes that device wait too;
+parallel guesses may overshoot by their number, which 160 random bits do not mind.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from lachan import clock
+from lachan.database import for_update, insert_ignore
+from pki.errors import TooManyAttempts
+from pki.models import attempts
+
+WINDOW = timedelta(minutes=15)
+
+
+def check(connection: sa.Connection, limits: dict[str, int]) -> None:
+    """Let pass who has failures left in the present window.
+
+    Args:
+        connection: an open connection.
+        limits: who (``device:<id>``, ``address:<ip>``) → failures allowed.
+
+    Raises:
+        TooManyAttempts: one of them has none left; ``fields['retry_after']`` in seconds.
+    """
+    now = clock.now()
+    query = sa.select(attempts).where(attempts.c.who.in_(limits), attempts.c.window_start > now - WINDOW)
+    for row in connection.execute(query):
+        if row.failures >= limits[row.who]:
+            wait = row.window_start + WINDOW - now
+            raise TooManyAttempts(retry_after=max(1, round(wait.total_seconds())))
+
+
+def count(connection: sa.Connection, who: str) -> int:
+    """Count one failure in the caller's transaction; tell how many there are in the window now."""
+    now = clock.now()
+    fresh = {"who": who, "window_start": now, "failures": 1}
+    if insert_ignore(connection, attempts, fresh, index=("who",)):
+        return 1
+    mine = attempts.c.who == who
+    row = connection.execute(for_update(sa.select(attempts).where(mine), connection)).one()
+    if row.window_start <= now - WINDOW:
+        connection.execute(attempts.update().where(mine).values(window_start=now, failures=1))
+        return 1
+    connection.execute(attempts.update().where(mine).values(failures=row.failures + 1))
+    return int(row.failures) + 1
+
+
+def forget(connection: sa.Connection, who: str) -> None:
+    """Start again at none, after a success."""
+    connection.execute(attempts.delete().where(attempts.c.who == who))

@@ -1,0 +1,173 @@
+"""PKCS#10 requests: reading, proof of possession, and whom they claim to be.
+
+Steps: `read` parses and verifies the signature, always; `check_binding` compares challengePassword with the TLS connection
+(RFC 7030 3.5); `check_claims` refuses a first request that names anybody but the registered device; `check_unchanged`
+holds a renewal to the names it renews (RFC 7030 4.2.2). Limits: what a request asks for beyond names and key (usages,
+validity) is ignored, since the profile decides; a request to be an authority is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import AttributeOID, NameOID
+
+from lachan.devices import Device
+from pki.errors import CsrMalformed, IdentityMismatch, KeyUnfit, ProofMismatch
+
+LIMIT = 16 * 1024  # octets; an RSA-4096 request with many attributes stays far below
+WEAK_HASHES = (hashes.MD5, hashes.SHA1)
+
+
+@dataclass(frozen=True)
+class Csr:
+    """A request whose signature has been verified.
+
+    Attributes:
+        request: the parsed request.
+        spki: DER SubjectPublicKeyInfo.
+        spki_sha256: its SHA-256, hex.
+        names: subjectAltName, None if the request has none.
+    """
+
+    request: x509.CertificateSigningRequest
+    spki: bytes
+    spki_sha256: str
+    names: x509.SubjectAlternativeName | None
+
+
+def read(data: bytes) -> Csr:
+    """Parse a request and verify that whoever made it has the private key.
+
+    Args:
+        data: DER of a PKCS#10 CertificationRequest.
+
+    Raises:
+        CsrMalformed: it is too large or no PKCS#10, its signature does not verify or uses MD5 or SHA-1, or it asks
+            for the basic constraint CA.
+    """
+    if len(data) > LIMIT:
+        raise CsrMalformed(f"The request has {len(data)} octets; {LIMIT} is the limit.")
+    try:
+        request = x509.load_der_x509_csr(data)
+        proven = request.is_signature_valid
+        weak = isinstance(request.signature_hash_algorithm, WEAK_HASHES)
+        key = request.public_key()
+        extensions = request.extensions
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CsrMalformed(f"The request is no usable PKCS#10: {error}.") from error
+    if not proven or weak:
+        raise CsrMalformed("The request's own signature does not verify (MD5 and SHA-1 are not accepted).")
+    for extension in extensions:
+        if isinstance(extension.value, x509.BasicConstraints) and extension.value.ca:
+            raise CsrMalformed("The request asks for a certification authority; devices cannot be one.")
+    names = next((e.value for e in extensions if isinstance(e.value, x509.SubjectAlternativeName)), None)
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return Csr(request, spki, hashlib.sha256(spki).hexdigest(), names)
+
+
+def check_key(spki: bytes, *, allowed: tuple[str, ...]) -> bytes:
+    """Make sure that a public key is of an allowed kind and strength.
+
+    Args:
+        spki: DER SubjectPublicKeyInfo.
+        allowed: kinds of the profile: p256, p384, ed25519, rsa.
+
+    Returns:
+        Its key identifier: SHA-1 of the key bits (RFC 5280 4.2.1.2).
+
+    Raises:
+        KeyUnfit: another kind or curve, or RSA outside 2048 to 4096 bit or with exponent below 65537.
+    """
+    try:
+        key = serialization.load_der_public_key(spki)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyUnfit(f"The public key cannot be read: {error}.") from error
+    kind = _kind(key)
+    if kind not in allowed:
+        raise KeyUnfit(f"A key of kind {kind} is not allowed here; allowed: {', '.join(allowed)}.")
+    public = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if public != spki:
+        raise KeyUnfit("The public key is not encoded in its canonical form.")
+    return x509.SubjectKeyIdentifier.from_public_key(key).digest  # type: ignore[arg-type]
+
+
+def check_binding(csr: Csr, *, bindings: tuple[bytes, ...]) -> None:
+    """Verify challengePassword, when present, as base64 of this connection's channel binding (RFC 7030 3.5).
+
+    Args:
+        csr: the request.
+        bindings: what the TLS connection offers: tls-unique (TLS 1.2) or the RFC 9266 exporter (TLS 1.3).
+
+    Raises:
+        ProofMismatch: it is present and equals none of them.
+    """
+    try:
+        attribute = csr.request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD)
+    except x509.AttributeNotFound:
+        return
+    said = attribute.value.strip()
+    if not any(hmac.compare_digest(said, base64.b64encode(binding)) for binding in bindings if binding):
+        raise ProofMismatch("challengePassword is not the channel binding of this TLS connection.")
+
+
+def check_claims(csr: Csr, device: Device, *, domain: str) -> None:
+    """Refuse a request that names another device; what it leaves out is fine, the registry fills it in.
+
+    Raises:
+        IdentityMismatch: CN, serialNumber or a subjectAltName is not this device's.
+    """
+    claims = {NameOID.COMMON_NAME: device.name, NameOID.SERIAL_NUMBER: device.serial_number}
+    for attribute in csr.request.subject:
+        wanted = claims.get(attribute.oid)
+        if wanted is not None and attribute.value != wanted:
+            what = attribute.rfc4514_attribute_name
+            raise IdentityMismatch(f"{what} {attribute.value!r} is not {device.name}'s; registered is {wanted!r}.")
+    ours = {f"urn:uuid:{device.id}", device.name, f"{device.name}.{domain}".lower()}
+    if device.address:
+        ours.add(device.address)
+    for name in csr.names or ():
+        said = str(name.value)
+        if not isinstance(name, (x509.DNSName, x509.UniformResourceIdentifier, x509.IPAddress)) or said not in ours:
+            raise IdentityMismatch(f"The subjectAltName {said!r} is not registered for {device.name}.")
+
+
+def check_unchanged(csr: Csr, current: x509.Certificate) -> None:
+    """Hold a renewal to the names of the certificate it renews (RFC 7030 4.2.2).
+
+    A request without any subjectAltName claims nothing and is accepted (strongSwan 5.9 cannot write URI names); one that
+    is present must be identical.
+
+    Raises:
+        IdentityMismatch: subject or subjectAltName differ.
+    """
+    if csr.request.subject != current.subject:
+        raise IdentityMismatch(
+            f"The subject must stay {current.subject.rfc4514_string()!r}; the request says "
+            f"{csr.request.subject.rfc4514_string()!r}."
+        )
+    try:
+        names = set(current.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        names = set()
+    if csr.names is not None and set(csr.names) != names:
+        wanted = ", ".join(sorted(str(name.value) for name in names))
+        raise IdentityMismatch(f"The subjectAltName must stay {wanted}, or be left out.")
+
+
+def _kind(key: object) -> str:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return {"secp256r1": "p256", "secp384r1": "p384"}.get(key.curve.name, key.curve.name)
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return "ed25519"
+    if isinstance(key, rsa.RSAPublicKey):
+        sound = 2048 <= key.key_size <= 4096 and key.public_numbers().e >= 65537
+        return "rsa" if sound else f"rsa-{key.key_size}"
+    return type(key).__name__

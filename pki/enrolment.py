@@ -1,0 +1,268 @@
+"""Enrolment and renewal: who may have which certificate now (RFC 7030 4.2.1 and 4.2.2).
+
+Steps of `enrol`: 1. read the request and verify its proof of possession; 2. failures left? 3. in one transaction: the
+device's secret, the trust decision, the request's claims, the signer, the row, the secret consumed, `CertificateIssued`.
+A refusal is rolled back and then recorded in a transaction of its own. The same key asking again within ten minutes gets
+the same certificate, so that a lost answer does not brick a device. Limits: the transaction waits for the signer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from lachan import clock, devices, outbox, trust
+from lachan.database import after_commit, for_update
+from lachan.errors import LachanError, NotFound
+from lachan.events import EnrolmentRefused
+from lachan.identity import Principal, PrincipalKind, Role
+from lachan.identity.secrets import hashed
+from lachan.runtime import Runtime
+from pki import attempts, secrets
+from pki.authorities import hierarchy
+from pki.csr import Csr, check_binding, check_claims, check_key, check_unchanged, read
+from pki.errors import (
+    CertificateNotCurrent,
+    DeviceContained,
+    DeviceRetired,
+    KeyInUse,
+    KeyUnfit,
+    SecretForOtherProfile,
+    SecretRefused,
+)
+from pki.issuing import Issued, record
+from pki.models import certificates
+from pki.profiles import get
+from pki.states import Reason, State
+
+AGAIN = timedelta(minutes=10)
+REFUSALS_TOLD = 10  # facts about refusals per device and window; a flood must not fill the ledger
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What a device gets: its certificate, and the issuing authority's above it."""
+
+    device_id: str
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+
+
+def enrol(
+    rt: Runtime,
+    *,
+    device_name: str,
+    secret: str,
+    csr_der: bytes,
+    source: str,
+    profile: str | None = None,
+    bindings: tuple[bytes, ...] = (),
+) -> Enrolled:
+    """Exchange a one-time secret for a certificate (RFC 7030 4.2.1).
+
+    Args:
+        rt: the installation.
+        device_name: registered name.
+        secret: its one-time secret.
+        csr_der: PKCS#10 request.
+        source: address of the caller, for counting failures.
+        profile: the profile that the caller names; by default the secret's.
+        bindings: channel bindings of the TLS connection, against which challengePassword is verified.
+
+    Raises:
+        CsrMalformed: the request is unusable, or its proof of possession wrong (`ProofMismatch`, `KeyUnfit`).
+        TooManyAttempts: too many wrong secrets before.
+        SecretRefused: name or secret unknown, expired or used by another key.
+        SecretForOtherProfile: it is for another profile.
+        DeviceContained: the trust decision is quarantine or deny.
+        DeviceRetired: the registry says so.
+        IdentityMismatch: the request names another device.
+        KeyInUse: the key is another device's.
+        SignerRefused, SignerUnavailable: the signer will not or cannot sign.
+    """
+    csr = read(csr_der)
+    check_binding(csr, bindings=bindings)
+    device = _known(rt, device_name, secret)
+    device_id = device.id if device else None
+    address = f"address:{source}"
+    limits = {address: rt.settings.pki_failures_address, f"device:{device_id}": rt.settings.pki_failures_device}
+    with rt.db.read() as connection:
+        attempts.check(connection, limits)
+    try:
+        if device is None:
+            raise SecretRefused
+        with rt.db.write() as connection:
+            issued = _exchange(rt, connection, device.id, secret, csr, profile)
+    except LachanError as error:
+        guessed = [address, f"device:{device_id}"] if isinstance(error, SecretRefused) else []
+        _record_refusal(rt, device_id, error, guessed if device else guessed[:1])
+        raise
+    return Enrolled(device.id, issued.certificate, (hierarchy(rt.db).issuing,))
+
+
+def reenrol(
+    rt: Runtime,
+    *,
+    device_id: str,
+    certificate: x509.Certificate,
+    csr_der: bytes,
+    profile: str | None = None,
+    bindings: tuple[bytes, ...] = (),
+) -> Enrolled:
+    """Renew or rekey with the present certificate (RFC 7030 4.2.2); the identity stays.
+
+    Args:
+        rt: the installation.
+        device_id: of the device that the door verified.
+        certificate: the one it showed.
+        csr_der: PKCS#10 request, with the same or a new key.
+        profile: the profile that the caller names; it must be the certificate's.
+        bindings: channel bindings of the TLS connection.
+
+    Raises:
+        CsrMalformed: as in `enrol`.
+        CertificateNotCurrent: the certificate is not this device's, not in force, or of another profile.
+        DeviceContained, DeviceRetired, KeyInUse, SignerRefused, SignerUnavailable: as in `enrol`.
+        IdentityMismatch: subject or subjectAltName are not those of the certificate.
+    """
+    csr = read(csr_der)
+    check_binding(csr, bindings=bindings)
+    try:
+        with rt.db.write() as connection:
+            device = _admitted(rt, connection, device_id)
+            row = _current(connection, device_id, certificate)
+            if profile is not None and profile != row.profile:
+                raise CertificateNotCurrent(f"The certificate shown is of the profile {row.profile}, not {profile}.")
+            check_unchanged(csr, certificate)
+            issued = _again(connection, csr, row) or _issue(rt, connection, device, row.profile, csr)
+    except LachanError as error:
+        _record_refusal(rt, device_id, error, [])
+        raise
+    return Enrolled(device_id, issued.certificate, (hierarchy(rt.db).issuing,))
+
+
+def _known(rt: Runtime, name: str, secret: str) -> devices.Device | None:
+    hashed(rt.settings.data, secret)  # the same work for unknown names
+    with rt.db.read() as connection:
+        try:
+            return devices.by_name(connection, name)
+        except NotFound:
+            return None
+
+
+def _exchange(
+    rt: Runtime, connection: sa.Connection, device_id: str, secret: str, csr: Csr, profile: str | None
+) -> Issued:
+    _order_against_containment(connection)
+    row: Any = secrets.find(rt, connection, device_id, secret)
+    if row is None:
+        raise SecretRefused
+    before = _same_answer(connection, row, csr) if row.consumed_at else None
+    if before is None and (row.consumed_at or row.expires_at <= clock.now()):
+        raise SecretRefused
+    device = _admitted(rt, connection, device_id)
+    if profile is not None and profile != row.profile:
+        raise SecretForOtherProfile(f"This secret is for the profile {row.profile}.")
+    if before is not None:
+        return before
+    check_claims(csr, device, domain=rt.settings.pki_device_domain)
+    issued = _issue(rt, connection, device, row.profile, csr)
+    if not secrets.consume(connection, row.id, issued.id):
+        raise SecretRefused
+    attempts.forget(connection, f"device:{device_id}")
+    first = sa.and_(devices.devices.c.id == device_id, devices.devices.c.state == devices.State.REGISTERED)
+    connection.execute(devices.devices.update().where(first).values(state=devices.State.ENROLLED))
+    return issued
+
+
+def _issue(rt: Runtime, connection: sa.Connection, device: devices.Device, profile: str, csr: Csr) -> Issued:
+    check_key(csr.spki, allowed=get(profile).keys)
+    c = certificates.c
+    query = sa.select(c.device_id, c.state, c.reason).where(c.spki_sha256 == csr.spki_sha256)
+    for row in connection.execute(query):
+        if row.device_id != device.id:
+            raise KeyInUse("Another device has a certificate for this key.")
+        if row.state == State.REVOKED and row.reason == Reason.KEY_COMPROMISE:
+            raise KeyUnfit("A certificate for this key was revoked because the key is compromised.")
+    answer = rt.signer.request("issue", profile=profile, device_id=device.id, spki=csr.spki)
+    issued = record(connection, answer, profile=profile, device_id=device.id, actor=_as_principal(device))
+    after_commit(connection, rt.wake)
+    return issued
+
+
+def _admitted(rt: Runtime, connection: sa.Connection, device_id: str) -> devices.Device:
+    """The device, if registry and trust let it have a certificate; both are read inside the issuing transaction."""
+    _order_against_containment(connection)
+    device = devices.get(connection, device_id)
+    if device.state is devices.State.RETIRED:
+        raise DeviceRetired(f"{device.name} is retired.")
+    decision = trust.decision(connection, device_id)
+    if decision.answer.rank >= trust.Answer.QUARANTINE.rank:
+        reasons = ", ".join(signal.reason for signal in decision.reasons)
+        raise DeviceContained(f"{device.name} is contained ({decision.answer}: {reasons}).")
+    return device
+
+
+def _order_against_containment(connection: sa.Connection) -> None:
+    """Share-lock the row that every containment bumps: it is either seen here or waits until we have committed."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(trust.trust_version.c.version).with_for_update(read=True))
+
+
+def _current(connection: sa.Connection, device_id: str, certificate: x509.Certificate) -> Any:
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    query = sa.select(certificates).where(certificates.c.fingerprint == fingerprint)
+    row = connection.execute(for_update(query, connection)).first()
+    if row is None or row.device_id != device_id or row.state != State.VALID:
+        state = row.state if row is not None and row.device_id == device_id else "unknown"
+        raise CertificateNotCurrent(f"The certificate shown is {state}.")
+    if not row.not_before <= clock.now() < row.not_after:
+        raise CertificateNotCurrent("The certificate shown is outside its validity.")
+    return row
+
+
+def _same_answer(connection: sa.Connection, secret: Any, csr: Csr) -> Issued | None:
+    """The certificate that this used-up secret brought, for the same key and within `AGAIN`."""
+    if secret.consumed_at <= clock.now() - AGAIN:
+        return None
+    query = sa.select(certificates).where(certificates.c.id == secret.certificate_id)
+    row = connection.execute(query).one()
+    if row.spki_sha256 != csr.spki_sha256 or row.state != State.VALID:
+        return None
+    return Issued(row.id, x509.load_der_x509_certificate(row.certificate))
+
+
+def _again(connection: sa.Connection, csr: Csr, current: Any) -> Issued | None:
+    """A renewal of ``current`` with the same new key within `AGAIN`: its answer was lost, so it is given again."""
+    c = certificates.c
+    query = sa.select(certificates).where(
+        c.device_id == current.device_id, c.spki_sha256 == csr.spki_sha256, c.state == State.VALID,
+        c.id > current.id, c.issued_at > clock.now() - AGAIN,
+    )  # fmt: skip
+    row = connection.execute(query.order_by(c.id.desc())).first()
+    return Issued(row.id, x509.load_der_x509_certificate(row.certificate)) if row else None
+
+
+def _record_refusal(rt: Runtime, device_id: str | None, error: LachanError, guessed: list[str]) -> None:
+    """Count wrong secrets and tell of the refusal, unless so many were told of already."""
+    if error.status >= 500:
+        return
+    with rt.db.write() as connection:
+        for who in guessed:
+            attempts.count(connection, who)
+        if attempts.count(connection, f"refused:{device_id or 'unknown'}") <= REFUSALS_TOLD:
+            event = EnrolmentRefused(device_id=device_id, reason=error.code, detail=error.detail)
+            actor = Principal(kind=PrincipalKind.NOBODY, id="nobody", name="nobody")
+            outbox.append(connection, event, actor=actor)
+
+
+def _as_principal(device: devices.Device) -> Principal:
+    roles = frozenset({Role.DEVICE})
+    return Principal(
+        kind=PrincipalKind.DEVICE, id=device.id, name=device.name, roles=roles, vendor=device.vendor, site=device.site
+    )

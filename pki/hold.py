@@ -1,0 +1,113 @@
+"""Enforcement point ``certificate-hold``: suspends a contained device's certificates, and lifts only that.
+
+Holding is for those who verify certificates themselves (broker, RADIUS, firewall); lachan's own doors refuse by the trust
+decision already. From ``quarantine`` on everything the device has is held. Evidence is the rows plus what OCSP answers for
+each certificate. Limits: a peer that reads CRLs only learns of it with its next CRL.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography.x509 import ocsp as x509_ocsp
+
+from lachan import clock
+from lachan.enforcement import Evidence, Level, Target
+from lachan.errors import LachanError
+from lachan.identity import system
+from lachan.runtime import Runtime
+from pki import ocsp, revocation
+from pki.authorities import hierarchy
+from pki.models import certificates, holds
+from pki.states import Holder, State
+from pki.status_signing import issuer_hashes
+
+ACTOR = system("certificate-hold")
+
+
+class CertificateHold:
+    """The enforcement point; see the module."""
+
+    name = "certificate-hold"
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+
+    def plan(self, rt: Runtime, target: Target, level: Level) -> list[str]:
+        """One line per certificate that `apply` would hold."""
+        if level.rank < Level.QUARANTINE.rank:
+            return []
+        return [f"hold certificate {row.serial_number}" for row in _live(rt, target) if row.state == State.VALID]
+
+    def apply(self, rt: Runtime, target: Target, level: Level, *, intent: str) -> Evidence:
+        """Hold all live certificates from ``quarantine`` on; below, lift what this point holds."""
+        if level.rank < Level.QUARANTINE.rank:
+            return self.release(rt, target, intent=intent)
+        with rt.db.write() as connection:
+            revocation.suspend(
+                rt, connection, ACTOR, device_id=target.device_id, reason=f"containment, intent {intent}",
+                holder=Holder.CONTAINMENT,
+            )  # fmt: skip
+        return self.verify(rt, target, level)
+
+    def verify(self, rt: Runtime, target: Target, level: Level) -> Evidence:
+        """Settled when rows and OCSP agree: from ``quarantine`` on no certificate of the device is good."""
+        wanted = level.rank >= Level.QUARANTINE.rank
+        rows, seen = _live(rt, target), {}
+        for row in rows:
+            seen[row.serial_number] = {"state": row.state, "ocsp": _ocsp_status(rt, row.serial_number)}
+        held = _held_here(rt, target)
+        if wanted:
+            settled = all(s["state"] != State.VALID and s["ocsp"] == "revoked" for s in seen.values())
+        else:
+            agree = all((s["state"] == State.VALID) == (s["ocsp"] == "good") for s in seen.values())
+            settled = agree and not held
+        return Evidence(settled=settled, detail={"certificates": seen, "held": held}, observed_at=clock.now())
+
+    def release(self, rt: Runtime, target: Target, *, intent: str) -> Evidence:
+        """Lift the holds of containment; a person's suspension and a revocation stay."""
+        with rt.db.write() as connection:
+            revocation.release(
+                rt, connection, ACTOR, device_id=target.device_id, reason=f"containment ended, intent {intent}",
+                holder=Holder.CONTAINMENT,
+            )  # fmt: skip
+        return self.verify(rt, target, Level.OBSERVE)
+
+    def observe(self, rt: Runtime) -> dict[str, Level]:
+        """The devices with at least one certificate that this point holds."""
+        query = sa.select(certificates.c.device_id).distinct().join(holds, holds.c.certificate_id == certificates.c.id)
+        with rt.db.read() as connection:
+            found = connection.execute(query.where(holds.c.holder == Holder.CONTAINMENT)).scalars()
+            return {device_id: Level.QUARANTINE for device_id in found if device_id}
+
+
+def _live(rt: Runtime, target: Target) -> list[Any]:
+    c = certificates.c
+    query = sa.select(c.serial_number, c.state).where(c.device_id == target.device_id, c.not_after > clock.now())
+    with rt.db.read() as connection:
+        return list(connection.execute(query.order_by(c.id)))
+
+
+def _held_here(rt: Runtime, target: Target) -> list[str]:
+    query = (
+        sa.select(certificates.c.serial_number)
+        .join(holds, holds.c.certificate_id == certificates.c.id)
+        .where(certificates.c.device_id == target.device_id, holds.c.holder == Holder.CONTAINMENT)
+    )
+    with rt.db.read() as connection:
+        return sorted(connection.execute(query).scalars())
+
+
+def _ocsp_status(rt: Runtime, serial_number: str) -> str:
+    """What the responder says: good, revoked, unknown; or why it says nothing."""
+    try:
+        name, key = issuer_hashes(hierarchy(rt.db).issuing, "sha256")
+    except LachanError as error:
+        return error.code
+    number = int(serial_number, 16)
+    content = number.to_bytes(number.bit_length() // 8 + 1, "big")
+    found = ocsp.reply(rt, ocsp.Question((ocsp.CertId("sha256", name, key, content),), b""))
+    if found.status is not ocsp.Status.SUCCESSFUL:
+        return found.status.name.lower()
+    return x509_ocsp.load_der_ocsp_response(found.content).certificate_status.name.lower()

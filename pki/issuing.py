@@ -1,0 +1,100 @@
+"""From a signer's answer to a certificate row: the part that enrolment, the doors and the services share."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from lachan import clock, outbox
+from lachan.events import CertificateIssued
+from lachan.identity import Principal, system
+from lachan.ids import new_id
+from lachan.runtime import Runtime
+from pki.models import authorities, certificates
+from pki.states import State
+
+RENEW_BEFORE = 3  # a service's certificate is renewed in the last third of its life
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate row that was just written (or found again)."""
+
+    id: str
+    certificate: x509.Certificate
+
+
+def record(
+    connection: sa.Connection, answer: dict[str, Any], *, profile: str, device_id: str | None, actor: Principal
+) -> Issued:
+    """Write the row of a certificate that the signer made, and `CertificateIssued`, in the caller's transaction.
+
+    Args:
+        connection: an open `Database.write`.
+        answer: of the signer's ``issue``.
+        profile: the profile's name.
+        device_id: whose it is; None for a door or a service.
+        actor: who asked for it.
+    """
+    content = answer["certificate"]
+    certificate = x509.load_der_x509_certificate(content)
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    now, certificate_id = clock.now(), new_id()
+    fingerprint, serial = hashlib.sha256(content).hexdigest(), f"{certificate.serial_number:x}"
+    connection.execute(
+        certificates.insert().values(
+            id=certificate_id,
+            serial_number=serial,
+            device_id=device_id,
+            profile=profile,
+            subject=certificate.subject.rfc4514_string()[:300],
+            fingerprint=fingerprint,
+            spki_sha256=hashlib.sha256(spki).hexdigest(),
+            certificate=content,
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            state=State.VALID,
+            state_since=now,
+            issued_at=now,
+        )
+    )
+    event = CertificateIssued(
+        device_id=device_id,
+        serial_number=serial,
+        fingerprint=fingerprint,
+        profile=profile,
+        not_after=clock.iso(certificate.not_valid_after_utc),
+    )
+    outbox.append(connection, event, actor=actor)
+    return Issued(certificate_id, certificate)
+
+
+def record_service(connection: sa.Connection, name: str, certificate: x509.Certificate) -> None:
+    """Make a service's certificate the present one, in the caller's transaction."""
+    where = authorities.c.name == name
+    values = {"certificate": certificate.public_bytes(Encoding.DER), "created_at": clock.now()}
+    if connection.execute(authorities.update().where(where).values(**values)).rowcount == 0:
+        connection.execute(authorities.insert().values(name=name, **values))
+
+
+def renew_services(rt: Runtime) -> None:
+    """Renew the certificates of OCSP responder and firmware signer in the last third of their life."""
+    from pki.authorities import service_certificate
+    from pki.profiles import Names, load
+
+    for profile in load().values():
+        if profile.names is not Names.SERVICE:
+            continue
+        present = service_certificate(rt.db, profile.name)
+        life = present.not_valid_after_utc - present.not_valid_before_utc
+        if present.not_valid_after_utc - clock.now() > life / RENEW_BEFORE:
+            continue
+        answer = rt.signer.request("issue", profile=profile.name)
+        with rt.db.write() as connection:
+            issued = record(connection, answer, profile=profile.name, device_id=None, actor=system("pki"))
+            record_service(connection, profile.name, issued.certificate)

@@ -1,0 +1,61 @@
+"""The verbs of the PKI on one page, for those who call it: routes, command line, doors.
+
+* `issue_secret`: a one-time enrolment secret for a device.
+* `enrol`, `reenrol`: certificates for devices. `issue_server_certificate`: for the doors.
+* `suspend`, `release`, `revoke`: the state of certificates. `latest`, `publish`: CRLs. `answer`: OCSP.
+* `hierarchy`: root and issuing authority. `certificates_of`: what a device has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from lachan import devices
+from lachan.identity import Permission, Principal, require
+from lachan.runtime import Runtime
+from pki.authorities import hierarchy, pem, service_certificate
+from pki.crl import latest, publish
+from pki.enrolment import Enrolled, enrol, reenrol
+from pki.models import certificates
+from pki.ocsp import answer
+from pki.revocation import release, revoke, suspend
+from pki.secrets import NewSecret, issue_secret
+from pki.servers import issue_server_certificate
+
+__all__ = [
+    "CertificateRow", "Enrolled", "NewSecret", "answer", "certificates_of", "enrol", "hierarchy", "issue_secret",
+    "issue_server_certificate", "latest", "pem", "publish", "reenrol", "release", "revoke", "service_certificate", "suspend",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CertificateRow:
+    """One certificate of a device as people read it."""
+
+    serial_number: str
+    fingerprint: str
+    profile: str
+    subject: str
+    state: str
+    reason: str
+    not_before: datetime
+    not_after: datetime
+    issued_at: datetime
+
+
+def certificates_of(rt: Runtime, principal: Principal, device_id: str) -> list[CertificateRow]:
+    """A device's certificates, newest first.
+
+    Raises:
+        Forbidden: the principal lacks ``pki:read``.
+        NotFound: no such device, or another vendor's.
+    """
+    require(principal, Permission.PKI_READ)
+    columns = [certificates.c[name] for name in CertificateRow.__dataclass_fields__]
+    with rt.db.read() as connection:
+        devices.get(connection, device_id, principal=principal)
+        query = sa.select(*columns).where(certificates.c.device_id == device_id).order_by(certificates.c.id.desc())
+        return [CertificateRow(**row) for row in connection.execute(query).mappings()]
