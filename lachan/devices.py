@@ -232,6 +232,11 @@ def retire(connection: sa.Connection, device_id: str, reason: str, *, actor: Pri
     device = get(connection, device_id, principal=actor)
     require(actor, Permission.DEVICES_WRITE, vendor=device.vendor)
     connection.execute(devices.update().where(devices.c.id == device_id).values(state=State.RETIRED))
+    signal = trust.Signal(
+        device_id=device_id, source="registry", answer=trust.Answer.DENY, reason="retired", detail=reason,
+        ref=device_id, since=clock.now(),
+    )  # fmt: skip
+    trust.set_signal(connection, signal)
     outbox.append(connection, DeviceRetired(device_id=device_id, reason=reason), actor=actor)
     trust.touch(connection)  # the device door looks at the registry again
 
