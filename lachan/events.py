@@ -373,6 +373,15 @@ class PlaybookModeChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlaybookSignerChanged(Event):
+    """Playbook signer trusted or revoked."""
+
+    signer: str
+    name: str
+    change: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
     """Run started."""
 
@@ -395,10 +404,11 @@ class ApprovalNeeded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunApproved(Event):
-    """Run approved."""
+    """Run, or what it waits for, approved by one person."""
 
     run_id: str
     person: str
+    containment_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,6 +417,16 @@ class RunRejected(Event):
 
     run_id: str
     person: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResolved(Event):
+    """A person said what became of a step whose outcome was unknown."""
+
+    run_id: str
+    step: str
+    person: str
+    happened: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,6 +463,15 @@ class DeviceContained(Event):
     level: str
     reason: str
     run_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainmentRejected(Event):
+    """What a containment waited for was rejected by a person."""
+
+    containment_id: str
+    person: str
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,6 +543,7 @@ class EngagementApproved(Event):
 
     engagement_id: str
     approver: str
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)

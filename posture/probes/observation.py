@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, TypedDict
@@ -60,6 +61,7 @@ class Observation:
         address: the address that was connected, empty when none was.
         at: RFC 3339 moment.
         excerpt: redacted piece of what came back, at most `EXCERPT` characters.
+        ports: the open ports, for the sweep; empty otherwise.
     """
 
     probe: str
@@ -70,10 +72,16 @@ class Observation:
     address: str
     at: str
     excerpt: str = ""
+    ports: tuple[int, ...] = ()
 
     def body(self) -> dict[str, Any]:
         """JSON-able fields."""
-        return {**asdict(self), "outcome": str(self.outcome)}
+        return {**asdict(self), "outcome": str(self.outcome), "ports": list(self.ports)}
+
+    @classmethod
+    def load(cls, body: Mapping[str, Any]) -> Observation:
+        """The observation of a stored body."""
+        return cls(**{**body, "outcome": Outcome(body["outcome"]), "ports": tuple(body["ports"])})
 
     @property
     def digest(self) -> str:

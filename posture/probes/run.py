@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lachan.errors import LachanError
 from lachan.sockets import ConnectFailed, SocketRefused
@@ -142,6 +142,7 @@ def _complete(target: Target, found: list[Observation], ports: list[Port]) -> li
     if answered:
         text = f"open among {len(ports)} ports: {', '.join(map(str, opened)) or 'none'}"
         sweep = observe("net.port_sweep_vs_ixit", Outcome.SILENT, "ports_seen", text, address=target.host)
+        sweep = replace(sweep, ports=tuple(opened))
         found = [*(o for o in found if o.probe != sweep.probe), sweep] if len(answered) == len(ports) else [*found, sweep]
     refused = next((o for o in found if o.outcome is Outcome.NOT_AUTHORISED), None)
     said = {o.probe for o in found}
