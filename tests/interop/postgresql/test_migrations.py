@@ -1,0 +1,3 @@
+"""The same history on PostgreSQL."""
+
+from tests.lachan.test_migrations import *  # noqa: F403
