@@ -1,0 +1,125 @@
+"""Signing and verifying playbooks: JSON Signature Scheme of CACAO 2.0 (section 10.16), ES256 over RFC 8785 JSON.
+
+What is signed is the whole playbook with this one signature in ``signatures``, without its ``value``. A signature is
+checked with the public key of the operator's trust list that has the same thumbprint; the key inside the file only names
+it. Limits: one signature per file; ES256 alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import rfc8785
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
+from lachan import clock
+from soar_playbooks.errors import PlaybookInvalid, PlaybookUnsigned, SignatureInvalid
+
+_FIELDS = {"hash_algorithm": "sha-256", "algorithm": "ES256"}
+
+
+def digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the canonical JSON of a whole document, signature included."""
+    return hashlib.sha256(rfc8785.dumps(dict(document))).hexdigest()
+
+
+def thumbprint(key: ec.EllipticCurvePublicKey) -> str:
+    """SHA-256 (hex) of the SubjectPublicKeyInfo: how a signer is named."""
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def public_pem(key: ec.EllipticCurvePublicKey) -> str:
+    """PEM of a public key."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(serialization.Encoding.PEM, form).decode("ascii")
+
+
+def load_public(pem: str) -> ec.EllipticCurvePublicKey:
+    """The P-256 public key of a PEM text.
+
+    Raises:
+        PlaybookInvalid: no PEM, or another kind of key.
+    """
+    try:
+        key = serialization.load_pem_public_key(pem.encode("ascii"))
+    except ValueError as error:
+        raise PlaybookInvalid(f"not a public key in PEM: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise PlaybookInvalid("a signer's key is ECC P-256.")
+    return key
+
+
+def sign(document: Mapping[str, Any], key: ec.EllipticCurvePrivateKey, *, signee: str) -> dict[str, Any]:
+    """A copy of the playbook with one signature of ``key``; an earlier one is replaced.
+
+    Args:
+        document: the playbook.
+        key: the operator's private key; it never comes near the server.
+        signee: who signs, for people to read.
+    """
+    signed = copy.deepcopy(dict(document))
+    moment = clock.iso(clock.now())
+    signature = {
+        "type": "jss",
+        "id": f"jss--{uuid4()}",
+        "created_by": signed.get("created_by", ""),
+        "created": moment,
+        "modified": moment,
+        "signee": signee,
+        "related_to": signed.get("id", ""),
+        "related_version": signed.get("modified", ""),
+        **_FIELDS,
+        "public_key": public_pem(key.public_key()),
+        "thumbprint": thumbprint(key.public_key()),
+    }
+    signed["signatures"] = [signature]
+    r, s = decode_dss_signature(key.sign(rfc8785.dumps(signed), ec.ECDSA(hashes.SHA256())))
+    raw = r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    signature["value"] = base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+    return signed
+
+
+def signature_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The one signature of a playbook.
+
+    Raises:
+        PlaybookUnsigned: it has none, or more than one.
+    """
+    signatures = document.get("signatures") or []
+    if len(signatures) != 1 or not isinstance(signatures[0], dict) or "value" not in signatures[0]:
+        raise PlaybookUnsigned("the playbook carries no signature, or not exactly one.")
+    found: dict[str, Any] = signatures[0]
+    return found
+
+
+def verify(document: Mapping[str, Any], key: ec.EllipticCurvePublicKey) -> None:
+    """Check the signature with a key that the caller trusts.
+
+    Raises:
+        PlaybookUnsigned: there is no signature.
+        SignatureInvalid: the bytes differ from what was signed, or the signature speaks of another playbook or algorithm.
+    """
+    signature = signature_of(document)
+    about = (signature.get("related_to"), signature.get("related_version"))
+    if about != (document.get("id"), document.get("modified")):
+        raise SignatureInvalid("the signature is about another playbook or version.")
+    if any(signature.get(name) != value for name, value in _FIELDS.items()):
+        raise SignatureInvalid("the signature's algorithm is not ES256 over SHA-256.")
+    bare = {**document, "signatures": [{name: value for name, value in signature.items() if name != "value"}]}
+    try:
+        raw = base64.urlsafe_b64decode(str(signature["value"]) + "==")
+        if len(raw) != 64:
+            raise SignatureInvalid("the signature has a wrong length.")
+        der = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
+        key.verify(der, rfc8785.dumps(bare), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError, rfc8785.CanonicalizationError) as error:
+        raise SignatureInvalid("the signature does not fit the playbook's bytes.") from error

@@ -1,0 +1,294 @@
+"""The one place where a containment row is written: request, decide, release, expire.
+
+Each function works in the caller's transaction. What takes effect reaches ``lachan.trust`` there and then, with the fact
+``DeviceContained``; the reconciler's rows are made due beside it. Locks are taken in one order: the device, the budgets,
+the containment. Limits: one open containment per device; a second request raises its level or lengthens it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from lachan import clock, devices, jobs, outbox, trust
+from lachan.database import after_commit, for_update
+from lachan.devices import Device
+from lachan.enforcement import Level
+from lachan.events import ApprovalNeeded, ContainmentEnded, ContainmentWaiting, DeviceContained, HumanPaged
+from lachan.identity import Principal, PrincipalKind
+from lachan.ids import new_id
+from soar_playbooks.containment import budgets, guards, reconciler
+from soar_playbooks.containment.guards import Asked, Facts, Guard, Verdict
+from soar_playbooks.errors import ReleaseNotPossible, UnknownContainment
+from soar_playbooks.models import containments
+
+if TYPE_CHECKING:
+    from lachan.runtime import Runtime
+
+SOURCE = "containment"
+ANSWERS = {
+    Level.DEGRADE: trust.Answer.LIMITED,
+    Level.QUARANTINE: trust.Answer.QUARANTINE,
+    Level.ISOLATE: trust.Answer.QUARANTINE,
+    Level.EVICT: trust.Answer.DENY,
+}
+
+
+class State(StrEnum):
+    """A containment's life. An active one may still wait for a human to approve a harder level (``guard``)."""
+
+    WAITING = "waiting"
+    ACTIVE = "active"
+    ENDED = "ended"
+    REJECTED = "rejected"
+
+
+OPEN = (State.WAITING, State.ACTIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Somebody wants a device contained.
+
+    Attributes:
+        device_id: which.
+        level: how hard.
+        reason: one sentence, for people.
+        principal: who asks; the executor's system principal for a run.
+        run_id: the run, if a run asks.
+        facts: of the alert behind the run; None for a human's own proposal.
+        approvals: persons who have approved the run.
+        until: how long it may last; None means until released.
+    """
+
+    device_id: str
+    level: Level
+    reason: str
+    principal: Principal
+    run_id: str = ""
+    facts: Facts | None = None
+    approvals: int = 0
+    until: timedelta | None = None
+
+
+def request(rt: Runtime, connection: sa.Connection, asked: Request) -> dict[str, Any]:
+    """Contain a device, as far as the guards let it; returns the containment's row.
+
+    Raises:
+        NotFound: there is no such device, or it is another vendor's.
+        TargetProtected, NotBound, EvidenceTooThin, HumanOnly: as `soar_playbooks.containment.guards.judge`.
+    """
+    device = _locked(connection, asked.device_id, asked.principal)
+    row = _open(connection, device.id)
+    if row is not None and row["state"] == State.ACTIVE and Level(row["level"]).rank >= asked.level.rank:
+        return _lengthen(connection, row, asked)
+    if row is not None and row["guard"] and Level(row["wanted"]).rank >= asked.level.rank and not asked.approvals:
+        again = guards.judge(connection, rt.settings, device, _as_guards_see(asked, row))
+        if again.guard or again.level is None:
+            return row
+        return _apply(rt, connection, device, row, asked, again)
+    verdict = guards.judge(connection, rt.settings, device, _as_guards_see(asked, row))
+    if row is None:
+        row = _insert(connection, device, asked)
+    return _apply(rt, connection, device, row, asked, verdict)
+
+
+def activate(rt: Runtime, connection: sa.Connection, row: dict[str, Any], level: Level, *, actor: Principal) -> None:
+    """Let a level take effect now: row, trust signal, fact and the reconciler's work, in one transaction."""
+    now = clock.now()
+    values = {"state": State.ACTIVE, "level": level, "since": row["since"] or now}
+    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
+    row |= values
+    _signal(connection, row)
+    event = DeviceContained(
+        device_id=row["device_id"], containment_id=row["id"], level=level, reason=row["reason"], run_id=row["run_id"]
+    )
+    outbox.append(connection, event, actor=actor)
+    reconciler.want(rt, connection, device_id=row["device_id"], containment_id=row["id"], level=level)
+    after_commit(connection, rt.wake)
+
+
+def end(rt: Runtime, connection: sa.Connection, row: dict[str, Any], *, actor: Principal, reason: str) -> None:
+    """End an open containment: the signal goes, the budgets come back, the points are driven back.
+
+    Raises:
+        ReleaseNotPossible: it is not open.
+    """
+    if row["state"] not in OPEN:
+        raise ReleaseNotPossible(f"Containment {row['id']} is {row['state']}.")
+    budgets.give_back(connection, row["counted"])
+    values = {
+        "state": State.ENDED,
+        "ended_at": clock.now(),
+        "ended_by": actor.label,
+        "guard": Guard.NONE,
+        "counted": [],
+    }
+    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
+    trust.clear_signal(connection, device_id=row["device_id"], source=SOURCE, ref=row["id"])
+    event = ContainmentEnded(device_id=row["device_id"], containment_id=row["id"], by=actor.label, reason=reason)
+    outbox.append(connection, event, actor=actor)
+    reconciler.want(rt, connection, device_id=row["device_id"], containment_id=row["id"], level=None)
+    row |= values
+    after_commit(connection, rt.wake)
+
+
+def locked(connection: sa.Connection, containment_id: str, principal: Principal) -> dict[str, Any]:
+    """A containment, with its device and itself locked for a decision.
+
+    Raises:
+        UnknownContainment: there is none, or it is another vendor's.
+    """
+    row = find(connection, containment_id, principal)
+    _locked(connection, row["device_id"], principal)
+    query = for_update(sa.select(containments).where(containments.c.id == containment_id), connection)
+    return dict(connection.execute(query).mappings().one())
+
+
+def find(connection: sa.Connection, containment_id: str, principal: Principal | None = None) -> dict[str, Any]:
+    """A containment by its id, if the principal may see it.
+
+    Raises:
+        UnknownContainment: there is none, or it is another vendor's.
+    """
+    row = connection.execute(sa.select(containments).where(containments.c.id == containment_id)).mappings().first()
+    hidden = row is not None and principal is not None and principal.vendor not in {None, row["vendor"]}
+    if row is None or hidden:
+        raise UnknownContainment(f"No containment {containment_id}.")
+    return dict(row)
+
+
+def expire(rt: Runtime, job: jobs.Job) -> None:
+    """A containment's time is over: end it (job ``soar.expire``)."""
+    from soar_playbooks.journal import ACTOR
+
+    with rt.db.write() as connection:
+        row = locked(connection, job.payload["containment_id"], ACTOR)
+        if row["state"] not in OPEN or row["until"] is None:
+            return
+        if row["until"] > clock.now():
+            raise jobs.Again(row["until"])
+        end(rt, connection, row, actor=ACTOR, reason="its time is over")
+        resume_runs(connection, row["id"])
+
+
+def resume_runs(connection: sa.Connection, containment_id: str) -> None:
+    """Make the runs due that waited for a decision on this containment."""
+    from soar_playbooks.journal import RunState
+    from soar_playbooks.models import runs
+
+    waiting = sa.and_(runs.c.waiting_for == containment_id, runs.c.state == RunState.WAITING)
+    for run_id in list(connection.execute(sa.select(runs.c.id).where(waiting)).scalars()):
+        connection.execute(runs.update().where(runs.c.id == run_id).values(state=RunState.READY, guard="", needed=0))
+        jobs.enqueue(connection, "soar.run", {"run_id": run_id})
+
+
+def _as_guards_see(asked: Request, row: dict[str, Any] | None) -> Asked:
+    counted = tuple(row["counted"]) if row is not None else ()
+    return Asked(level=asked.level, facts=asked.facts, approvals=asked.approvals, counted=counted)
+
+
+def _locked(connection: sa.Connection, device_id: str, principal: Principal) -> Device:
+    lock = for_update(sa.select(devices.devices.c.id).where(devices.devices.c.id == device_id), connection)
+    connection.execute(lock)
+    return devices.get(connection, device_id, principal=principal)
+
+
+def _open(connection: sa.Connection, device_id: str) -> dict[str, Any] | None:
+    where = sa.and_(containments.c.device_id == device_id, containments.c.state.in_(OPEN))
+    row = connection.execute(for_update(sa.select(containments).where(where), connection)).mappings().first()
+    return dict(row) if row is not None else None
+
+
+def _insert(connection: sa.Connection, device: Device, asked: Request) -> dict[str, Any]:
+    person = asked.principal.id if asked.principal.kind is not PrincipalKind.SYSTEM else ""
+    row: dict[str, Any] = {
+        "id": new_id(), "device_id": device.id, "vendor": device.vendor, "site": device.site, "state": State.WAITING,
+        "level": Level.OBSERVE, "wanted": asked.level, "guard": Guard.NONE, "guard_reason": "", "needed": 0, "round": 1,
+        "reason": asked.reason, "run_id": asked.run_id, "alert_id": asked.facts.alert_id if asked.facts else "",
+        "requested_by": asked.principal.label, "requester_id": person, "until": None, "counted": [],
+        "created_at": clock.now(), "since": None,
+    }  # fmt: skip
+    connection.execute(containments.insert().values(**row))
+    return row | {"ended_at": None, "ended_by": ""}
+
+
+def _apply(
+    rt: Runtime, connection: sa.Connection, device: Device, row: dict[str, Any], asked: Request, verdict: Verdict
+) -> dict[str, Any]:
+    """Write a verdict into the row, and say so."""
+    first = not row["guard"] and row["since"] is None
+    values = {
+        "wanted": max(Level(row["wanted"]), asked.level, key=lambda level: level.rank),
+        "guard": verdict.guard, "guard_reason": verdict.reason, "needed": verdict.needed,
+        "round": row["round"] if first else row["round"] + 1,
+        "counted": sorted({*row["counted"], *verdict.counted}), "until": _until(row, asked, first=first),
+    }  # fmt: skip
+    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
+    row |= values
+    if verdict.level is not None and (row["since"] is None or verdict.level.rank > Level(row["level"]).rank):
+        activate(rt, connection, row, verdict.level, actor=asked.principal)
+    if row["until"] is not None:
+        jobs.enqueue(
+            connection, "soar.expire", {"containment_id": row["id"]}, due_at=row["until"], key=f"expire:{row['id']}"
+        )
+    if verdict.page:
+        page = HumanPaged(device_id=device.id, reason=verdict.reason, run_id=row["run_id"], alert_id=row["alert_id"])
+        outbox.append(connection, page, actor=asked.principal)
+    if verdict.guard:
+        _tell_waiting(connection, row, asked)
+    return row
+
+
+def _tell_waiting(connection: sa.Connection, row: dict[str, Any], asked: Request) -> None:
+    same = {"device_id": row["device_id"], "run_id": asked.run_id, "containment_id": row["id"]}
+    waiting = ContainmentWaiting(guard=row["guard"], reason=row["guard_reason"], **same)
+    outbox.append(connection, waiting, actor=asked.principal)
+    needed = ApprovalNeeded(needed=row["needed"], reason=row["guard_reason"], **same)
+    outbox.append(connection, needed, actor=asked.principal)
+
+
+def _until(row: dict[str, Any], asked: Request, *, first: bool) -> datetime | None:
+    """The later end of the two; no end is the latest."""
+    wanted = clock.now() + asked.until if asked.until is not None else None
+    if first or wanted is None:
+        return wanted
+    before: datetime | None = row["until"]
+    return None if before is None else max(before, wanted)
+
+
+def _lengthen(connection: sa.Connection, row: dict[str, Any], asked: Request) -> dict[str, Any]:
+    until = _until(row, asked, first=False)
+    if until != row["until"]:
+        connection.execute(containments.update().where(containments.c.id == row["id"]).values(until=until))
+        row["until"] = until
+        _signal(connection, row)
+    return row
+
+
+def _signal(connection: sa.Connection, row: dict[str, Any]) -> None:
+    answer = ANSWERS.get(Level(row["level"]))
+    if answer is None:
+        return
+    signal = trust.Signal(
+        device_id=row["device_id"], source=SOURCE, answer=answer, reason=f"contained-{row['level']}", ref=row["id"],
+        since=row["since"], detail=row["reason"], until=row["until"],
+    )  # fmt: skip
+    trust.set_signal(connection, signal)
+
+
+def open_of(connection: sa.Connection, device_id: str) -> str:
+    """The id of a device's open containment.
+
+    Raises:
+        UnknownContainment: it has none.
+    """
+    where = sa.and_(containments.c.device_id == device_id, containments.c.state.in_(OPEN))
+    found: str | None = connection.execute(sa.select(containments.c.id).where(where)).scalar()
+    if found is None:
+        raise UnknownContainment(f"Device {device_id} is not contained.")
+    return found

@@ -1,0 +1,92 @@
+"""``http-api`` steps: one request to a target on the operator's allow-list, through ``lachan.fetch``.
+
+The URL and the method are constants of the signed playbook; variables enter only as whole JSON values of the body. Every
+request carries an ``Idempotency-Key`` made of run and step, the same in every attempt. Redirects are not followed. Limits:
+JSON bodies, 64 KiB answers, no credentials (the peer knows us by network or TLS terminator).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from lachan.errors import Invalid
+from lachan.fetch import http_request
+from lachan.sockets import ConnectFailed, SocketRefused, operator_scope
+from soar_playbooks.cacao.model import HttpCommand, Step
+from soar_playbooks.cacao.variables import substitute
+from soar_playbooks.errors import OutcomeUnknown, StepFailed
+from soar_playbooks.journal import Run
+
+if TYPE_CHECKING:
+    from lachan.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Request:
+    """What will be sent; ``key`` is the idempotency key."""
+
+    method: str
+    url: str
+    body: bytes
+    key: str
+
+    def shown(self) -> dict[str, Any]:
+        """For the journal."""
+        return {"http": f"{self.method} {self.url}", "body": self.body.decode("utf-8"), "key": self.key}
+
+
+def prepare(run: Run, step: Step, command: HttpCommand) -> Request:
+    """The request of a step with the run's variables in it."""
+    content = substitute(command.content, run.variables)
+    body = b"" if content is None else json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
+    return Request(command.method, command.url, body, f"{run.id}.{step.id}")
+
+
+def send(rt: Runtime, request: Request, *, timeout: float) -> dict[str, Any]:
+    """Send it once.
+
+    Args:
+        rt: for the allow-list.
+        request: what to send.
+        timeout: seconds for everything.
+
+    Returns:
+        ``status`` and, if the answer is a JSON object, its fields.
+
+    Raises:
+        StepFailed: it surely had no effect, or the peer refused it (status 3xx or 4xx).
+        OutcomeUnknown: it may have had an effect (no answer, or status 5xx).
+    """
+    scope = operator_scope(rt.settings.outgoing_allow)
+    headers = {"Content-Type": "application/json", "Idempotency-Key": request.key}
+    try:
+        answer = http_request(
+            scope, request.method, request.url, timeout=timeout, method="http", headers=headers, body=request.body
+        )
+    except (SocketRefused, Invalid) as error:
+        raise StepFailed(f"{request.method} {request.url}: {error.detail}") from error
+    except ConnectFailed as error:
+        if error.reason == "refused":
+            raise StepFailed(f"{request.method} {request.url}: {error.detail}") from error
+        raise OutcomeUnknown(f"{request.method} {request.url}: {error.detail}") from error
+    if answer.status >= 500:
+        raise OutcomeUnknown(f"{request.method} {request.url}: status {answer.status}")
+    if not 200 <= answer.status < 300:
+        raise StepFailed(f"{request.method} {request.url}: status {answer.status}")
+    return {**_fields(answer.body), "status": answer.status}
+
+
+def pause(attempt: int) -> timedelta:
+    """How long to wait before the next attempt."""
+    return timedelta(seconds=min(2.0**attempt, 60.0))
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,1 @@
+"""Enforcement points outside lachan that this room drives."""

@@ -1,0 +1,124 @@
+"""The signed webhook: alerts, needed approvals and pages are posted to the operator's one URL.
+
+Standard Webhooks (standardwebhooks.com, v1): ``webhook-id`` is the ledger event's id and stays the same over all tries,
+``webhook-timestamp`` is the try's, ``webhook-signature`` is HMAC-SHA-256 over both and the body. A delivery is a row and a
+job with growing pauses. The URL must be on the operator's allow-list; redirects are not followed. Limits: one URL, one
+secret (``<data>/soar/webhook.secret``); a receiver must drop ids that it has seen.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from standardwebhooks import Webhook
+
+from lachan import clock, jobs
+from lachan.database import insert_ignore
+from lachan.errors import LachanError
+from lachan.fetch import http_request
+from lachan.outbox import StoredEvent
+from lachan.sockets import operator_scope
+from soar_playbooks import faults
+from soar_playbooks.models import webhook_deliveries
+
+if TYPE_CHECKING:
+    from lachan.runtime import Runtime
+
+TIMEOUT = 5.0  # seconds for one try
+TRIES = 12  # with doubling pauses: about 17 hours
+LONGEST = timedelta(hours=8)
+
+
+def on_fact(rt: Runtime, stored: StoredEvent) -> None:
+    """Queue the delivery of a fact (handler of AlertRaised, ApprovalNeeded and HumanPaged); nothing without a URL."""
+    if not rt.settings.webhook_url or stored.event is None:
+        return
+    body = {
+        "type": _dotted(stored.name), "timestamp": clock.iso(stored.recorded_at), "id": stored.id,
+        "data": stored.event.body(),
+    }  # fmt: skip
+    now = clock.now()
+    values = {
+        "id": stored.id, "kind": body["type"], "body": json.dumps(body, ensure_ascii=False), "state": "pending",
+        "created_at": now, "updated_at": now,
+    }  # fmt: skip
+    with rt.db.write() as connection:
+        if insert_ignore(connection, webhook_deliveries, values, index=("id",)):
+            jobs.enqueue(connection, "soar.webhook", {"id": stored.id})
+
+
+def deliver(rt: Runtime, job: jobs.Job) -> None:
+    """Try one delivery (job ``soar.webhook``); tries again until it is taken or given up.
+
+    Raises:
+        lachan.jobs.Again: it was not taken.
+    """
+    with rt.db.read() as connection:
+        query = sa.select(webhook_deliveries).where(webhook_deliveries.c.id == job.payload["id"])
+        row = connection.execute(query).mappings().one()
+    if row["state"] != "pending":
+        return
+    status, error = _post(rt, row["id"], row["body"])
+    faults.done(faults.Effect.WEBHOOK)
+    attempts = row["attempts"] + 1
+    taken = status is not None and 200 <= status < 300
+    state = "delivered" if taken else "failed" if attempts >= TRIES else "pending"
+    with faults.write(rt, faults.Record.DELIVERY) as connection:
+        values = {"state": state, "attempts": attempts, "last_status": status, "last_error": error[:2000]}
+        where = webhook_deliveries.c.id == row["id"]
+        connection.execute(webhook_deliveries.update().where(where).values(**values, updated_at=clock.now()))
+    if state == "pending":
+        raise jobs.Again(clock.now() + min(timedelta(seconds=2.0**attempts), LONGEST))
+
+
+def secret(data: Path) -> str:
+    """The webhook's secret (``whsec_…``), made at first use, mode 0600."""
+    path = data / "soar" / "webhook.secret"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if not path.exists():
+        text = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
+        draft = path.with_name(f"webhook.{os.getpid()}.draft")
+        draft.touch(mode=0o600)
+        draft.write_text(text)
+        try:
+            os.link(draft, path)  # whoever comes second takes the first one's
+        except FileExistsError:
+            pass
+        draft.unlink()
+    return path.read_text().strip()
+
+
+def _post(rt: Runtime, webhook_id: str, body: str) -> tuple[int | None, str]:
+    moment = clock.now()
+    signature = Webhook(secret(rt.settings.data)).sign(msg_id=webhook_id, timestamp=moment, data=body)
+    headers = {
+        "Content-Type": "application/json", "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(moment.timestamp())), "webhook-signature": signature,
+    }  # fmt: skip
+    try:
+        scope = operator_scope(rt.settings.outgoing_allow)
+        answer = http_request(
+            scope, "POST", rt.settings.webhook_url, timeout=TIMEOUT, method="webhook", headers=headers,
+            body=body.encode(),
+        )  # fmt: skip
+    except LachanError as error:
+        return None, f"{error.code}: {error.detail}"
+    return answer.status, "" if 200 <= answer.status < 300 else f"status {answer.status}"
+
+
+def _dotted(name: str) -> str:
+    """``AlertRaised`` → ``alert.raised``: the form that Standard Webhooks wants for ``type``."""
+    return "".join(f".{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip(".")
+
+
+def listing(connection: sa.Connection, *, limit: int = 100) -> list[dict[str, Any]]:
+    """The latest deliveries."""
+    query = sa.select(webhook_deliveries).order_by(webhook_deliveries.c.id.desc()).limit(limit)
+    return [dict(row) for row in connection.execute(query).mappings()]
