@@ -10,7 +10,11 @@ on old Pythons, so that those get a sentence too instead of a syntax error.
 
 from __future__ import annotations
 
+import os
 import sys
+
+if not __package__:  # started as a file or a folder (`python3 lachan`): stand where `-m lachan` would
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def main() -> int:

@@ -46,10 +46,7 @@ def prepare(wanted: str, mutex: int) -> None:
     Raises:
         CannotStart: pip or venv is missing, there is no network, a hash does not match, or the disk refuses.
     """
-    if find_spec("pip") is None:
-        raise CannotStart(
-            "pip is missing for this Python; install it (Debian: `apt install python3-pip`) and try again."
-        )
+    python = _python_with_pip()
     have = bootstrap.stamp()
     again = have.get("python") == bootstrap.interpreter()
     lock = TEST if again and TEST in have else wanted
@@ -63,19 +60,35 @@ def prepare(wanted: str, mutex: int) -> None:
     try:
         STAMP.unlink(missing_ok=True)
         if not again:
-            _create()
-        _pip_install(lock, mutex)
-        _remove_strangers(lock)
+            _create(python)
+        _pip_install(python, lock, mutex)
+        _remove_strangers(python, lock)
         _finish(lock)
     except OSError as error:
         raise CannotStart(f"cannot make {VENV}: {error}.") from None
 
 
-def _create() -> None:
+def _python_with_pip() -> str:
+    """This Python, or the one under it when an active environment carries no pip (uv makes such).
+
+    Raises:
+        CannotStart: neither has pip.
+    """
+    below = getattr(sys, "_base_executable", None) or sys.executable
+    if find_spec("pip") is not None:
+        return sys.executable
+    if below != sys.executable:
+        tried = subprocess.run([below, "-c", "import pip"], capture_output=True, check=False)
+        if tried.returncode == 0:
+            return str(below)
+    raise CannotStart("pip is missing for this Python; install it (Debian: `apt install python3-pip`) and try again.")
+
+
+def _create(python: str) -> None:
     """Make an empty virtual environment; ``--without-pip`` because Debian ships no ensurepip."""
     shutil.rmtree(VENV, ignore_errors=True)
     made = subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(VENV)],
+        [python, "-m", "venv", "--without-pip", "--symlinks", str(VENV)],
         capture_output=True,
         text=True,
         check=False,
@@ -85,17 +98,17 @@ def _create() -> None:
         raise CannotStart(f"`python3 -m venv` failed ({last[0]}); on Debian, `apt install python3-venv` may help.")
 
 
-def _pip() -> list[str]:
+def _pip(python: str) -> list[str]:
     """The system's pip, aimed at our environment, with no questions and no version nagging."""
-    return [sys.executable, "-m", "pip", "--python", str(PYTHON), "--disable-pip-version-check", "--no-input"]
+    return [python, "-m", "pip", "--python", str(PYTHON), "--disable-pip-version-check", "--no-input"]
 
 
-def _pip_install(lock: str, mutex: int) -> None:
+def _pip_install(python: str, lock: str, mutex: int) -> None:
     """Run pip over the lock; its output goes to ``.venv.log``, a counter to the terminal.
 
     ``--no-deps``: the lock is complete, so pip need not resolve. ``--no-compile``: only what is imported gets compiled, then.
     """
-    command = [*_pip(), "install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"]
+    command = [*_pip(python), "install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"]
     command += ["--progress-bar", "off", "--retries", "2", "-r", str(ROOT / lock)]
     total = len(locked(ROOT / lock))
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PIP_ROOT_USER_ACTION": "ignore"}
@@ -233,7 +246,7 @@ def _installed() -> int:
     return sum(1 for _ in _site().glob("*.dist-info"))
 
 
-def _remove_strangers(lock: str) -> None:
+def _remove_strangers(python: str, lock: str) -> None:
     """Uninstall what an earlier lock had brought and this one does not name."""
     named = {
         normal(line.split("==")[0].split("[")[0]) for line in (ROOT / lock).read_text().splitlines() if "==" in line
@@ -241,7 +254,7 @@ def _remove_strangers(lock: str) -> None:
     have = {normal(info.name.split("-")[0]) for info in _site().glob("*.dist-info")}
     strangers = sorted(have - named)
     if strangers:
-        subprocess.run([*_pip(), "uninstall", "--yes", "-q", *strangers], capture_output=True, check=False)
+        subprocess.run([*_pip(python), "uninstall", "--yes", "-q", *strangers], capture_output=True, check=False)
 
 
 def _finish(lock: str) -> None:

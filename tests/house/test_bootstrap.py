@@ -20,6 +20,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,9 +82,15 @@ class Checkout:
         offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.wheels), "PIP_CONFIG_FILE": os.devnull}
         return {**kept, **offline, **extra}
 
-    def begin(self, *argv: str, flags: tuple[str, ...] = (), **extra: str) -> subprocess.Popen[str]:
+    def begin(
+        self,
+        *argv: str,
+        python: str = SYSTEM_PYTHON,
+        module: tuple[str, ...] = ("-m", "lachan"),
+        **extra: str,
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [SYSTEM_PYTHON, *flags, "-m", "lachan", *argv],
+            [python, *module, *argv],
             cwd=self.root,
             env=self.environment(**extra),
             stdin=subprocess.DEVNULL,
@@ -92,15 +99,15 @@ class Checkout:
             text=True,
         )
 
-    def start(self, *argv: str, flags: tuple[str, ...] = (), **extra: str) -> tuple[int, dict[str, object], str]:
-        process = self.begin(*argv, flags=flags, **extra)
+    def start(self, *argv: str, **how: Any) -> tuple[int, dict[str, object], str]:
+        process = self.begin(*argv, **how)
         out, err = process.communicate(timeout=90)
         assert "Traceback" not in out + err, err
         return process.returncode, json.loads(out) if out.startswith("{") else {}, err
 
-    def refused(self, *argv: str, flags: tuple[str, ...] = (), **extra: str) -> str:
+    def refused(self, *argv: str, **how: Any) -> str:
         """Start, expect a refusal; return its one sentence."""
-        status, answer, err = self.start(*argv, flags=flags, **extra)
+        status, answer, err = self.start(*argv, **how)
         assert (status, answer) == (bootstrap.UNAVAILABLE, {}), err
         assert not (self.venv / ".ready").exists()
         last = err.strip().splitlines()[-1]
@@ -246,7 +253,19 @@ def test_without_network_one_sentence_says_so(checkout: Checkout) -> None:
 
 
 def test_without_pip_the_package_is_named(checkout: Checkout) -> None:
-    assert "apt install python3-pip" in checkout.refused(flags=("-S",))
+    assert "apt install python3-pip" in checkout.refused(module=("-S", "-m", "lachan"))
+
+
+def test_an_active_environment_without_pip_is_no_obstacle(checkout: Checkout, tmp_path: Path) -> None:
+    subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", str(tmp_path / "other")], check=True)
+    status, answer, err = checkout.start(python=str(tmp_path / "other" / "bin" / "python"))
+    assert (status, answer["prefix"]) == (0, str(checkout.venv)), err
+
+
+@pytest.mark.parametrize("file", ["lachan", "lachan/__main__.py"])
+def test_started_as_a_file_it_does_the_same(checkout: Checkout, file: str) -> None:
+    status, answer, err = checkout.start("demo", module=(str(checkout.root / file),))
+    assert (status, answer["argv"]) == (0, ["demo"]), err
 
 
 def test_a_wheel_with_another_hash_is_refused(checkout: Checkout) -> None:

@@ -46,11 +46,18 @@ def run(
             *argv,
         ],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(tree.ROOT), "CI": ci, "LACHAN_TEST_COUNTS": str(counts)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tree.ROOT),
+            "CI": ci,
+            "LACHAN_TEST_COUNTS": str(counts),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
+    assert counts.exists(), done.stdout + done.stderr
     return done.returncode, done.stdout, json.loads(counts.read_text())
 
 
