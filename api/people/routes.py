@@ -7,10 +7,13 @@ when one has neither. `RULES` says who may call what, and the authorisation test
 ROUTES: tuple[str, ...] = (
     "api.people.session",
     "api.people.devices",
+    "api.people.certificates",
     "api.people.trust",
     "api.people.events",
     "api.people.tokens",
     "api.people.users",
+    "api.people.artifacts",
+    "api.people.releases",
     "api.people.health",
 )
 
