@@ -122,6 +122,17 @@ class Scope:
     burst: int = 5
     standing: Callable[[], None] = field(default=_stands, compare=False, repr=False)
 
+    def check_standing(self) -> None:
+        """Check window and standing alone; asks nobody on the network.
+
+        Raises:
+            SocketRefused: ``outside_window`` or ``stopped``.
+        """
+        now = clock.now()
+        if (self.not_before and now < self.not_before) or (self.not_after and now >= self.not_after):
+            raise SocketRefused(f"{self.name}: outside its window", reason=Refusal.OUTSIDE_WINDOW, scope=self.name)
+        self.standing()
+
 
 _SPECIAL: tuple[tuple[str, Network], ...] = tuple(
     (label, ipaddress.ip_network(text))
@@ -197,7 +208,7 @@ def connect(scope: Scope, host: str, port: int, *, timeout: float, method: str) 
     address = permit(scope, host, port, method=method)
     deadline = time.monotonic() + timeout
     _METER.take(scope, str(address), patience=timeout)
-    _standing(scope)  # waiting for a token may have outlived the window, or somebody pressed stop
+    scope.check_standing()  # waiting for a token may have outlived the window, or somebody pressed stop
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -216,7 +227,7 @@ def permit(scope: Scope, host: str, port: int, *, method: str) -> Address:
     Raises:
         SocketRefused: as for :func:`connect`. Asks the resolver only when window, method and port allow.
     """
-    _standing(scope)
+    scope.check_standing()
     if method not in scope.methods:
         raise _refused(Refusal.METHOD, scope, host, port, method=method)
     name = host.strip("[]").lower().rstrip(".")

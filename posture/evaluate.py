@@ -8,7 +8,7 @@ The rules, in order, for one criterion:
 4. a probe could not look (unreachable, not authorised, error) → unknown, with that reason;
 5. every probe of the row confirms it → pass, observed;
 6. it is declared, and either no probe is asked for or ours looked and found nothing against it → pass, declared;
-7. else unknown: no_declaration, not_implemented, needs_human, no_engagement. Silence is never a pass.
+7. else unknown: no_declaration, not_confirmed, not_implemented, needs_human, no_engagement. Silence is never a pass.
 """
 
 from __future__ import annotations
@@ -256,6 +256,8 @@ class _Judge:
         elif row.primary is Primary.NETWORK and ours and row.declared and not self._declared(row):
             reason = "no_declaration"
             text = f"nothing was found against it, and the manufacturer declared nothing; {waits}".rstrip("; ")
+        elif row.primary is Primary.NETWORK and not missing:
+            reason, text = "not_confirmed", "; ".join(dict.fromkeys(o.detail for o in seen))
         elif row.primary in (Primary.DOCUMENT, Primary.HUMAN) and row.declared:
             fields = ", ".join(line.field for line in row.declared)
             reason, text = "no_declaration", f"the manufacturer did not declare {fields}"

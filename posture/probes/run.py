@@ -100,7 +100,7 @@ def _banners(target: Target, ports: list[Port]) -> list[Observation]:
                         address=target.host, raw=port.greeting)
                 for name in PROBES["banner"]
             ]  # fmt: skip
-    if not found and any(port.state != "silent" for port in ports):
+    if not found and all(port.state != "silent" for port in ports):
         looked = ", ".join(str(port.number) for port in ports)
         found = [
             observe(name, Outcome.SILENT, "nothing_found", f"no telnet on ports {looked}", address=target.host)
@@ -155,8 +155,10 @@ def _complete(target: Target, found: list[Observation], ports: list[Port]) -> li
                 found.append(observe(name, Outcome.NOT_AUTHORISED, "method_not_allowed", text))
             elif refused and not answered:
                 found.append(observe(name, Outcome.NOT_AUTHORISED, refused.code, refused.detail))
-            elif not answered:
-                found.append(observe(name, Outcome.UNREACHABLE, "unreachable", "no port answered", address=target.host))
+            elif len(answered) < len(ports):
+                silent = ", ".join(str(port.number) for port in ports if port.state == "silent")
+                text = f"ports that did not answer: {silent}"
+                found.append(observe(name, Outcome.UNREACHABLE, "unreachable", text, address=target.host))
             else:
                 found.append(observe(name, Outcome.SILENT, "no_service", "no such service on the ports looked at"))
     return found

@@ -1,0 +1,100 @@
+"""Work that is due later: assessments asked for over the API, and judging anew without touching the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from lachan import clock, devices, jobs
+from lachan.errors import LachanError
+from lachan.identity import Permission, Principal, require, system
+from lachan.ids import new_id
+from posture import engagements, service
+from posture.errors import Superseded
+from posture.models import assessments, verdicts
+
+if TYPE_CHECKING:
+    from lachan.jobs import Job
+    from lachan.outbox import StoredEvent
+    from lachan.runtime import Runtime
+
+ACTOR = system("posture")
+BATCH = 200  # devices judged anew in one go
+
+
+def ask(
+    rt: Runtime, connection: sa.Connection, device_id: str, engagement_id: str | None, *, actor: Principal
+) -> str:
+    """Make an assessment due, in the caller's transaction; the device is looked at by the worker.
+
+    Returns:
+        The id under which the assessment will be recorded.
+
+    Raises:
+        Forbidden: the actor may not run assessments.
+        NotFound: there is no such device or engagement, or the device is another vendor's.
+        NotApproved: the engagement is not approved, was changed, or does not name the device.
+        SocketRefused: its window is closed.
+    """
+    require(actor, Permission.POSTURE_RUN)
+    devices.get(connection, device_id, principal=actor)
+    if engagement_id is not None:
+        found = engagements.get(connection, engagement_id)
+        found.address_of(device_id)
+        engagements.scope_of(rt, found).check_standing()
+    run_id = new_id()
+    payload = {"run_id": run_id, "device_id": device_id, "engagement_id": engagement_id, "actor": actor.label}
+    jobs.enqueue(connection, "posture.assess", payload)
+    return run_id
+
+
+def run_assessment(rt: Runtime, job: Job) -> None:
+    """The job behind `ask`; idempotent by the run's id. A refusal ends it: the run then has no assessment."""
+    payload = job.payload
+    try:
+        service.assess(
+            rt, payload["device_id"], actor=system(f"posture for {payload['actor']}"),
+            engagement_id=payload["engagement_id"], run_id=payload["run_id"],
+        )  # fmt: skip
+    except LachanError as error:
+        if error.status >= 500:
+            raise
+        rt_log(error, payload)
+
+
+def rt_log(error: LachanError, payload: dict[str, Any]) -> None:
+    """Say in the log why a run that was asked for made no assessment."""
+    import structlog
+
+    structlog.get_logger(__name__).info("assessment refused", reason=error.detail, run_id=payload["run_id"])
+
+
+def on_declaration(rt: Runtime, stored: StoredEvent) -> None:
+    """A new declaration: judge the vendor's assessed devices of that model anew, from what was seen before."""
+    c = devices.devices.c
+    query = sa.select(c.id).where(c.vendor == stored.event.vendor, c.model == stored.event.model).distinct()
+    with rt.db.write() as connection:
+        for device_id in connection.execute(query.join(assessments, assessments.c.device_id == c.id)).scalars().all():
+            jobs.enqueue(connection, "posture.rejudge", {"device_id": device_id}, key=f"posture.rejudge:{device_id}")
+
+
+def rejudge(rt: Runtime, job: Job) -> None:
+    """Judge one device anew; sends nothing."""
+    try:
+        service.assess(rt, job.payload["device_id"], actor=ACTOR)
+    except Superseded:
+        return
+
+
+def expire(rt: Runtime) -> None:
+    """Judge those devices anew whose evidence has expired, so that the change is told as an event."""
+    query = (
+        sa.select(verdicts.c.device_id)
+        .where(verdicts.c.valid_until <= clock.now(), verdicts.c.result != "unknown")
+        .distinct()
+        .limit(BATCH)
+    )
+    with rt.db.write() as connection:
+        for device_id in connection.execute(query).scalars().all():
+            jobs.enqueue(connection, "posture.rejudge", {"device_id": device_id}, key=f"posture.rejudge:{device_id}")
