@@ -40,7 +40,7 @@ def run(
             "-p",
             "tests.support.report",
             "-p",
-            "no:cacheprovider",
+            "xdist.plugin",
             "-n",
             str(workers),
             *argv,
