@@ -1,0 +1,128 @@
+"""Whom a line speaks of, and whether its sender may say so (design decision 8: nobody testifies against another).
+
+| sender | may speak of |
+|---|---|
+| a device | itself |
+| a collector with a site | registered devices of its site |
+| anybody else, unauthenticated syslog included | nobody: kept, may alert, never bound |
+
+A device that names nobody, or whose syslog head carries a name that no device has (cameras ship with "camera"), speaks of
+itself. If the name is another registered device's, the line is a claim about that one, and stays a claim.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from lachan.database import Database
+from lachan.devices import devices
+from lachan.identity.principal import PrincipalKind
+from siem_rules.matcher import text
+from siem_rules.schema.event import LogEvent
+
+#: Registry answers are kept so long (seconds); a device registered now is known that much later.
+_FRESH = 5.0
+_CACHED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the registry says of a device."""
+
+    id: str
+    name: str
+    vendor: str
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Whom an event speaks of.
+
+    Attributes:
+        bound: whether the sender may speak of that device; only then is ``device`` set.
+        device: the registry's device.
+        subject: the name as the line gives it, for people.
+        site: the device's site, or the collector's.
+        voice: what keeps the claims of one sender apart from bound evidence: first member of every group.
+    """
+
+    bound: bool
+    device: Known | None
+    subject: str
+    site: str
+    voice: tuple[str, ...]
+
+
+Resolve = Callable[[str, str | None], tuple[Known, ...]]
+
+
+def bind(event: LogEvent, subject_field: str, resolve: Resolve) -> Binding:
+    """Who the event speaks of by a rule's subject field.
+
+    Args:
+        event: the line.
+        subject_field: the field that names the subject; ``host.*`` falls back to the speaker.
+        resolve: devices with this name, id or address, of this site if one is given.
+    """
+    sender = event.sender
+    about_host = subject_field.startswith("host.")
+    named = _named(event, subject_field)
+    head = event.fields.get("log.syslog.hostname") if about_host and named is None else None
+    claim = named or (text(head) if head is not None else "")
+    found = resolve(claim[:200], sender.site) if claim else ()  # a device has no site of its own here: all are asked
+    if sender.kind is PrincipalKind.DEVICE:
+        itself = next((device for device in found if device.id == sender.id), None)
+        silent = about_host and named is None and not found
+        if itself is None and (silent or claim in (sender.id, sender.name)):
+            itself = next(iter(resolve(sender.id, None)), None)
+        if itself is not None:
+            return _bound(itself, claim or itself.name)
+    elif sender.site is not None and len(found) == 1 and found[0].site == sender.site:
+        return _bound(found[0], claim)
+    return Binding(False, None, claim[:200], sender.site or "", ("claim", sender.label, claim[:200]))
+
+
+def _named(event: LogEvent, subject_field: str) -> str | None:
+    names = ("host.id", "host.name") if subject_field.startswith("host.") else (subject_field,)
+    for name in names:
+        value = event.fields.get(name)
+        if isinstance(value, list):
+            value = value[0] if len(value) == 1 else "|".join(text(part) for part in value)
+        if value is not None and text(value):
+            return text(value)
+    return None
+
+
+def _bound(device: Known, subject: str) -> Binding:
+    return Binding(True, device, subject[:200], device.site, ("device", device.id))
+
+
+class Registry:
+    """Looks devices up by name, id or address, with a short memory."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._cache: dict[tuple[str, str | None], tuple[float, tuple[Known, ...]]] = {}
+
+    def resolve(self, claim: str, site: str | None) -> tuple[Known, ...]:
+        """Devices that are called so; with a site, only those of the site (addresses repeat between sites)."""
+        key, now = (claim, site), time.monotonic()
+        known = self._cache.get(key)
+        if known is not None and now - known[0] < _FRESH:
+            return known[1]
+        columns = devices.c
+        query = sa.select(columns.id, columns.name, columns.vendor, columns.site).where(
+            sa.or_(columns.id == claim, columns.name == claim, columns.address == claim)
+        )
+        if site is not None:
+            query = query.where(columns.site == site)
+        with self._database.read() as connection:
+            rows = connection.execute(query.limit(3)).all()
+        found = tuple(Known(str(row.id), str(row.name), str(row.vendor), row.site or "") for row in rows)
+        if len(self._cache) >= _CACHED:
+            self._cache.clear()
+        self._cache[key] = (now, found)
+        return found

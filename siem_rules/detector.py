@@ -1,0 +1,227 @@
+"""The detector process: tail the log, find, and write alerts, facts and the place in the log in one transaction.
+
+Steps of one round: read what is new in every stream; parse, drop repetitions, run the engine; if anything was found, one
+transaction writes the alerts, their facts and the checkpoint, and moves nothing if another detector has moved it. Without
+findings the checkpoint follows within a second.
+
+After a restart the engine's memory is rebuilt: the log from `rebuild_from` to the checkpoint runs through the engine and
+its findings are thrown away, for they are rows already. A kill at any place loses nothing and doubles nothing.
+
+Limits: one detector per installation; a round reads at most `ROUND` bytes of each stream.
+"""
+
+import logging
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from lachan import clock
+from lachan.runtime import Runtime
+from lachan.wake import Sleeper
+from siem_rules import alerts, ingest, ruleset, segments
+from siem_rules import syslog as udp
+from siem_rules.binding import Registry, bind
+from siem_rules.dedupe import Seen
+from siem_rules.delivery import Delivery
+from siem_rules.engine import Engine, Finding
+from siem_rules.errors import DetectorReplaced
+from siem_rules.models import checkpoints
+from siem_rules.schema.event import Place, parse
+
+ROUND = 1 << 20
+#: Seconds between looks at the log when no wake-up comes.
+POLL = 0.025
+#: The log keeps at least this long and at most so many bytes per stream beyond what the detector needs.
+KEEP_SECONDS = 30 * 86_400
+KEEP_BYTES = 2 << 30
+_CHECKPOINT_EVERY = 1.0
+_HOUSEKEEPING = 30.0
+_LATENESS = 120.0
+_log = logging.getLogger(__name__)
+
+
+def main(
+    rt: Runtime,
+    stop: threading.Event,
+    *,
+    ready: Callable[[], None] | None = None,
+    syslog: socket.socket | None = None,
+) -> None:
+    """Run until told to stop.
+
+    Args:
+        rt: the installation.
+        stop: set by whoever wants the end.
+        ready: called once the memory is rebuilt and lines are looked at.
+        syslog: a bound UDP socket for unauthenticated syslog; None listens to none.
+
+    Raises:
+        DetectorReplaced: another detector took over.
+    """
+    detector = Detector(rt, ruleset.ours())
+    sleeper = Sleeper(rt.settings.data, "detect")
+    listener = None if syslog is None else udp.listen(rt, stop, syslog)
+    if ready is not None:
+        ready()
+    try:
+        while not stop.is_set():
+            try:
+                busy = detector.round()
+            except sa.exc.OperationalError:
+                _log.exception("the database does not answer; findings wait")
+                busy = False
+                stop.wait(0.5)
+            if not busy:
+                sleeper.sleep(POLL)
+        detector.commit()
+    finally:
+        sleeper.close()
+        if listener is not None:
+            listener.join()
+
+
+class Detector:
+    """The engine and its place in the log.
+
+    Args:
+        rt: the installation.
+        rules: what to look for.
+    """
+
+    def __init__(self, rt: Runtime, rules: ruleset.RuleSet) -> None:
+        self._rt, self._root = rt, ingest.folder(rt)
+        self._registry = Registry(rt.db)
+        self.engine = Engine(rules, partial(_bind, self._registry))
+        self._horizon = rules.horizon + _LATENESS
+        self._seen = Seen()
+        self._positions: dict[str, int] = {}
+        self._committed: dict[str, int] = {}
+        self._marks: dict[str, deque[tuple[float, int]]] = {}
+        self._findings: list[Finding] = []
+        self._saved = self._kept_house = time.monotonic()
+        self.counters: Counter[str] = Counter()
+        self._rebuild()
+
+    def round(self) -> bool:
+        """Read what is new and act on it; tell whether there was anything."""
+        busy = False
+        for stream in segments.streams(self._root):
+            for record in segments.read(self._root / stream, self._positions.get(stream, 0), limit=ROUND):
+                self._findings += self._take(stream, record)
+                self._positions[stream] = record.end
+                busy = True
+        if self._findings:
+            self.commit()
+        elif time.monotonic() - self._saved > _CHECKPOINT_EVERY:
+            self.commit()
+        if time.monotonic() - self._kept_house > _HOUSEKEEPING:
+            self._keep_house()
+        return busy
+
+    def commit(self) -> None:
+        """Write findings and place in one transaction.
+
+        Raises:
+            DetectorReplaced: another detector moved the checkpoint; nothing was written.
+        """
+        if not self._findings and self._positions == self._committed:
+            return
+        with self._rt.db.write() as connection:
+            self._move(connection)
+            for finding in self._findings:
+                alerts.record(connection, finding, self._evidence)
+        raised = bool(self._findings)
+        self.counters["findings"] += len(self._findings)
+        self._findings = []
+        self._committed = dict(self._positions)
+        self._saved = time.monotonic()
+        if raised:
+            self._rt.wake()
+
+    def _take(self, stream: str, record: segments.Record) -> list[Finding]:
+        delivery = Delivery.unpack(record.payload)
+        received = delivery.received.timestamp()
+        marks = self._marks.setdefault(stream, deque())
+        if not marks or received - marks[-1][0] > 10:
+            marks.append((received, record.offset))
+        found: list[Finding] = []
+        for number, key in enumerate(delivery.line_keys()):
+            if key is not None and not self._seen.add(key):
+                self.counters["repeated"] += 1
+                continue
+            self.counters["events"] += 1
+            try:
+                event = parse(delivery, number, stream=stream, offset=record.offset)
+                found += self.engine.process(event, received=received)
+            except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+                # A line that our code does not understand must not blind the detector to the next one.
+                self.counters["unreadable"] += 1
+                _log.exception("line %d of the record at %s:%d is skipped", number, stream, record.offset)
+        return found
+
+    def _move(self, connection: sa.Connection) -> None:
+        for stream, position in self._positions.items():
+            before = self._committed.get(stream)
+            if position == before:
+                continue
+            values = {"position": position, "rebuild_from": self._rebuild_from(stream), "updated_at": clock.now()}
+            if before is None:
+                try:
+                    connection.execute(checkpoints.insert().values(stream=stream, **values))
+                except sa.exc.IntegrityError as error:
+                    raise DetectorReplaced(f"Stream {stream} has a checkpoint already.") from error
+                continue
+            moved = connection.execute(
+                checkpoints.update().where(checkpoints.c.stream == stream, checkpoints.c.position == before).values(**values)
+            )
+            if moved.rowcount != 1:
+                raise DetectorReplaced(f"The checkpoint of {stream} is no longer at {before}.")
+
+    def _rebuild_from(self, stream: str) -> int:
+        marks, oldest = self._marks[stream], clock.now().timestamp() - self._horizon
+        while len(marks) > 1 and marks[1][0] < oldest:
+            marks.popleft()
+        return marks[0][1]
+
+    def _rebuild(self) -> None:
+        with self._rt.db.read() as connection:
+            rows = connection.execute(sa.select(checkpoints)).mappings().all()
+        for row in rows:
+            stream = str(row["stream"])
+            self._marks[stream] = deque([(clock.now().timestamp(), int(row["rebuild_from"]))])
+            for record in segments.read(self._root / stream, int(row["rebuild_from"]), limit=1 << 40):
+                if record.offset >= row["position"]:
+                    break
+                self._take(stream, record)
+            self._positions[stream] = self._committed[stream] = int(row["position"])
+        self.counters.clear()
+
+    def _evidence(self, place: Place) -> dict[str, Any] | None:
+        payload = segments.record_at(self._root / place.stream, place.offset)
+        if payload is None:
+            return None
+        delivery = Delivery.unpack(payload)
+        return {
+            "sender": delivery.sender.label, "received": clock.iso(delivery.received),
+            "line": delivery.lines[place.line].decode("utf-8", "replace"),
+            "stream": place.stream, "offset": place.offset, "number": place.line,
+        }  # fmt: skip
+
+    def _keep_house(self) -> None:
+        self._kept_house = time.monotonic()
+        self.engine.expire(clock.now().timestamp())
+        for stream in self._committed:
+            segments.expire(
+                self._root / stream, before=self._marks[stream][0][1], keep_bytes=KEEP_BYTES,
+                older_than=clock.now().timestamp() - KEEP_SECONDS,
+            )  # fmt: skip
+
+
+def _bind(registry: Registry, event: Any, subject: str) -> Any:
+    return bind(event, subject, registry.resolve)

@@ -1,0 +1,189 @@
+"""Take log lines in: duplicates out, the rest on disk, and only then the answer.
+
+One `Ingest` per process that takes lines (the doors; the syslog listener has a stream of its own). Steps: refuse when the
+detector is too far behind; drop repeated lines by the sender's own keys; append the batch to this process's stream; sync;
+wake the detector; answer.
+
+Whether a batch counts once when it is sent twice: lines with an ``_id`` do, and lines of a batch with an
+``Idempotency-Key`` do. A batch with neither is counted each time, since two equal lines are two events.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from lachan import clock
+from lachan.ids import new_id
+from lachan.runtime import Runtime
+from siem_rules import segments
+from siem_rules.bulk import Item
+from siem_rules.dedupe import Seen
+from siem_rules.delivery import Delivery, Sender, line_key
+from siem_rules.errors import BacklogFull, StreamBusy
+from siem_rules.models import checkpoints
+
+#: Most writers (door processes) of one data folder.
+STREAMS = 16
+#: Bytes that the detector may be behind before senders are told to wait.
+HIGH_WATER = 256 << 20
+_instances: dict[Path, "Ingest"] = {}
+_instances_lock = threading.Lock()
+
+
+def folder(rt: Runtime) -> Path:
+    """Where the log streams of an installation lie."""
+    return rt.settings.data / "logs"
+
+
+def instance(rt: Runtime) -> "Ingest":
+    """This process's way in, opened when first asked for."""
+    with _instances_lock:
+        key = folder(rt).resolve()
+        found = _instances.get(key)
+        if found is None:
+            found = _instances[key] = Ingest(folder(rt), backlog=partial(backlog, rt), wake=rt.wake)
+        return found
+
+
+def close(rt: Runtime) -> None:
+    """Close this process's way in; the next `instance` opens it again."""
+    with _instances_lock:
+        found = _instances.pop(folder(rt).resolve(), None)
+    if found is not None:
+        found.close()
+
+
+def backlog(rt: Runtime) -> int:
+    """Bytes on disk that the detector has not read yet."""
+    with rt.db.read() as connection:
+        rows = connection.execute(sa.select(checkpoints.c.stream, checkpoints.c.position)).all()
+    positions = {str(stream): int(position) for stream, position in rows}
+    root = folder(rt)
+    return sum(max(0, segments.synced(root / name) - positions.get(name, 0)) for name in segments.streams(root))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the sender is told: the items in order and whether any was refused."""
+
+    took: int
+    errors: bool
+    items: list[dict[str, Any]]
+
+
+class Ingest:
+    """Takes batches for one stream of its own.
+
+    Args:
+        root: the folder of all streams.
+        backlog: tells how many bytes the detector is behind.
+        wake: called after each batch.
+        high_water: bytes of backlog at which senders are told to wait.
+        prefix: what the stream's name begins with.
+
+    Raises:
+        StreamBusy: all streams have a living writer.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        backlog: Callable[[], int],
+        wake: Callable[[], None],
+        high_water: int = HIGH_WATER,
+        prefix: str = "bulk",
+    ) -> None:
+        self._writer = _first_free(root, prefix)
+        self._backlog, self._wake, self._high_water = backlog, wake, high_water
+        self._seen = Seen()
+        self._lock = threading.Lock()
+        self._checked, self._behind = 0.0, 0
+        newest = segments.segment_files(self._writer.stream)[-2:]
+        for record in segments.read(self._writer.stream, newest[0][0], limit=1 << 40):
+            for key in Delivery.unpack(record.payload).line_keys():
+                if key is not None:
+                    self._seen.add(key)
+
+    def deliver(self, sender: Sender, items: list[Item], *, batch: str = "") -> Answer:
+        """Keep the lines of a batch and tell the outcome of each item; returns when all is on disk.
+
+        Args:
+            sender: who delivers.
+            items: what `siem_rules.bulk.read` found; their status is completed here.
+            batch: the sender's key of the batch; empty without one.
+
+        Raises:
+            BacklogFull: the detector is too far behind; nothing was kept.
+            OSError: the disk failed; what is kept is unknown, the sender must send again.
+        """
+        began = time.monotonic()
+        self._check_backlog()
+        with self._lock:
+            kept = self._sort_out(sender, items, batch)
+            end = self._writer.end
+            if kept is not None:
+                try:
+                    end = self._writer.append(kept.pack())
+                except OSError:
+                    for key in kept.line_keys():
+                        if key is not None:
+                            self._seen.forget(key)
+                    raise
+        self._writer.sync(end)  # also for a repetition: what it repeats must be on disk before anybody is told so
+        if kept is not None:
+            self._wake()
+        told = [item.answer(identity=item.id or new_id(), sequence=end) for item in items]
+        took = int((time.monotonic() - began) * 1000)
+        return Answer(took, any(item.error is not None for item in items), told)
+
+    def close(self) -> None:
+        """Let go of the stream."""
+        self._writer.close()
+
+    def _sort_out(self, sender: Sender, items: list[Item], batch: str) -> Delivery | None:
+        good = [item for item in items if item.line is not None]
+        keys = tuple(line_key(item.id, batch, place) for place, item in enumerate(items) if item.line is not None)
+        whole = Delivery(sender, clock.now(), batch, keys, tuple(item.line or b"" for item in good))
+        kept: list[int] = []
+        for place, (item, key) in enumerate(zip(good, whole.line_keys(), strict=True)):
+            if key is None or self._seen.add(key):
+                kept.append(place)
+            elif item.action == "create" and item.id is not None:
+                item.status = 409
+                item.error = {
+                    "type": "version_conflict_engine_exception",
+                    "reason": f"[{item.id}]: version conflict, document already exists (current version [1])",
+                }
+            else:
+                item.status = 200
+        if not kept:
+            return None
+        if len(kept) == len(good):
+            return whole
+        return Delivery(
+            sender, whole.received, batch, tuple(whole.ids[place] for place in kept), tuple(whole.lines[place] for place in kept)
+        )
+
+    def _check_backlog(self) -> None:
+        now = time.monotonic()
+        if now - self._checked > 1:
+            self._checked = now
+            self._behind = self._backlog()
+        if self._behind > self._high_water:
+            raise BacklogFull(f"The detector is {self._behind >> 20} MiB behind.", retry_after=5)
+
+
+def _first_free(root: Path, prefix: str) -> segments.Writer:
+    for number in range(STREAMS):
+        try:
+            return segments.Writer(root / f"{prefix}-{number}")
+        except StreamBusy:
+            continue
+    raise StreamBusy(f"All {STREAMS} streams {prefix}-* have a writer.")

@@ -1,0 +1,280 @@
+"""Match events against Sigma detections: pySigma's condition tree compiled to closures.
+
+Meaning of each value follows the Sigma specification 2.1 ("Rules", "Modifiers"):
+text compares without case unless ``cased``; ``*`` and ``?`` are wildcards; a list in the event matches if any member does;
+a missing field and ``null`` are the same for ``null``; ``exists`` asks for the name; ``re`` searches, with case; numbers
+compare as numbers also when the sender wrote text. Values without a field (keywords) are looked for in every text of the
+event. Steps: `compile_condition` once per rule, `Matcher.matches` per event, `Matcher.explain` for the few that match.
+
+Limits: correct, not yet fast (each rule of the log source is tried). ``expand`` is refused: placeholders need a pipeline.
+"""
+
+import ipaddress
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sigma.conditions import (
+    ConditionAND,
+    ConditionFieldEqualsValueExpression,
+    ConditionItem,
+    ConditionNOT,
+    ConditionOR,
+    ConditionValueExpression,
+)
+from sigma.types import (
+    SigmaBool,
+    SigmaCasedString,
+    SigmaCIDRExpression,
+    SigmaCompareExpression,
+    SigmaExists,
+    SigmaExpansion,
+    SigmaFieldReference,
+    SigmaNull,
+    SigmaNumber,
+    SigmaRegularExpression,
+    SigmaString,
+    SigmaTimestampPart,
+    SigmaType,
+    SpecialChars,
+)
+
+Fields = Mapping[str, Any]
+Test = Callable[[Fields], bool]
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "LT": operator.lt, "LTE": operator.le, "GT": operator.gt, "GTE": operator.ge, "NEQ": operator.ne,
+}  # fmt: skip
+
+
+class Unsupported(ValueError):
+    """The rule uses something that this matcher does not know; the text says what."""
+
+
+@dataclass(slots=True)
+class Matcher:
+    """One compiled node.
+
+    Attributes:
+        test: whether fields match.
+        name: the field that a leaf reads; empty for keywords, None for inner nodes.
+        children: the nodes below, of inner nodes.
+        negated: whether the node turns its child around.
+    """
+
+    test: Test
+    name: str | None = None
+    children: "tuple[Matcher, ...]" = field(default=())
+    negated: bool = False
+
+    def explain(self, fields: Fields) -> dict[str, Any]:
+        """Fields and values that made the event match; what had to be absent is not among them."""
+        if self.negated or not self.test(fields):
+            return {}
+        if self.name is not None:
+            return {self.name or "message": fields.get(self.name or "message")}
+        found: dict[str, Any] = {}
+        for child in self.children:
+            found |= child.explain(fields)
+        return found
+
+
+def compile_condition(node: Any) -> Matcher:
+    """The matcher of a parsed condition.
+
+    Raises:
+        Unsupported: the condition uses what this matcher does not know.
+    """
+    if isinstance(node, ConditionAND | ConditionOR):
+        children = tuple(compile_condition(argument) for argument in node.args)
+        tests = tuple(child.test for child in children)
+        whole = all if isinstance(node, ConditionAND) else any
+        return Matcher(lambda fields: whole(test(fields) for test in tests), children=children)
+    if isinstance(node, ConditionNOT):
+        child = compile_condition(node.args[0])
+        inner = child.test
+        return Matcher(lambda fields: not inner(fields), children=(child,), negated=True)
+    if isinstance(node, ConditionFieldEqualsValueExpression):
+        return _leaf(node.field, node.value)
+    if isinstance(node, ConditionValueExpression):
+        return Matcher(_keyword(node.value), name="")
+    if isinstance(node, ConditionItem):
+        raise Unsupported(f"condition element {type(node).__name__}")
+    raise Unsupported(f"empty or unknown condition {node!r}")
+
+
+def _leaf(name: str, value: SigmaType) -> Matcher:
+    if isinstance(value, SigmaExpansion):
+        children = tuple(_leaf(name, part) for part in value.values)
+        tests = tuple(child.test for child in children)
+        return Matcher(lambda fields: any(test(fields) for test in tests), children=children)
+    if isinstance(value, SigmaExists):
+        wanted = value.exists
+        return Matcher(lambda fields: (name in fields) is wanted, name=name)
+    if isinstance(value, SigmaNull):
+        return Matcher(lambda fields: fields.get(name) is None, name=name)
+    if isinstance(value, SigmaFieldReference):
+        return Matcher(_reference(name, value), name=name)
+    one = _value(value)
+
+    def test(fields: Fields) -> bool:
+        found = fields.get(name)
+        if found is None:
+            return False
+        if isinstance(found, list):
+            return any(one(part) for part in found if part is not None)
+        return one(found)
+
+    return Matcher(test, name=name)
+
+
+def _value(value: SigmaType) -> Callable[[Any], bool]:
+    """The test of one value of the event, never None."""
+    if isinstance(value, SigmaTimestampPart):
+        return _timestamp_part(value)
+    if isinstance(value, SigmaString):
+        return _string(value)
+    if isinstance(value, SigmaBool):
+        wanted = str(value.boolean).lower()
+        return lambda found: text(found).lower() == wanted
+    if isinstance(value, SigmaNumber):
+        number = value.number
+        return lambda found: _number(found) == number
+    if isinstance(value, SigmaRegularExpression):
+        flags = re.RegexFlag(0)
+        for flag in value.flags:
+            flags |= value.sigma_to_python_flags[flag]
+        search = re.compile(str(value.regexp), flags).search
+        return lambda found: search(text(found)) is not None
+    if isinstance(value, SigmaCIDRExpression):
+        return _cidr(value)
+    if isinstance(value, SigmaCompareExpression):
+        compare, limit = _COMPARE[value.op.name], value.number.number
+
+        def test(found: Any) -> bool:
+            number = _number(found)
+            return number is not None and compare(number, limit)
+
+        return test
+    raise Unsupported(f"value of type {type(value).__name__}")
+
+
+def text(found: Any) -> str:
+    """A value of the event as rules see it: JSON's words for booleans, no trailing ``.0``."""
+    if isinstance(found, str):
+        return found
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    return str(found)
+
+
+def _number(found: Any) -> int | float | None:
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        return found
+    if isinstance(found, str):
+        try:
+            return float(found)
+        except ValueError:
+            return None
+    return None
+
+
+def _string(value: SigmaString) -> Callable[[Any], bool]:
+    if value.contains_placeholder():
+        raise Unsupported("the modifier expand (placeholders need a processing pipeline)")
+    cased = isinstance(value, SigmaCasedString)
+    parts = [part if cased or not isinstance(part, str) else part.lower() for part in value.s]
+    literal = "".join(part for part in parts if isinstance(part, str))
+    shape = "".join("s" if isinstance(part, str) else "*" if part == SpecialChars.WILDCARD_MULTI else "?" for part in parts)
+    tests: dict[str, Callable[[str], bool]] = {
+        "": lambda found: found == "", "s": lambda found: found == literal, "*": lambda found: True,
+        "s*": lambda found: found.startswith(literal), "*s": lambda found: found.endswith(literal),
+        "*s*": lambda found: literal in found,
+    }  # fmt: skip
+    test = tests.get(shape)
+    if test is None:
+        pattern = re.compile(_glob(parts), re.DOTALL)
+        test = lambda found: pattern.fullmatch(found) is not None  # noqa: E731
+    chosen = test
+    if cased:
+        return lambda found: chosen(text(found))
+    return lambda found: chosen(text(found).lower())
+
+
+def _glob(parts: list[Any]) -> str:
+    return "".join(
+        re.escape(part) if isinstance(part, str) else ".*" if part == SpecialChars.WILDCARD_MULTI else "." for part in parts
+    )
+
+
+def _cidr(value: SigmaCIDRExpression) -> Callable[[Any], bool]:
+    network = value.network
+
+    def test(found: Any) -> bool:
+        try:
+            address = ipaddress.ip_address(text(found))
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return (mapped or address) in network
+
+    return test
+
+
+def _reference(name: str, value: SigmaFieldReference) -> Test:
+    def test(fields: Fields) -> bool:
+        mine, other = fields.get(name), fields.get(value.field)
+        if mine is None or other is None:
+            return False
+        left, right = text(mine).lower(), text(other).lower()
+        if value.starts_with and value.ends_with:
+            return right in left
+        if value.starts_with:
+            return left.startswith(right)
+        return left.endswith(right) if value.ends_with else left == right
+
+    return test
+
+
+def _timestamp_part(value: SigmaTimestampPart) -> Callable[[Any], bool]:
+    part, wanted = value.timestamp_part.name, value.number
+
+    def test(found: Any) -> bool:
+        try:
+            moment = datetime.fromisoformat(text(found))
+        except ValueError:
+            return False
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment
+        number: int = moment.isocalendar().week if part == "WEEK" else getattr(moment, part.lower())
+        return number == wanted
+
+    return test
+
+
+def _keyword(value: SigmaType) -> Test:
+    if isinstance(value, SigmaExpansion):
+        tests = [_keyword(part) for part in value.values]
+        return lambda fields: any(test(fields) for test in tests)
+    if isinstance(value, SigmaString) and not isinstance(value, SigmaCasedString):
+        if value.contains_placeholder():
+            raise Unsupported("the modifier expand (placeholders need a processing pipeline)")
+        search = re.compile(_glob([p.lower() if isinstance(p, str) else p for p in value.s]), re.DOTALL).search
+        one: Callable[[Any], bool] = lambda found: search(text(found).lower()) is not None  # noqa: E731
+    elif isinstance(value, SigmaNumber):
+        needle = str(value.number)
+        one = lambda found: needle in text(found)  # noqa: E731
+    else:
+        one = _value(value)
+
+    def test(fields: Fields) -> bool:
+        for found in fields.values():
+            if isinstance(found, list):
+                if any(one(part) for part in found if part is not None):
+                    return True
+            elif found is not None and one(found):
+                return True
+        return False
+
+    return test

@@ -1,0 +1,73 @@
+"""Read the head of a syslog line: RFC 5424, RFC 3164, and the file format of busybox syslogd.
+
+Limits: RFC 3164 times have no year and no zone; the sender's ``@timestamp`` is preferred, and without one the year of
+receipt and UTC are assumed. Structured data is kept as text.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+_PRIORITY = r"(?:<(?P<pri>\d{1,3})>)?"
+_RFC5424 = re.compile(
+    r"<(?P<pri>\d{1,3})>1 (?P<time>\S+) (?P<host>\S+) (?P<app>\S+) (?P<pid>\S+) (?P<msgid>\S+) (?P<sd>-|(?:\[.*?(?<!\\)\])+) ?(?P<text>.*)",
+    re.DOTALL,
+)
+_RFC3164 = re.compile(
+    _PRIORITY + r"(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d) (?:(?P<host>[^\s:\[]+) )??"
+    r"(?:(?P<level>[a-z]+\d?\.[a-z]+) )?(?P<app>[^\s:\[]{1,48})(?:\[(?P<pid>\d{1,10})\])?: ?(?P<text>.*)",
+    re.DOTALL,
+)
+_SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+
+
+def parse(message: str, *, received: datetime) -> dict[str, Any]:
+    """The head's fields, and the words behind it as ``lachan.text``; empty for text without a syslog head."""
+    found = _RFC5424.match(message)
+    if found:
+        return _modern(found)
+    found = _RFC3164.match(message)
+    if not found:
+        return {}
+    fields: dict[str, Any] = {"process.name": found["app"], "lachan.text": found["text"]}
+    if found["host"]:
+        fields["log.syslog.hostname"] = found["host"]
+    if found["pid"]:
+        fields["process.pid"] = int(found["pid"])
+    if found["level"]:
+        fields["log.syslog.facility.name"], _, fields["log.syslog.severity.name"] = found["level"].partition(".")
+    _priority(fields, found["pri"])
+    moment = _short_time(found["time"], received)
+    if moment is not None:
+        fields["@timestamp"] = moment.isoformat()
+    return fields
+
+
+def _modern(found: "re.Match[str]") -> dict[str, Any]:
+    fields: dict[str, Any] = {"lachan.text": found["text"].removeprefix("\ufeff")}
+    for group, name in (("host", "log.syslog.hostname"), ("app", "process.name"), ("msgid", "log.syslog.msgid")):
+        if found[group] != "-":
+            fields[name] = found[group]
+    if found["pid"].isdecimal():
+        fields["process.pid"] = int(found["pid"][:10])
+    if found["time"] != "-":
+        fields["@timestamp"] = found["time"]
+    if found["sd"] != "-":
+        fields["log.syslog.structured_data"] = found["sd"]
+    _priority(fields, found["pri"])
+    return fields
+
+
+def _priority(fields: dict[str, Any], text: str | None) -> None:
+    if text is not None and int(text) <= 191:
+        fields["log.syslog.priority"] = int(text)
+        fields.setdefault("log.syslog.severity.name", _SEVERITIES[int(text) & 7])
+
+
+def _short_time(text: str, received: datetime) -> datetime | None:
+    try:
+        moment = datetime.strptime(f"{received.year} {text}", "%Y %b %d %H:%M:%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    # December's last lines arrive in January.
+    return moment.replace(year=received.year - 1) if moment > received + timedelta(days=2) else moment
