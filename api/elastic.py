@@ -35,7 +35,9 @@ async def deliver(request: Request, rt: Runtime, principal: Principal, *, index:
     """
     body = await request.body()
     batch = request.headers.get("idempotency-key", "")[:255]
-    return await run_in_threadpool(_deliver, rt, principal, body, request.headers.get("content-encoding", ""), batch, index)
+    return await run_in_threadpool(
+        _deliver, rt, principal, body, request.headers.get("content-encoding", ""), batch, index
+    )
 
 
 def _deliver(rt: Runtime, principal: Principal, body: bytes, encoding: str, batch: str, index: str) -> Response:
@@ -56,14 +58,18 @@ def _plain(body: bytes, encoding: str) -> bytes:
     if encoding.lower() in ("", "identity"):
         return body
     if encoding.lower() not in ("gzip", "x-gzip"):
-        raise bulk.BulkRefused("illegal_argument_exception", f"content encoding [{encoding[:40]}] is not supported", 415)
+        raise bulk.BulkRefused(
+            "illegal_argument_exception", f"content encoding [{encoding[:40]}] is not supported", 415
+        )
     reader = zlib.decompressobj(wbits=31)
     try:
         plain = reader.decompress(body, BODY + 1)
     except zlib.error as error:
         raise bulk.BulkRefused("parse_exception", f"not gzip: {error}") from error
     if len(plain) > BODY:
-        raise bulk.BulkRefused("content_too_long_exception", f"body is larger than {BODY} bytes after decompression", 413)
+        raise bulk.BulkRefused(
+            "content_too_long_exception", f"body is larger than {BODY} bytes after decompression", 413
+        )
     if not reader.eof:
         raise bulk.BulkRefused("parse_exception", "the gzip stream is cut short")
     return plain

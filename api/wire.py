@@ -12,7 +12,7 @@ which speaks HTTP/1.0, insists on an ``HTTP/1.0`` status line. Only the head is 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -56,9 +56,8 @@ class HttpInner(HttpToolsProtocol):
         self._in_head, self._head_size = True, 0
         if not self.outer.watched:
             self.outer.watch(self.outer.door.limits.header)
-        self.scope.setdefault("extensions", {}).update(  # type: ignore[typeddict-item]
-            {"lachan.tls": self.facts, "lachan.connection": self.outer}
-        )
+        extensions = cast("dict[str, Any]", self.scope.setdefault("extensions", {}))
+        extensions |= {"lachan.tls": self.facts, "lachan.connection": self.outer}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field; trailers (after the head) are dropped."""

@@ -121,7 +121,13 @@ def list_alerts(
     """Gives alerts that the caller may see, newest first."""
     with rt.db.read() as connection:
         rows = alerts.listed(
-            connection, caller, limit=page.limit + 1, before=page.key(str, str), state=state, device_id=device_id, severity=severity
+            connection,
+            caller,
+            limit=page.limit + 1,
+            before=page.key(str, str),
+            state=state,
+            device_id=device_id,
+            severity=severity,
         )
     return page.page(rows, key=lambda row: (clock.iso(row["created_at"]), row["id"]), show=AlertOut.model_validate)
 

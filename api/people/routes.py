@@ -15,6 +15,9 @@ ROUTES: tuple[str, ...] = (
     "api.people.artifacts",
     "api.people.releases",
     "api.people.health",
+    "api.people.bulk",
+    "api.people.alerts",
+    "api.people.rules",
 )
 
 # Reached without signing in.

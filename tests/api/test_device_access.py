@@ -1,0 +1,240 @@
+"""Who gets through the device door, over real TLS."""
+
+import base64
+import socket
+import ssl
+import threading
+import time
+from datetime import timedelta
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from api.models import door_anchors, door_closed, door_status
+from lachan import clock, devices, outbox, trust
+from lachan.trust import Answer, Signal
+from tests.api.support import SETUP, Authority, Town
+from tests.support.wait import until
+
+SELF = "/device/v1/self"
+
+
+def contain(town: Town, device_id: str, answer: Answer) -> None:
+    with town.rt.db.write() as connection:
+        trust.set_signal(
+            connection,
+            Signal(device_id=device_id, source="containment", answer=answer, reason="test", ref="c1", since=clock.now()),
+        )
+
+
+def release(town: Town, device_id: str) -> None:
+    with town.rt.db.write() as connection:
+        trust.clear_signal(connection, device_id=device_id, source="containment", ref="c1")
+
+
+def ask(town: Town, credential=None, **more) -> httpx.Response:
+    with town.client("device", credential) as client:
+        return client.get(SELF, **more)
+
+
+def test_a_device_learns_who_it_is(doors: Town) -> None:
+    camera = doors.add_device("cam-1")
+    answer = ask(doors, doors.authority.device(camera))
+    assert answer.status_code == 200
+    assert answer.json() | {"certificate_not_after": ""} == {
+        "device_id": camera.id, "name": "cam-1", "vendor": "acme", "answer": "allow", "reasons": [],
+        "certificate_not_after": "",
+    }  # fmt: skip
+
+
+def outcome(client: httpx.Client) -> str:
+    """What a request on a kept connection meets: a status, or ``cut``."""
+    try:
+        return str(client.get(SELF).status_code)
+    except (httpx.RemoteProtocolError, httpx.ReadError):
+        return "cut"  # the door closed the connection under the request
+
+
+def refusals(town: Town):
+    """Every wrong certificate, with the status and reason that it earns."""
+    camera = town.add_device("cam-1")
+    stranger = Authority(town.folder, "stranger")
+    urn = x509.UniformResourceIdentifier(f"urn:uuid:{camera.id}")
+    good = town.authority
+    with town.rt.db.write() as connection:
+        devices.retire(connection, (retired := devices.register(
+            connection, devices.NewDevice(name="old", vendor="acme", model="m", serial_number="o", site="s"), actor=SETUP
+        )).id, "replaced", actor=SETUP)  # fmt: skip
+    return {
+        "nothing": (None, 401, None),
+        "a stranger's": (stranger.device(camera), 403, "unknown-issuer"),
+        "expired": (good.device(camera, start=timedelta(days=-9), end=timedelta(seconds=-5)), 403, "expired"),
+        "not yet valid": (good.device(camera, start=timedelta(hours=1)), 403, "not-yet-valid"),
+        "a server's": (good.device(camera, purposes=[ExtendedKeyUsageOID.SERVER_AUTH]), 403, "wrong-purpose"),
+        "without purpose": (good.device(camera, purposes=[]), 403, "wrong-purpose"),
+        "without name": (good.issue("cam-1", sans=[]), 403, "no-device-name"),
+        "with two names": (good.issue("cam-1", sans=[urn, urn]), 403, "no-device-name"),
+        "with no uuid": (good.issue("x", sans=[x509.UniformResourceIdentifier("urn:uuid:x")]), 403, "no-device-name"),
+        "of nobody": (good.device("00000000-0000-7000-8000-000000000000"), 403, "unknown-device"),
+        "of a retired device": (good.device(retired), 403, "retired"),
+    }
+
+
+def test_wrong_certificates_are_refused_with_their_reason(doors: Town) -> None:
+    for name, (credential, status, reason) in refusals(doors).items():
+        answer = ask(doors, credential)
+        assert (answer.status_code, answer.json().get("reason")) == (status, reason), name
+        assert answer.headers["content-type"] == "application/problem+json", name
+
+
+def test_a_vendors_authority_speaks_for_that_vendors_devices_only(doors: Town) -> None:
+    ours, theirs = doors.add_device("cam-1", vendor="acme"), doors.add_device("cam-2", vendor="bolt")
+    bolt = Authority(doors.folder, "bolt")
+    assert ask(doors, bolt.device(theirs)).json()["reason"] == "unknown-issuer"
+    with doors.rt.db.write() as connection:
+        connection.execute(
+            door_anchors.insert().values(
+                fingerprint="f", vendor="bolt", added_at=clock.now(),
+                certificate=bolt.certificate.public_bytes(Encoding.DER),
+            )
+        )  # fmt: skip
+        trust.touch(connection)
+    until(lambda: ask(doors, bolt.device(theirs)).status_code == 200, timeout=5)
+    assert ask(doors, bolt.device(ours)).json()["reason"] == "other-vendor"
+    assert ask(doors, bolt.device(ours)).status_code == 403
+
+
+def test_a_forged_client_cert_header_is_dropped_and_a_listed_proxys_is_read(town: Town) -> None:
+    camera = town.add_device("cam-1")
+    credential = town.authority.device(camera)
+    header = {"Client-Cert": f":{base64.b64encode(credential.der).decode()}:"}
+    with town.open():
+        assert ask(town, headers=header).status_code == 401
+    proxied = type(town.rt)(town.rt.settings.model_copy(update={"proxies": ("127.0.0.1",)}), town.rt.db, town.rt.wiring)
+    town.rt = proxied
+    with town.open():
+        assert ask(town, headers=header).json()["name"] == "cam-1"
+        assert ask(town, headers={"Client-Cert": "no bytes"}).json()["reason"] == "malformed"
+        assert ask(town, credential).status_code == 401  # a proxy speaks for others, not for itself
+
+
+@pytest.mark.parametrize("reason", ["suspended", "revoked", "superseded"])
+def test_a_refused_certificate_closes_its_connection_and_is_refused_again(doors: Town, reason: str) -> None:
+    camera = doors.add_device("cam-1")
+    credential = doors.authority.device(camera)
+    with doors.client("device", credential) as client:
+        assert client.get(SELF).status_code == 200
+        with doors.rt.db.write() as connection:
+            trust.refuse_certificate(
+                connection, fingerprint=credential.fingerprint, device_id=camera.id, reason=reason,
+                until=credential.certificate.not_valid_after_utc,
+            )  # fmt: skip
+        until(lambda: outcome(client) in ("403", "cut"), timeout=5)
+        until(lambda: ask(doors, credential).json().get("reason") == reason, timeout=5)
+    with doors.rt.db.write() as connection:
+        trust.accept_certificate(connection, fingerprint=credential.fingerprint)
+    until(lambda: ask(doors, credential).status_code == 200, timeout=5)
+
+
+def wait_closed(sock: ssl.SSLSocket) -> float:
+    """Seconds until the server ends the connection; the socket's timeout bounds it."""
+    began = time.monotonic()
+    try:
+        while sock.recv(4096):
+            pass
+    except (ConnectionResetError, ssl.SSLError):
+        pass
+    return time.monotonic() - began
+
+
+def test_quarantine_closes_open_connections_and_holds_against_resumption(doors: Town) -> None:
+    """Must show 7, the door's part: keep-alive, a new connection, a resumed session; and release gives all back."""
+    camera, neighbour = doors.add_device("cam-1"), doors.add_device("cam-2")
+    credential, other = doors.authority.device(camera), doors.authority.device(neighbour)
+    request = f"GET {SELF} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = doors.context(credential)
+        context.minimum_version = context.maximum_version = version
+
+        def connect(session=None, context=context):
+            raw = socket.create_connection(("127.0.0.1", doors.ports["device"]), timeout=5)
+            sock = context.wrap_socket(raw, server_hostname="localhost", session=session)
+            sock.sendall(request)
+            return sock, sock.recv(65536)
+
+        live, answer = connect()
+        assert answer.startswith(b"HTTP/1.1 200")
+        session = live.session
+        with doors.client("device", other) as beside:
+            assert beside.get(SELF).status_code == 200
+            before = beside._transport._pool.connections[0]
+            contain(doors, camera.id, Answer.DENY)
+            assert wait_closed(live) < 4  # seen by the client; the server's own figure is in door_closed
+            live.close()
+            resumed, answer = connect(session)
+            assert resumed.session_reused and answer.startswith(b"HTTP/1.1 403"), version
+            resumed.close()
+            assert ask(doors, credential).json()["reason"] == "deny"
+            assert beside.get(SELF).status_code == 200
+            assert beside._transport._pool.connections == [before]  # the neighbour kept its connection
+        release(doors, camera.id)
+        until(lambda: ask(doors, credential).status_code == 200, timeout=5)
+        resumed, answer = connect(session)
+        assert resumed.session_reused and answer.startswith(b"HTTP/1.1 200"), version
+        resumed.close()
+    with doors.rt.db.read() as connection:
+        assert connection.execute(door_closed.select()).one().connections >= 2
+        assert connection.execute(door_status.select()).one().snapshot_version == trust.version(connection)
+        names = [(stored.name, stored.device_id) for stored in outbox.read(connection)]
+    assert ("SessionsClosed", camera.id) in names and ("SessionsClosed", neighbour.id) not in names
+
+
+def test_a_quarantined_device_may_still_ask_about_itself(doors: Town) -> None:
+    camera = doors.add_device("cam-1")
+    credential = doors.authority.device(camera)
+    contain(doors, camera.id, Answer.QUARANTINE)
+    until(lambda: ask(doors, credential).json().get("answer") == "quarantine", timeout=5)
+    contain(doors, camera.id, Answer.LIMITED)
+    until(lambda: ask(doors, credential).json().get("answer") == "limited", timeout=5)
+
+
+def test_retiring_a_device_shuts_it_out_while_connected(doors: Town) -> None:
+    camera = doors.add_device("cam-1")
+    with doors.client("device", doors.authority.device(camera)) as client:
+        assert client.get(SELF).status_code == 200
+        with doors.rt.db.write() as connection:
+            devices.retire(connection, camera.id, "replaced", actor=SETUP)
+        until(lambda: outcome(client) == "403", timeout=5)
+
+
+def test_last_seen_is_written_down_by_itself(doors: Town) -> None:
+    camera = doors.add_device("cam-1")
+    assert ask(doors, doors.authority.device(camera)).status_code == 200
+
+    def seen() -> bool:
+        with doors.rt.db.read() as connection:
+            return devices.get(connection, camera.id).last_seen is not None
+
+    until(seen, timeout=10)
+
+
+def test_without_fresh_trust_nobody_gets_in(doors: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = doors.add_device("cam-1")
+    credential = doors.authority.device(camera)
+    assert ask(doors, credential).status_code == 200
+    monkeypatch.setattr("api.device.trustwatch.STALE", 0.3)
+    blocked = threading.Event()
+
+    def broken(connection):
+        blocked.set()
+        raise OSError("the database does not answer")
+
+    monkeypatch.setattr(trust, "version", broken)
+    assert blocked.wait(5)
+    until(lambda: ask(doors, credential).status_code == 503, timeout=5)
+    assert ask(doors, credential).json()["reason"] == "trust-unknown"
+    monkeypatch.undo()
+    until(lambda: ask(doors, credential).status_code == 200, timeout=5)
