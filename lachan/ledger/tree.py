@@ -1,0 +1,135 @@
+"""The tree as the database holds it: appending sealed events, and the hash of any node.
+
+`append` works behind a safe horizon. On SQLite the order of commit is the order of ``seq``. On PostgreSQL a transaction
+with a lower ``seq`` may commit later, so only rows whose transaction id is below ``pg_snapshot_xmin`` are taken: every
+transaction below it has ended, nothing can still appear there. Leaves are ordered by (transaction id, seq). Limits: one
+transaction left open holds the seal back; after a restore into a new cluster, whose transaction ids start over, the whole
+table is looked through once.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from lachan.database import for_update, insert_ignore
+from lachan.ledger.merkle import HASH_SIZE, Frontier, node_hash
+from lachan.ledger.models import leaves, nodes, state
+from lachan.outbox import events
+
+TILE_HEIGHT = 8  # levels that one C2SP tile spans
+TILE_WIDTH = 1 << TILE_HEIGHT
+_XMIN = sa.text("SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s")
+
+
+class StoredNodes:
+    """`lachan.ledger.merkle.Nodes` over the database, for one use inside one connection.
+
+    Stored are leaves, and nodes every eight levels; what lies between is computed from one tile of at most 256 hashes.
+    """
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._tiles: dict[tuple[int, int], list[bytes]] = {}
+
+    def __call__(self, level: int, index: int) -> bytes:
+        """The hash of a complete node.
+
+        Raises:
+            LookupError: it is not complete yet.
+        """
+        tile_level, height = divmod(level, TILE_HEIGHT)
+        start = index << height
+        tile, offset = divmod(start, TILE_WIDTH)
+        row = self.tile(tile_level, tile)[offset : offset + (1 << height)]
+        if len(row) != 1 << height:
+            raise LookupError(f"node {index} of level {level} is not complete")
+        while len(row) > 1:
+            row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row), 2)]
+        return row[0]
+
+    def tile(self, tile_level: int, tile: int) -> list[bytes]:
+        """The hashes of one C2SP tile, as many as are there (0 to 256)."""
+        key = (tile_level, tile)
+        if key not in self._tiles:
+            first, last = tile * TILE_WIDTH, (tile + 1) * TILE_WIDTH
+            if tile_level == 0:
+                query = sa.select(leaves.c.leaf_hash).order_by(leaves.c.leaf_index)
+                query = query.where(leaves.c.leaf_index >= first, leaves.c.leaf_index < last)
+            else:
+                query = sa.select(nodes.c.hash).order_by(nodes.c.node_index)
+                query = query.where(nodes.c.level == tile_level * TILE_HEIGHT)
+                query = query.where(nodes.c.node_index >= first, nodes.c.node_index < last)
+            self._tiles[key] = [bytes(found) for found in self._connection.execute(query).scalars()]
+        return self._tiles[key]
+
+
+def frontier(connection: sa.Connection) -> Frontier:
+    """The right edge of the tree as it was last appended to."""
+    row = connection.execute(sa.select(state.c.size, state.c.peaks)).first()
+    return Frontier() if row is None else Frontier(row.size, _split(bytes(row.peaks)))
+
+
+def append(connection: sa.Connection, *, limit: int) -> int:
+    """Give the next unsealed events their places, in the caller's transaction.
+
+    Args:
+        connection: an open `Database.write`.
+        limit: at most so many.
+
+    Returns:
+        How many; fewer than ``limit`` means that all that is safe is sealed.
+    """
+    insert_ignore(connection, state, {"id": 1, "size": 0, "peaks": b"", "position": 0}, index=("id",))
+    row = connection.execute(for_update(sa.select(state), connection)).one()
+    edge = Frontier(row.size, _split(bytes(row.peaks)))
+    found, position = _unsealed(connection, row.position, limit)
+    new_leaves, new_nodes = [], []
+    for event in found:
+        new_leaves.append({"leaf_index": edge.size, "event_seq": event.seq, "leaf_hash": bytes(event.leaf_hash)})
+        for level, index, digest in edge.append(bytes(event.leaf_hash)):
+            if level % TILE_HEIGHT == 0:
+                new_nodes.append({"level": level, "node_index": index, "hash": digest})
+    if new_leaves:
+        connection.execute(leaves.insert(), new_leaves)
+    if new_nodes:
+        connection.execute(nodes.insert(), new_nodes)
+    if new_leaves or position != row.position:
+        connection.execute(state.update().values(size=edge.size, peaks=b"".join(edge.peaks), position=position))
+    return len(found)
+
+
+def waiting(connection: sa.Connection) -> bool:
+    """Whether some event may not be sealed yet: a cheap look that keeps an idle sealer off the write lock."""
+    row = connection.execute(sa.select(state.c.position)).first()
+    position = 0 if row is None else row.position
+    if connection.dialect.name == "sqlite":
+        query = sa.select(events.c.seq).where(events.c.seq > position)
+    else:
+        _, highest = connection.execute(_XMIN).one()
+        query = sa.select(events.c.seq).where(_not_sealed())
+        if position <= highest:
+            query = query.where(events.c.txid >= position)
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _unsealed(connection: sa.Connection, position: int, limit: int) -> tuple[list[Any], int]:
+    """The next events that are safe to seal, in tree order, and the position behind them."""
+    columns = sa.select(events.c.seq, events.c.leaf_hash, events.c.txid).limit(limit)
+    if connection.dialect.name == "sqlite":
+        found = list(connection.execute(columns.where(events.c.seq > position).order_by(events.c.seq)))
+        return found, found[-1].seq if found else position
+    lowest, highest = connection.execute(_XMIN).one()
+    query = columns.where(_not_sealed()).order_by(events.c.txid, events.c.seq)
+    if position > highest:  # restored into a cluster that counts from the start: ids of the old one mean nothing
+        found = list(connection.execute(query.where(sa.or_(events.c.txid < lowest, events.c.txid >= highest))))
+        return found, lowest if len(found) < limit else position
+    found = list(connection.execute(query.where(events.c.txid >= position, events.c.txid < lowest)))
+    return found, max(position, lowest) if len(found) < limit else found[-1].txid
+
+
+def _not_sealed() -> sa.ColumnElement[bool]:
+    return ~sa.exists().where(leaves.c.event_seq == events.c.seq)
+
+
+def _split(peaks: bytes) -> list[bytes]:
+    return [peaks[i : i + HASH_SIZE] for i in range(0, len(peaks), HASH_SIZE)]
