@@ -46,7 +46,11 @@ def record(connection: sa.Connection, finding: Finding, fetch: Fetch) -> str:
     senders = sorted({*kept["senders"], *finding.senders})[:_SENDERS]
     sources = len(senders) if finding.binding.bound else kept["sources"]
     for other in swallowed:  # a late line joined two episodes
-        connection.execute(alerts.update().where(alerts.c.id == other["id"]).values(merged_into=kept["id"], state="closed", verdict="duplicate"))
+        connection.execute(
+            alerts.update()
+            .where(alerts.c.id == other["id"])
+            .values(merged_into=kept["id"], state="closed", verdict="duplicate")
+        )
     connection.execute(
         alerts.update()
         .where(alerts.c.id == kept["id"])
@@ -147,7 +151,9 @@ def listed(
     require(principal, Permission.ALERTS_READ)
     columns = [column for column in alerts.c if column.name not in ("why", "evidence", "key", "group_key")]
     query = sa.select(*columns).where(alerts.c.merged_into.is_(None))
-    query = scope(principal, query, alerts.c.vendor).order_by(alerts.c.created_at.desc(), alerts.c.id.desc()).limit(limit)
+    query = (
+        scope(principal, query, alerts.c.vendor).order_by(alerts.c.created_at.desc(), alerts.c.id.desc()).limit(limit)
+    )
     for column, wanted in ((alerts.c.state, state), (alerts.c.device_id, device_id), (alerts.c.severity, severity)):
         query = query.where(column == wanted) if wanted else query
     if before is not None:
@@ -211,9 +217,13 @@ def comment(connection: sa.Connection, principal: Principal, alert_id: str, *, t
     row = _for_work(connection, principal, alert_id, closed=True)
     comment_id = new_id()
     connection.execute(
-        alert_comments.insert().values(id=comment_id, alert_id=alert_id, author=principal.label, text=text[:4000], created_at=clock.now())
+        alert_comments.insert().values(
+            id=comment_id, alert_id=alert_id, author=principal.label, text=text[:4000], created_at=clock.now()
+        )
     )
-    outbox.append(connection, AlertCommented(device_id=row["device_id"], alert_id=alert_id, comment=text[:4000]), actor=principal)
+    outbox.append(
+        connection, AlertCommented(device_id=row["device_id"], alert_id=alert_id, comment=text[:4000]), actor=principal
+    )
     return comment_id
 
 
@@ -226,7 +236,9 @@ def close(connection: sa.Connection, principal: Principal, alert_id: str, *, ver
     """
     row = _for_work(connection, principal, alert_id)
     _set(connection, alert_id, state="closed", verdict=verdict)
-    outbox.append(connection, AlertClosed(device_id=row["device_id"], alert_id=alert_id, verdict=verdict), actor=principal)
+    outbox.append(
+        connection, AlertClosed(device_id=row["device_id"], alert_id=alert_id, verdict=verdict), actor=principal
+    )
 
 
 def _for_work(connection: sa.Connection, principal: Principal, alert_id: str, *, closed: bool = False) -> Any:

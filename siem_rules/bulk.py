@@ -88,7 +88,8 @@ def read(body: bytes, *, default_index: str = "") -> list[Item]:
         if item.action != "delete":
             if place >= len(lines):
                 raise BulkRefused(
-                    "illegal_argument_exception", f"Malformed action/metadata line [{place}], expected a source line after it"
+                    "illegal_argument_exception",
+                    f"Malformed action/metadata line [{place}], expected a source line after it",
                 )
             _attach(item, lines[place])
             place += 1
@@ -105,7 +106,8 @@ def _action(line: bytes, number: int, default_index: str) -> Item:
         ) from error
     if not isinstance(found, dict) or len(found) != 1:
         raise BulkRefused(
-            "illegal_argument_exception", f"Malformed action/metadata line [{number}], expected START_OBJECT with one action"
+            "illegal_argument_exception",
+            f"Malformed action/metadata line [{number}], expected START_OBJECT with one action",
         )
     [(action, meta)] = found.items()
     if action not in _ACTIONS or not isinstance(meta, dict):
@@ -116,7 +118,8 @@ def _action(line: bytes, number: int, default_index: str) -> Item:
     identity, index = meta.get("_id"), meta.get("_index") or default_index
     if not isinstance(index, str) or not isinstance(identity, str | int | None) or isinstance(identity, bool):
         raise BulkRefused(
-            "illegal_argument_exception", f"Malformed action/metadata line [{number}], expected VALUE_STRING for _index and _id"
+            "illegal_argument_exception",
+            f"Malformed action/metadata line [{number}], expected VALUE_STRING for _index and _id",
         )
     if not index:
         raise BulkRefused("action_request_validation_exception", "Validation Failed: 1: index is missing;")

@@ -116,9 +116,7 @@ class Detector:
                 self._findings += self._take(stream, record)
                 self._positions[stream] = record.end
                 busy = True
-        if self._findings:
-            self.commit()
-        elif time.monotonic() - self._saved > _CHECKPOINT_EVERY:
+        if self._findings or time.monotonic() - self._saved > _CHECKPOINT_EVERY:
             self.commit()
         if time.monotonic() - self._kept_house > _HOUSEKEEPING:
             self._keep_house()
@@ -178,7 +176,9 @@ class Detector:
                     raise DetectorReplaced(f"Stream {stream} has a checkpoint already.") from error
                 continue
             moved = connection.execute(
-                checkpoints.update().where(checkpoints.c.stream == stream, checkpoints.c.position == before).values(**values)
+                checkpoints.update()
+                .where(checkpoints.c.stream == stream, checkpoints.c.position == before)
+                .values(**values)
             )
             if moved.rowcount != 1:
                 raise DetectorReplaced(f"The checkpoint of {stream} is no longer at {before}.")

@@ -137,7 +137,9 @@ class Engine:
             binding = self._bind(event, rule.subject)
             key = (rule.id, *binding.voice)
             explained = rule.matcher.explain(event.fields)
-            self._add(match, event, received, findings, key, slot=0, target=rule, binding=binding, values={}, fields=explained)
+            self._add(
+                match, event, received, findings, key, slot=0, target=rule, binding=binding, values={}, fields=explained
+            )
         for correlation, slot in self._above.get(rule.id, ()):
             names = correlation.group_by[slot]
             values = {name: event.fields.get(name) for name in names}
@@ -148,7 +150,18 @@ class Engine:
             binding = self._bind(event, correlation.subject)
             key = (correlation.id, *binding.voice, "\0", *shown.values())
             explained = rule.matcher.explain(event.fields) if isinstance(rule, Rule) else match.fields
-            self._add(match, event, received, findings, key, slot=slot, target=correlation, binding=binding, values=shown, fields=explained)
+            self._add(
+                match,
+                event,
+                received,
+                findings,
+                key,
+                slot=slot,
+                target=correlation,
+                binding=binding,
+                values=shown,
+                fields=explained,
+            )
 
     def _add(
         self,

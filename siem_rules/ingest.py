@@ -168,7 +168,11 @@ class Ingest:
         if len(kept) == len(good):
             return whole
         return Delivery(
-            sender, whole.received, batch, tuple(whole.ids[place] for place in kept), tuple(whole.lines[place] for place in kept)
+            sender,
+            whole.received,
+            batch,
+            tuple(whole.ids[place] for place in kept),
+            tuple(whole.lines[place] for place in kept),
         )
 
     def _check_backlog(self) -> None:

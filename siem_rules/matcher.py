@@ -187,7 +187,9 @@ def _string(value: SigmaString) -> Callable[[Any], bool]:
     cased = isinstance(value, SigmaCasedString)
     parts = [part if cased or not isinstance(part, str) else part.lower() for part in value.s]
     literal = "".join(part for part in parts if isinstance(part, str))
-    shape = "".join("s" if isinstance(part, str) else "*" if part == SpecialChars.WILDCARD_MULTI else "?" for part in parts)
+    shape = "".join(
+        "s" if isinstance(part, str) else "*" if part == SpecialChars.WILDCARD_MULTI else "?" for part in parts
+    )
     tests: dict[str, Callable[[str], bool]] = {
         "": lambda found: found == "", "s": lambda found: found == literal, "*": lambda found: True,
         "s*": lambda found: found.startswith(literal), "*s": lambda found: found.endswith(literal),
@@ -205,7 +207,8 @@ def _string(value: SigmaString) -> Callable[[Any], bool]:
 
 def _glob(parts: list[Any]) -> str:
     return "".join(
-        re.escape(part) if isinstance(part, str) else ".*" if part == SpecialChars.WILDCARD_MULTI else "." for part in parts
+        re.escape(part) if isinstance(part, str) else ".*" if part == SpecialChars.WILDCARD_MULTI else "."
+        for part in parts
     )
 
 

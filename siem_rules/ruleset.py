@@ -248,7 +248,11 @@ def _rule(found: Any, file: str) -> Rule:
     if len(conditions) > 1:
         tests = [one.test for one in conditions]
         matcher = Matcher(lambda fields: any(test(fields) for test in tests), children=tuple(conditions))
-    source = {part: str(getattr(found.logsource, part)).lower() for part in ("product", "category", "service") if getattr(found.logsource, part)}
+    source = {
+        part: str(getattr(found.logsource, part)).lower()
+        for part in ("product", "category", "service")
+        if getattr(found.logsource, part)
+    }
     span = _seconds(found.custom_attributes["lachan"].get("coalesce", _COALESCE))
     return Rule(**_common(found, file), span=span, source=source, matcher=matcher)
 
@@ -278,7 +282,9 @@ def _correlation(found: Any, file: str) -> Correlation:
 def _condition(kind: str, condition: Any, slots: int) -> Condition:
     operator = getattr(getattr(condition, "op", None), "name", "")
     if operator not in ("GT", "GTE"):
-        raise Unsupported("only the conditions gt and gte (others can become false again, and wait for a later release)")
+        raise Unsupported(
+            "only the conditions gt and gte (others can become false again, and wait for a later release)"
+        )
     at_least = condition.count + (operator == "GT")
     if kind == "event_count":
         if not 1 <= at_least <= 1000:

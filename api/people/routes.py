@@ -14,6 +14,7 @@ ROUTES: tuple[str, ...] = (
     "api.people.users",
     "api.people.artifacts",
     "api.people.releases",
+    "api.people.posture",
     "api.people.health",
     "api.people.bulk",
     "api.people.alerts",

@@ -11,13 +11,19 @@ from typing import Any
 _FROM = r"(?: from <?(?P<ip>[0-9a-fA-F.:]+?):(?P<port>\d{1,5})>?)?"
 _DROPBEAR_OK = re.compile(r"(?P<how>Password|Pubkey|PAM password) auth succeeded for '(?P<user>.*)'.*?" + _FROM + "$")
 _DROPBEAR_BAD = re.compile(r"Bad (?:PAM )?password attempt for '(?P<user>.*)'" + _FROM + "$")
-_DROPBEAR_EXIT = re.compile(r"Exit before auth" + _FROM + r":(?: \(user '(?P<user>.*)', (?P<fails>\d+) fails\):)? (?P<why>.*)$")
+_DROPBEAR_EXIT = re.compile(
+    r"Exit before auth" + _FROM + r":(?: \(user '(?P<user>.*)', (?P<fails>\d+) fails\):)? (?P<why>.*)$"
+)
 _DROPBEAR_CHILD = re.compile(r"Child connection" + _FROM + "$")
-_LOGIN_BAD = re.compile(r"(?:invalid password for|FAILED LOGIN .*? FOR) '?(?P<user>[^' ,]*)'?(?: on '(?P<tty>[^']*)')?(?: from '?(?P<ip>[^' ]+)'?)?")
+_LOGIN_BAD = re.compile(
+    r"(?:invalid password for|FAILED LOGIN .*? FOR) '?(?P<user>[^' ,]*)'?(?: on '(?P<tty>[^']*)')?(?: from '?(?P<ip>[^' ]+)'?)?"
+)
 _LOGIN_OK = re.compile(r"(?P<user>root|\S+) login on '(?P<tty>[^']*)'(?: from '(?P<ip>[^']+)')?")
 _TELNETD = re.compile(r"connect from (?P<ip>[0-9a-fA-F.:]+)")
 _APPLET = re.compile(r"(?P<applet>[A-Za-z0-9]{3,16}): applet not found$")
-_URL = re.compile(r"(?P<url>(?:https?|ftp|tftp)://(?P<host>\[[0-9a-fA-F:]+\]|[^/\s:'\"]+)(?::\d+)?(?P<path>/[^\s'\";|&]*)?)")
+_URL = re.compile(
+    r"(?P<url>(?:https?|ftp|tftp)://(?P<host>\[[0-9a-fA-F:]+\]|[^/\s:'\"]+)(?::\d+)?(?P<path>/[^\s'\";|&]*)?)"
+)
 
 
 def enrich(fields: dict[str, Any], text: str) -> None:
@@ -50,7 +56,11 @@ def _dropbear(text: str) -> dict[str, Any]:
             "event.action": "ssh-exit-before-auth", "user.name": found["user"], "source.ip": found["ip"], "event.reason": found["why"],
         }  # fmt: skip
     if found := _DROPBEAR_CHILD.match(text):
-        return base | {"event.action": "ssh-connection", "source.ip": found["ip"], "source.port": int(found["port"] or 0)}
+        return base | {
+            "event.action": "ssh-connection",
+            "source.ip": found["ip"],
+            "source.port": int(found["port"] or 0),
+        }
     return base
 
 

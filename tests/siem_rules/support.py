@@ -24,14 +24,18 @@ def device(rt: Runtime, name: str, *, site: str = "ward-7", **more: Any) -> Prin
     """Register a device and return the principal that its certificate would make."""
     with rt.db.write() as connection:
         made = register(
-            connection, NewDevice(name=name, vendor="acme", model="cam-1", serial_number=f"sn-{name}", site=site, **more), actor=system("test")
+            connection,
+            NewDevice(name=name, vendor="acme", model="cam-1", serial_number=f"sn-{name}", site=site, **more),
+            actor=system("test"),
         )
     return Principal(kind=PrincipalKind.DEVICE, id=made.id, name=name, roles=frozenset({Role.DEVICE}), vendor="acme")
 
 
 def collector(name: str, site: str | None = "ward-7") -> Principal:
     """A collector with a token for one site."""
-    return Principal(kind=PrincipalKind.COLLECTOR, id=f"id-{name}", name=name, roles=frozenset({Role.COLLECTOR}), site=site)
+    return Principal(
+        kind=PrincipalKind.COLLECTOR, id=f"id-{name}", name=name, roles=frozenset({Role.COLLECTOR}), site=site
+    )
 
 
 def shifted(path: Path, to: datetime | None = None) -> bytes:
