@@ -217,8 +217,19 @@ def get(connection: sa.Connection, engagement_id: str, *, lock: bool = False) ->
     return _engagement(row)
 
 
+def visible(connection: sa.Connection, engagement_id: str, *, principal: Principal) -> Engagement:
+    """One engagement, if the principal may see it; a manufacturer sees none.
+
+    Raises:
+        EngagementNotFound: there is none, or a manufacturer asks.
+    """
+    if principal.vendor is not None:
+        raise EngagementNotFound(f"No engagement {engagement_id}.")
+    return get(connection, engagement_id)
+
+
 def find(connection: sa.Connection, *, principal: Principal, after: str = "", limit: int = 100) -> list[Engagement]:
-    """Engagements newest first, before the id ``after``; a manufacturer sees none, for they name other vendors' devices."""
+    """Engagements newest first, before the id ``after``; no manufacturer's: they name other vendors' devices."""
     if principal.vendor is not None:
         return []
     query = sa.select(engagements).order_by(engagements.c.id.desc()).limit(limit)

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from lachan import clock, devices, outbox
 from lachan.database import for_update, insert_ignore
 from lachan.devices import Device
+from lachan.errors import NotFound
 from lachan.events import PostureAssessed, VerdictChanged
 from lachan.identity import Permission, Principal, require
 from lachan.ids import new_id
@@ -122,6 +123,20 @@ def get(connection: sa.Connection, assessment_id: str) -> Assessment:
         AssessmentNotFound: there is none.
     """
     return _one(connection, assessments.c.id == assessment_id)
+
+
+def visible(connection: sa.Connection, assessment_id: str, *, principal: Principal) -> Assessment:
+    """One assessment, if the principal may see its device.
+
+    Raises:
+        AssessmentNotFound: there is none, or it is of another vendor's device.
+    """
+    found = get(connection, assessment_id)
+    try:
+        devices.get(connection, found.device_id, principal=principal)
+    except NotFound as error:
+        raise AssessmentNotFound from error
+    return found
 
 
 def latest(connection: sa.Connection, device_id: str) -> Assessment:
