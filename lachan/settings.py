@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     )
     signer_allowed_uids: tuple[int, ...] = Field((), description="Further user ids that may ask the signer.")
 
+    siem_rules_off: tuple[str, ...] = Field((), description="Detection rules (names or ids) that are switched off.")
+
     mosquitto_host: str = Field("", description="Broker address; empty means that no broker is driven.")
     mosquitto_port: int = Field(
         1883,

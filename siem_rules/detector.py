@@ -64,7 +64,7 @@ def main(
     Raises:
         DetectorReplaced: another detector took over.
     """
-    detector = Detector(rt, ruleset.ours())
+    detector = Detector(rt, ruleset.ours().without(rt.settings.siem_rules_off))
     sleeper = Sleeper(rt.settings.data, "detect")
     listener = None if syslog is None else udp.listen(rt, stop, syslog)
     if ready is not None:

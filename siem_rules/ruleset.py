@@ -104,6 +104,16 @@ class RuleSet:
         """Plain rules, then correlations."""
         return [*self.rules.values(), *self.correlations.values()]
 
+    def without(self, names: Iterable[str]) -> "RuleSet":
+        """The rules without some (by id or name) and without the correlations that count them."""
+        gone = {rule.id for rule in self.all if rule.id in names or rule.name in names}
+        for _ in self.correlations:
+            gone |= {one.id for one in self.correlations.values() if gone & set(one.inputs)}
+        return RuleSet(
+            {key: rule for key, rule in self.rules.items() if key not in gone},
+            {key: one for key, one in self.correlations.items() if key not in gone},
+        )
+
     @property
     def horizon(self) -> float:
         """Seconds of log that any correlation may look back over, nested ones included."""
