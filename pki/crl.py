@@ -94,8 +94,6 @@ def refresh(rt: Runtime) -> None:
         connection.execute(attempts.delete().where(attempts.c.window_start < now - timedelta(days=1)))
 
 
-
-
 def _latest(connection: sa.Connection, authority: str) -> Published | None:
     query = sa.select(crls).where(crls.c.authority == authority).order_by(crls.c.number.desc()).limit(1)
     row = connection.execute(query).first()

@@ -1,7 +1,7 @@
 """A small DER writer and reader: just what certificates, CRLs and OCSP answers need.
 
 Why not the library's builders: a certificate put together from ready-made parts costs a fifth of the builder's time, and
-a builder's CRL loop is quadratic (docs/adr/0006). Steps: `tlv` wraps octets, the small functions above it write one ASN.1
+a builder's CRL loop is quadratic (docs/adr/0007). Steps: `tlv` wraps octets, the small functions above it write one ASN.1
 type each, `Reader` takes a message apart again. Limits: definite lengths and single-octet tags only, which is all that
 DER (X.690 10) and these formats use; nothing here checks meaning.
 """

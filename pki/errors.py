@@ -24,13 +24,20 @@ class AuthorityMissing(Unavailable):
 class CsrMalformed(Invalid):
     """The certification request cannot be read, or its signature does not verify."""
 
-    status, title, hint = 400, "The certification request is not usable", "Make a new PKCS#10 request and send it again."
+    status, title, hint = (
+        400,
+        "The certification request is not usable",
+        "Make a new PKCS#10 request and send it again.",
+    )
 
 
 class ProofMismatch(CsrMalformed):
     """challengePassword is present and is not this TLS connection's channel binding (RFC 7030 3.5)."""
 
-    title, hint = "Proof of possession does not belong to this connection", "Send the request over the connection it names."
+    title, hint = (
+        "Proof of possession does not belong to this connection",
+        "Send the request over the connection it names.",
+    )
 
 
 class KeyUnfit(CsrMalformed):
@@ -60,7 +67,10 @@ class SecretRefused(Unauthenticated):
 class SecretForOtherProfile(Forbidden):
     """The secret was issued for another profile than the one that the URL names."""
 
-    title, hint = "The secret is for another profile", "Use the EST label of the profile that the secret was issued for."
+    title, hint = (
+        "The secret is for another profile",
+        "Use the EST label of the profile that the secret was issued for.",
+    )
 
 
 class TooManyAttempts(TooMany):

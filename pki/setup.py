@@ -113,9 +113,7 @@ def store_offline(root: Root, folder: Path) -> None:
             file.write(content)
 
 
-def _write_rows(
-    context: InitContext, root: Root, issuing: x509.Certificate, issued: dict[str, dict[str, Any]]
-) -> None:
+def _write_rows(context: InitContext, root: Root, issuing: x509.Certificate, issued: dict[str, dict[str, Any]]) -> None:
     now, actor = clock.now(), system("init")
     empty = x509.CertificateRevocationListBuilder(root.certificate.subject, now, now + ROOT_CRL_LIFE)
     key_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

@@ -133,7 +133,12 @@ def ocsp(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]:
         for algorithm, serial in wanted
     )
     echo = der.explicit(1, der.sequence(der.extension(_NONCE, der.octets(nonce)))) if nonce else b""
-    data = der.sequence(der.explicit(2, der.octets(issuer_hashes(responder, "sha1")[1])), der.generalized(now), der.sequence(answers), echo)
+    data = der.sequence(
+        der.explicit(2, der.octets(issuer_hashes(responder, "sha1")[1])),
+        der.generalized(now),
+        der.sequence(answers),
+        echo,
+    )
     signature = signer.keys.sign(get("ocsp-responder").service_key, data)
     included = der.explicit(0, der.sequence(responder.public_bytes(Encoding.DER)))
     basic = der.signed(data, ECDSA_SHA256, signature, included)

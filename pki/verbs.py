@@ -13,15 +13,11 @@ from pki import revocation
 from pki.schemas import Revocation, Suspension
 
 
-def _suspend(
-    rt: Runtime, connection: sa.Connection, principal: Principal, parameters: Suspension
-) -> dict[str, Any]:
+def _suspend(rt: Runtime, connection: sa.Connection, principal: Principal, parameters: Suspension) -> dict[str, Any]:
     return {"certificates": revocation.suspend(rt, connection, principal, **parameters.model_dump())}
 
 
-def _release(
-    rt: Runtime, connection: sa.Connection, principal: Principal, parameters: Suspension
-) -> dict[str, Any]:
+def _release(rt: Runtime, connection: sa.Connection, principal: Principal, parameters: Suspension) -> dict[str, Any]:
     return {"certificates": revocation.release(rt, connection, principal, **parameters.model_dump())}
 
 

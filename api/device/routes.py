@@ -4,10 +4,14 @@ The rule: an operation needs a verified device whose trust decision is allow or 
 written ``METHOD /path`` as the route is; the door does not start when one names no route.
 """
 
-ROUTES: tuple[str, ...] = ("api.device.own", "api.device.bulk", "api.device.firmware",)
+ROUTES: tuple[str, ...] = ("api.device.own", "api.device.est", "api.device.bulk", "api.device.firmware",)
 
 # Reached without a certificate. Each of these authenticates in its own way or tells nothing that is not public.
-OPEN: frozenset[str] = frozenset()
+OPEN: frozenset[str] = frozenset(
+    f"{operation.split()[0]} /.well-known/est{label}/{operation.split()[1]}"
+    for operation in ("GET cacerts", "GET csrattrs", "POST simpleenroll", "POST fullcmc", "POST serverkeygen")
+    for label in ("", "/{label}")
+)
 
 # Refused while the decision is `limited` (containment level degrade, or a failed assessment).
 WITHHELD_WHEN_LIMITED: frozenset[str] = frozenset()

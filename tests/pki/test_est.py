@@ -1,0 +1,176 @@
+"""EST over the real device door (RFC 7030): operations, media types, encodings, errors and channel binding."""
+
+import base64
+import http.client
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+
+from lachan.runtime import Runtime
+from pki import service
+from tests.pki.doors import Doors, open_doors
+from tests.pki.support import ADMIN, Camera, camera, contain, csr, end_containment, key
+from tests.support.wait import until
+
+EST = "/.well-known/est"
+PKCS10 = {"Content-Type": "application/pkcs10"}
+
+
+@pytest.fixture
+def doors(signer_rt: Runtime, tmp_path: Path) -> Iterator[Doors]:
+    with open_doors(signer_rt, tmp_path / "clients") as found:
+        yield found
+
+
+def certificates(answer: httpx.Response) -> list[x509.Certificate]:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Content-Transfer-Encoding"] == "base64"
+    return pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer.content))
+
+
+def post(
+    client: httpx.Client, cam: Camera, request: bytes, operation: str = "simpleenroll", secret: str | None = None
+) -> httpx.Response:
+    body = base64.encodebytes(request)
+    return client.post(f"{EST}/{operation}", content=body, headers=PKCS10, auth=(cam.name, secret or cam.secret))
+
+
+def test_a_devices_life_over_the_wire(signer_rt: Runtime, doors: Doors) -> None:
+    cam, first_key, second_key = camera(signer_rt), key(), key()
+    with doors.client() as client:
+        authorities = certificates(client.get(f"{EST}/cacerts"))
+        hierarchy = service.hierarchy(signer_rt.db)
+        assert set(authorities) == {hierarchy.root, hierarchy.issuing}
+        assert client.get(f"{EST}/csrattrs").headers["Content-Type"] == "application/csrattrs"
+        answer = post(client, cam, csr(first_key))
+        assert answer.headers["Content-Type"] == "application/pkcs7-mime; smime-type=certs-only"
+        (first,) = certificates(answer)
+        assert all(len(line) <= 64 for line in answer.text.splitlines())
+        assert certificates(post(client, cam, csr(first_key))) == [first]  # the answer was lost
+        assert post(client, cam, csr()).status_code == 401  # somebody else saw the secret
+    renewal = csr(second_key, subject=first.subject)
+    with doors.client(first, first_key) as client:
+        answer = client.post(f"{EST}/simplereenroll", content=renewal, headers=PKCS10)
+        (second,) = certificates(answer)
+    assert second.subject == first.subject
+    with doors.client(second, second_key) as client:
+        assert client.get("/device/v1/self").status_code == 200
+
+
+def test_quarantine_holds_over_the_wire_and_ends(signer_rt: Runtime, doors: Doors) -> None:
+    cam, device_key = camera(signer_rt), key()
+    with doors.client() as client:
+        (first,) = certificates(post(client, cam, csr(device_key)))
+    with signer_rt.db.write() as connection:
+        fresh = service.issue_secret(signer_rt, connection, ADMIN, cam.id)
+    renewal = csr(key(), subject=first.subject)
+
+    def renew() -> httpx.Response:
+        with doors.client(first, device_key) as client:
+            return client.post(f"{EST}/simplereenroll", content=renewal, headers=PKCS10)
+
+    contain(signer_rt, cam.id)
+    until(lambda: renew().status_code == 403, timeout=5)
+    with doors.client() as client:
+        for answer in (
+            post(client, cam, csr(device_key)),  # the old secret
+            post(client, cam, csr(), secret=fresh.secret),  # a new key
+            post(client, cam, csr(), "camera/simpleenroll", secret=fresh.secret),
+        ):
+            assert answer.status_code == 403
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            assert "contained" in answer.text
+    assert "contained" in renew().text or "decision" in renew().text
+    end_containment(signer_rt, cam.id)
+    until(lambda: renew().status_code == 200, timeout=5)
+    with doors.client() as client:
+        assert post(client, cam, csr(), secret=fresh.secret).status_code == 200
+
+
+def test_answers_to_what_is_wrong(signer_rt: Runtime, doors: Doors) -> None:
+    cam = camera(signer_rt)
+    path = f"{EST}/simpleenroll"
+    good, basic = base64.b64encode(csr()), (cam.name, cam.secret)
+    with doors.client() as client:
+        anonymous = client.post(path, content=good, headers=PKCS10)
+        assert anonymous.status_code == 401
+        assert anonymous.headers["WWW-Authenticate"] == 'Basic realm="est"'
+        wrong = client.post(path, content=good, headers=PKCS10, auth=(cam.name, "x"))
+        unknown = client.post(path, content=good, headers=PKCS10, auth=("nobody", "x"))
+        assert wrong.status_code == unknown.status_code == 401
+        assert wrong.text == unknown.text  # it is not told which of the two was wrong
+        broken = {"Authorization": "Basic %%%", **PKCS10}
+        assert client.post(path, content=good, headers=broken).status_code == 401
+        assert client.post(path, content=good, auth=basic).status_code == 415
+        for body in (b"", b"%%%", b"MII=", csr()[:-3]):
+            assert client.post(path, content=body, headers=PKCS10, auth=basic).status_code == 400, body
+        assert client.post(path, content=b"M" * 40_000, headers=PKCS10, auth=basic).status_code == 413
+        assert client.post(f"{EST}/tv/simpleenroll", content=good, headers=PKCS10, auth=basic).status_code == 404
+        assert client.get(f"{EST}/server/cacerts").status_code == 404
+        for operation in ("serverkeygen", "fullcmc", "camera/serverkeygen"):
+            answer = client.post(f"{EST}/{operation}", content=good, headers=PKCS10, auth=basic)
+            assert (answer.status_code, answer.text.count("\n")) == (501, 1)
+        reenroll = client.post(f"{EST}/simplereenroll", content=good, headers=PKCS10, auth=basic)
+        assert reenroll.status_code == 401
+        assert reenroll.headers["Content-Type"].startswith("text/plain")
+        other = post(client, cam, csr(names=[x509.DNSName("cam-2")]))
+        assert (other.status_code, "cam-2" in other.text) == (403, True)
+        for _ in range(20):
+            answer = post(client, cam, csr(), secret="x")
+        assert answer.status_code == 429
+        assert 0 < int(answer.headers["Retry-After"]) <= 900
+
+
+@pytest.mark.parametrize("form", ["der", "pem", "one line", "wrapped"])
+def test_requests_in_every_encoding(signer_rt: Runtime, doors: Doors, form: str) -> None:
+    cam, request = camera(signer_rt), csr()
+    body = {
+        "der": request,
+        "pem": x509.load_der_x509_csr(request).public_bytes(Encoding.PEM),
+        "one line": base64.b64encode(request),
+        "wrapped": base64.encodebytes(request).replace(b"\n", b"\r\n"),
+    }[form]
+    with doors.client() as client:
+        answer = client.post(
+            f"{EST}/camera/simpleenroll",
+            content=body,
+            headers={"Content-Type": "application/pkcs10; charset=binary"},
+            auth=(cam.name, cam.secret),
+        )
+    assert len(certificates(answer)) == 1
+
+
+def test_a_client_without_user_agent_gets_one_line(signer_rt: Runtime, doors: Doors) -> None:
+    """strongSwan up to 5.9.8 stops at the first line end."""
+    connection = http.client.HTTPSConnection("localhost", doors.ports["device"], context=doors.context())
+    connection.request("GET", f"{EST}/cacerts")
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    assert b"\n" not in text
+    assert ("Content-Length", str(len(text))) in answer.getheaders()  # and it looks for exactly this spelling
+    assert len(pkcs7.load_der_pkcs7_certificates(base64.b64decode(text))) == 2
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_tls_unique_in_challenge_password(signer_rt: Runtime, doors: Doors, *, right: bool) -> None:
+    """RFC 7030 3.5, as a TLS 1.2 client does it."""
+    cam, context = camera(signer_rt), doors.context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    connection = http.client.HTTPSConnection("localhost", doors.ports["device"], context=context)
+    connection.connect()
+    unique = connection.sock.get_channel_binding("tls-unique")
+    assert unique
+    request = csr(challenge=base64.b64encode(unique if right else bytes(len(unique))))
+    credentials = base64.b64encode(f"{cam.name}:{cam.secret}".encode()).decode()
+    headers = {**PKCS10, "Authorization": f"Basic {credentials}"}
+    connection.request("POST", f"{EST}/simpleenroll", base64.b64encode(request), headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    assert answer.status == (200 if right else 400), text
