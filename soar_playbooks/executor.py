@@ -86,23 +86,23 @@ def _one(rt: Runtime, playbook: Playbook, run: Run) -> Run:
     """Do the run's present step; gives the run standing at the next one."""
     step = playbook.steps[run.step]
     if step.type is StepType.END:
-        failed = any(body.get("ok") is False for body in run.entries.values())
         with faults.write(rt, faults.Record.END) as connection:
-            run = journal.enter(connection, run, step.id, Phase.OUTCOME, {"ok": True})
-            journal.finish(connection, run, Outcome.FAILED if failed else Outcome.SUCCEEDED)
-        raise Pause
+            return _end(connection, run, step)
     if step.type is StepType.START:
-        return _go(rt, run, step, step.on_completion, {"ok": True})
+        return journal.pass_by(run, step.id, {"ok": True}, target=str(step.on_completion))
     if step.type is StepType.IF:
         holds = conditions.parse(str(step.condition), playbook.variables).holds(run.variables)
-        return _go(rt, run, step, step.on_true if holds else step.on_false, {"ok": True, "holds": holds})
+        target = str(step.on_true if holds else step.on_false)
+        return journal.pass_by(run, step.id, {"ok": True, "holds": holds}, target=target)
     return _action(rt, playbook, run, step)
 
 
-def _go(rt: Runtime, run: Run, step: Step, target: str | None, body: dict[str, Any]) -> Run:
-    with faults.write(rt, faults.Record.OUTCOME) as connection:
-        run = journal.enter(connection, run, step.id, Phase.OUTCOME, body)
-        return journal.move(connection, run, step=target)
+def _end(connection: sa.Connection, run: Run, step: Step) -> Run:
+    """End the run at an ``end`` step; a step that failed on the way makes it a failed one, whatever took it up."""
+    failed = any(body.get("ok") is False for body in run.entries.values())
+    run = journal.enter(connection, run, step.id, Phase.OUTCOME, {"ok": True})
+    journal.finish(connection, run, Outcome.FAILED if failed else Outcome.SUCCEEDED, step=step.id)
+    return journal.ended(run)
 
 
 def _action(rt: Runtime, playbook: Playbook, run: Run, step: Step) -> Run:
@@ -313,4 +313,6 @@ def _next(connection: sa.Connection, playbook: Playbook, run: Run, step: Step, b
     if target is None or (target, Phase.OUTCOME) in run.entries:
         journal.finish(connection, run, Outcome.FAILED, error=str(body.get("error", "")))
         return journal.ended(run)
+    if playbook.steps[target].type is StepType.END:
+        return _end(connection, run, playbook.steps[target])
     return journal.move(connection, run, step=target, variables=run.variables, waiting_for="", guard="", needed=0)

@@ -56,7 +56,11 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A claimed run as its worker knows it. ``entries`` are the journal's rows so far: (step, phase) → body."""
+    """A claimed run as its worker knows it.
+
+    ``entries`` are the journal's rows so far: (step, phase) → body. Pure steps (start, if-condition) need no transaction
+    of their own: those in ``unwritten`` are written by the next `move`.
+    """
 
     id: str
     playbook_id: str
@@ -71,6 +75,7 @@ class Run:
     fence: int
     waiting_for: str
     entries: dict[tuple[str, str], dict[str, Any]]
+    unwritten: tuple[str, ...] = ()
 
 
 def claim(rt: Runtime, run_id: str) -> Run | None:
@@ -121,10 +126,16 @@ def move(connection: sa.Connection, run: Run, **values: Any) -> Run:
     Raises:
         LostFence: another worker has claimed the run.
     """
-    values = {"updated_at": clock.now(), "lease_until": clock.now() + LEASE, **values}
+    values = {"step": run.step, "updated_at": clock.now(), "lease_until": clock.now() + LEASE, **values}
     mine = sa.and_(runs.c.id == run.id, runs.c.fence == run.fence, runs.c.state == RunState.RUNNING)
     if connection.execute(runs.update().where(mine).values(**values)).rowcount != 1:
         raise LostFence(f"Run {run.id} has been taken over.", run=run.id)
+    for step_id in run.unwritten:
+        body = run.entries[(step_id, Phase.OUTCOME)]
+        position = list(run.entries).index((step_id, Phase.OUTCOME))
+        keys = {"run_id": run.id, "step_id": step_id, "phase": str(Phase.OUTCOME), "position": position}
+        connection.execute(run_journal.insert().values(**keys, fence=run.fence, body=body, at=clock.now()))
+    run = replace(run, unwritten=())
     known = {name: value for name, value in values.items() if name in {"step", "variables", "waiting_for"}}
     return replace(run, **known)
 
@@ -141,15 +152,21 @@ def enter(connection: sa.Connection, run: Run, step_id: str, phase: Phase, body:
     return replace(run, entries={**run.entries, (step_id, phase): body})
 
 
-def finish(connection: sa.Connection, run: Run, outcome: Outcome, *, error: str = "") -> None:
-    """End a run, once.
+def pass_by(run: Run, step_id: str, body: dict[str, Any], *, target: str) -> Run:
+    """Go through a pure step, in memory; the next `move` writes it down."""
+    made = {**run.entries, (step_id, str(Phase.OUTCOME)): body}
+    return replace(run, step=target, entries=made, unwritten=(*run.unwritten, step_id))
+
+
+def finish(connection: sa.Connection, run: Run, outcome: Outcome, *, error: str = "", step: str = "") -> None:
+    """End a run, once; at ``step``, or where it stands.
 
     Raises:
         LostFence: another worker has claimed the run.
     """
     move(
         connection, run, state=RunState.ENDED, outcome=outcome, error=error, ended_at=clock.now(), lease_until=None,
-        waiting_for="", guard="", needed=0,
+        waiting_for="", guard="", needed=0, variables=run.variables, step=step or run.step,
     )  # fmt: skip
     outbox.append(connection, RunFinished(device_id=run.device_id, run_id=run.id, outcome=outcome), actor=ACTOR)
 

@@ -133,7 +133,7 @@ def load(connection: sa.Connection, principal: Principal, *, text: str, file: st
     except LachanError as error:
         raise _at(error, file=file, step=playbook.workflow_start) from error
     version = {"digest": digest, "playbook_id": playbook.id, "version": playbook.version, "signer": signer}
-    row = {"name": playbook.name, "version": playbook.version, "digest": digest, "file": file}
+    row: dict[str, Any] = {"name": playbook.name, "version": playbook.version, "digest": digest, "file": file}
     row |= {"loaded_by": principal.label, "loaded_at": clock.now()}
     document = {"document": text, "loaded_at": clock.now()}
     insert_ignore(connection, playbook_versions, {**version, **document}, index=("digest",))

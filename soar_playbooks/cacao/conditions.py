@@ -1,7 +1,7 @@
-"""Conditions of if-condition steps: STIX-like comparisons over playbook variables, read once, evaluated without eval.
+r"""Conditions of if-condition steps: STIX-like comparisons over playbook variables, read once, evaluated without eval.
 
 CACAO 2.0 section 4.7 asks for STIX patterns; what compares variables is the comparison expression of STIX 2.1 part 9:
-``__severity__:value = 'high' AND __sources__:value >= 2``. Quotes are not part of the value (``\\'`` and ``\\\\`` are its
+``__severity__:value = 'high' AND __sources__:value >= 2``. Quotes are not part of the value (``\'`` and ``\\`` are its
 escapes). Steps: tokens, a small recursive descent, a tree of frozen dataclasses, `Condition.holds`. Limits: variable on
 the left, literal on the right; unlike types are an error when loaded, never false at run time.
 """

@@ -19,7 +19,6 @@ from typing import Any
 import jsonschema
 
 from lachan import clock
-
 from soar_playbooks.cacao import lint
 from soar_playbooks.cacao.model import (
     EXTENSION,

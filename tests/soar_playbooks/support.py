@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lachan import devices, outbox, trust
 from lachan.devices import Criticality, Device, NewDevice
 from lachan.events import AlertRaised
-from lachan.identity import Principal, Role, system
+from lachan.identity import Role, system
 from lachan.ids import new_id
 from lachan.jobs import Worker
 from lachan.runtime import Runtime

@@ -3,8 +3,8 @@
 import pytest
 
 from lachan import trust
-from lachan.identity.principal import PersonNeeded, Principal, PrincipalKind
 from lachan.identity import Role
+from lachan.identity.principal import PersonNeeded, Principal, PrincipalKind
 from lachan.runtime import Runtime
 from soar_playbooks import decisions as run_decisions
 from soar_playbooks.containment import decisions
