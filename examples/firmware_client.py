@@ -71,10 +71,9 @@ def fetch(http: httpx.Client, update: dict[str, Any], arguments: argparse.Namesp
     metadata, targets = arguments.state / "metadata", arguments.state / "targets"
     for folder in (metadata, targets):
         folder.mkdir(parents=True, exist_ok=True)
-    known = metadata / "root.json"  # the newest root that this device came to trust, else the one from manufacture
     updater = Updater(
         str(metadata), update["metadata_url"], str(targets), update["targets_url"], Fetcher(http),
-        bootstrap=None if known.exists() else arguments.tuf_root.read_bytes(),
+        bootstrap=arguments.tuf_root.read_bytes(),
     )  # fmt: skip
     updater.refresh()
     target = updater.get_targetinfo(update["target"])
