@@ -2,17 +2,22 @@
 
 import json
 import random
+from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 import lachan.demo.recording as recordings
-from lachan import clock
+from lachan import clock, outbox
 from lachan.devices import NewDevice, register
 from lachan.identity import Principal, PrincipalKind, Role, system
 from lachan.runtime import Runtime
-from siem_rules import bulk, ingest
+from siem_rules import bulk, ingest, ruleset
 from siem_rules.delivery import Sender
+from siem_rules.detector import Detector
+from siem_rules.models import alerts
 
 RECORDING = Path(recordings.__file__).parent / "recording.bulk"
 BENIGN = Path(recordings.__file__).parent / "benign.bulk"
@@ -76,3 +81,34 @@ def documents(*found: dict[str, Any], ids: str = "") -> bytes:
 def send(rt: Runtime, sender: Principal, body: bytes, *, batch: str = "") -> ingest.Answer:
     """Deliver a body as somebody, the way the doors do."""
     return ingest.instance(rt).deliver(Sender.of(sender), bulk.read(body), batch=batch)
+
+
+def rule_names() -> dict[str, str]:
+    """Rule id → name."""
+    return {rule.id: rule.name for rule in ruleset.ours().all}
+
+
+def raised(rt: Runtime) -> Counter[str]:
+    """How often each rule has raised an alert, by the facts."""
+    with rt.db.read() as connection:
+        facts = outbox.read(connection, names=("AlertRaised",), limit=5000)
+    return Counter(rule_names()[fact.event.rule_id] for fact in facts)
+
+
+def episodes(rt: Runtime, sender: str) -> list[tuple[str, datetime, datetime]]:
+    """Rule, first and last moment of a collector's alerts, merged ones left out."""
+    with rt.db.read() as connection:
+        rows = connection.execute(sa.select(alerts).where(alerts.c.merged_into.is_(None))).mappings().all()
+    label = f"collector:{sender}"
+    return sorted(
+        (rule_names()[row["rule_id"]], row["first_at"], row["last_at"]) for row in rows if row["senders"] == [label]
+    )
+
+
+def detect(rt: Runtime) -> Detector:
+    """Run a fresh detector over all that is new."""
+    detector = Detector(rt, ruleset.ours())
+    while detector.round():
+        pass
+    detector.commit()
+    return detector
