@@ -51,11 +51,7 @@ def prepare(wanted: str, mutex: int) -> None:
     again = have.get("python") == bootstrap.interpreter()
     lock = TEST if again and TEST in have else wanted
     tools = " and the test tools" if lock == TEST else ""
-    why = (
-        "the locked libraries changed or more are asked for"
-        if again
-        else "first run here, or the last one was cut short"
-    )
+    why = _why(have if again else {}, lock)
     say(f"preparing .venv with the locked libraries{tools} ({why}); this takes about a minute.")
     try:
         STAMP.unlink(missing_ok=True)
@@ -63,9 +59,19 @@ def prepare(wanted: str, mutex: int) -> None:
             _create(python)
         _pip_install(python, lock, mutex)
         _remove_strangers(python, lock)
+        _compile()
         _finish(lock)
     except OSError as error:
         raise CannotStart(f"cannot make {VENV}: {error}.") from None
+
+
+def _why(have: dict[str, str], lock: str) -> str:
+    """Why there is something to do, in a few words."""
+    if have:
+        return f"{lock} has changed" if lock in have else "the tests need them"
+    return (
+        "the last one was cut short, or belongs to another Python" if VENV.exists() else "this is the first start here"
+    )
 
 
 def _python_with_pip() -> str:
@@ -106,7 +112,7 @@ def _pip(python: str) -> list[str]:
 def _pip_install(python: str, lock: str, mutex: int) -> None:
     """Run pip over the lock; its output goes to ``.venv.log``, a counter to the terminal.
 
-    ``--no-deps``: the lock is complete, so pip need not resolve. ``--no-compile``: only what is imported gets compiled, then.
+    ``--no-deps``: the lock is complete, so pip need not resolve. ``--no-compile``: :func:`_compile` does it on all processors.
     """
     command = [*_pip(python), "install", "--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile"]
     command += ["--progress-bar", "off", "--retries", "2", "-r", str(ROOT / lock)]
@@ -255,6 +261,16 @@ def _remove_strangers(python: str, lock: str) -> None:
     strangers = sorted(have - named)
     if strangers:
         subprocess.run([*_pip(python), "uninstall", "--yes", "-q", *strangers], capture_output=True, check=False)
+
+
+def _compile() -> None:
+    """Compile what was installed: lachan is several processes, and each would compile the same modules at its first import.
+
+    A file that does not compile (templates, other Pythons' syntax) is nobody's loss, so the status is not looked at.
+    """
+    print("  compiling, so that every later start is quick", file=sys.stderr, flush=True)
+    command = [str(PYTHON), "-m", "compileall", "-qq", "-j", "0", str(_site())]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def _finish(lock: str) -> None:

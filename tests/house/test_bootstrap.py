@@ -148,7 +148,9 @@ def test_the_first_start_prepares_and_the_second_does_not(checkout: Checkout) ->
     assert answer["have"] == ["lachan_lib_a"]
     assert answer["prefix"] == str(checkout.venv)
     assert "preparing .venv" in err
+    assert "this is the first start here" in err
     assert "1 of 1 libraries" in err
+    assert list(checkout.venv.rglob("lachan_lib_a.*.pyc"))
     assert checkout.start() == (0, {**answer, "argv": []}, "")
 
 
