@@ -85,15 +85,16 @@ class BodyLimit:
     Args:
         app: The next layer.
         default: Bytes that any path may have.
-        larger: (path prefix, bytes) for the paths that may have more; the first that fits counts.
+        larger: (regular expression for the whole path, bytes) where more is needed; the first that fits counts.
     """
 
     def __init__(self, app: ASGIApp, *, default: int, larger: Sequence[tuple[str, int]] = ()) -> None:
-        self.app, self.default, self.larger = app, default, tuple(larger)
+        self.app, self.default = app, default
+        self.larger = [(re.compile(pattern), size) for pattern, size in larger]
 
     def limit(self, path: str) -> int:
         """Bytes that a body sent to this path may have."""
-        return next((size for prefix, size in self.larger if path.startswith(prefix)), self.default)
+        return next((size for pattern, size in self.larger if pattern.fullmatch(path)), self.default)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs one request."""

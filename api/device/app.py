@@ -21,7 +21,7 @@ from lachan.errors import LachanError
 from lachan.runtime import Runtime
 
 BODY = 1024 * 1024
-LARGER = (("/_bulk", 32 * 1024 * 1024),)
+LARGER = ((r"(/[^/]+)?/_bulk", 32 * 1024 * 1024),)
 
 
 def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:

@@ -18,9 +18,9 @@ from lachan.runtime import Runtime
 
 BODY = 1024 * 1024
 LARGER = (
-    ("/_bulk", 32 * 1024 * 1024),
+    (r"(/[^/]+)?/_bulk", 32 * 1024 * 1024),
     ("/api/v1/devices/import", 32 * 1024 * 1024),
-    ("/api/v1/artifacts", 4 * 1024 * 1024 * 1024),
+    (r"/api/v1/artifacts(/.*)?", 4 * 1024 * 1024 * 1024),
 )
 _ABOUT = """
 Who each device is, what it runs, how it behaves, whether it is fit, and what happens to it when it is not.

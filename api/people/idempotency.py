@@ -93,11 +93,13 @@ class Idempotency:
         if kept is not None:
             await _replay(kept, send)
             return
-        answer = _Answer(send)
+        answer = _Answer()
         try:
-            await self.app(request.scope, _once(body), answer.send)
+            await self.app(request.scope, _once(body), answer.take)
         finally:
             await run_in_threadpool(record.settle, answer)
+        for message in answer.messages:  # kept first, then shown: who has the answer may rely on the key
+            await send(message)
 
 
 def _applies(headers: Headers) -> bool:
@@ -124,22 +126,22 @@ def _once(body: bytes) -> Receive:
 
 
 class _Answer:
-    """Passes an answer on and remembers it."""
+    """Holds an answer back."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
         self.complete = False
 
-    async def send(self, message: Message) -> None:
+    async def take(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], dict(Headers(raw=message["headers"]))
         elif message["type"] == "http.response.body":
             self.body += message.get("body", b"")
             self.complete = not message.get("more_body", False)
-        await self._send(message)
+        self.messages.append(message)
 
 
 class _Record:
