@@ -1,0 +1,73 @@
+"""The DER writer writes what the library reads, and the reader takes nothing but DER."""
+
+from datetime import UTC, datetime
+
+import pytest
+from cryptography import x509
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pki import der
+from pki.ocsp import parse
+from pki.status_signing import Entry, crl_body  # noqa: F401 - the CRL is tested through the signer
+
+
+@given(st.integers(-(2**200), 2**200))
+def test_integers_are_shortest(value: int) -> None:
+    content = der.Reader(der.integer(value)).take(0x02)
+    assert int.from_bytes(content, "big", signed=True) == value
+    assert len(content) == 1 or content[0] not in (0x00, 0xFF) or (content[0] ^ content[1]) & 0x80
+
+
+@given(st.binary(max_size=70_000))
+def test_lengths_are_read_back(content: bytes) -> None:
+    reader = der.Reader(der.octets(content))
+    assert reader.take(0x04) == content
+    reader.end()
+
+
+@pytest.mark.parametrize(
+    "dotted", ["2.5.29.15", "1.3.6.1.5.5.7.48.1.2", "2.16.840.1.101.3.4.2.1", "1.2.840.10045.4.3.2"]
+)
+def test_object_identifiers(dotted: str) -> None:
+    name = x509.Name([x509.NameAttribute(x509.ObjectIdentifier(dotted), "x")])
+    assert der.oid(dotted) in name.public_bytes()
+
+
+@pytest.mark.parametrize(
+    ("when", "tag"),
+    [(datetime(2049, 12, 31, tzinfo=UTC), 0x17), (datetime(2050, 1, 1, tzinfo=UTC), 0x18)],
+)
+def test_times_change_their_type_in_2050(when: datetime, tag: int) -> None:
+    assert der.moment(when)[0] == tag
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x04",
+        b"\x04\x05ab",
+        b"\x04\x81\x05abcde",
+        b"\x04\x80ab\0\0",
+        b"\x04\x82\x00\x85" + b"a" * 133,
+        b"\x02\x01a",
+    ],
+)
+def test_what_is_no_der_is_refused(data: bytes) -> None:
+    with pytest.raises(der.MalformedDer):
+        der.Reader(data).take(0x04)
+
+
+def test_printable_strings_keep_to_their_alphabet() -> None:
+    assert der.printable("S-1 (a)") == b"\x13\x07S-1 (a)"
+    with pytest.raises(der.MalformedDer):
+        der.printable("S_1@é")
+
+
+@given(st.binary(max_size=300))
+def test_the_ocsp_parser_refuses_or_reads_but_never_breaks(data: bytes) -> None:
+    try:
+        parse(data)
+    except der.MalformedDer:
+        return
