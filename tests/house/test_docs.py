@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 
 import pytest
 
@@ -98,3 +100,13 @@ def test_the_papers_are_here() -> None:
         "docs/benchmarks.md",
     ):
         assert len(read(name)) > 200, name
+
+
+def test_the_gate_runs_the_commands_that_the_readme_names() -> None:
+    gate = tree.ROOT / ".ci" / "run"
+    assert os.access(gate, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(gate)], check=False).returncode == 0
+    assert "python3 -m lachan test" in read("README.md")
+    assert re.search(r"^stage .* python3 -m lachan test$", gate.read_text(), re.MULTILINE)
+    for tool in ("ruff check", "ruff format --check", "mypy --strict", "lint-imports", "test_gettext.py"):
+        assert tool in gate.read_text(), tool
