@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -146,6 +147,7 @@ _SPECIAL: tuple[tuple[str, Network], ...] = tuple(
         ("metadata", "100.100.100.200/32"), ("metadata", "168.63.129.16/32"),
     )
 )  # fmt: skip
+_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -153,20 +155,23 @@ def parse_entry(text: str) -> Entry:
     """Read one line of an allow-list: ``host:port``, ``10.0.0.0/8:443``, ``[fd00::/8]:443`` or without a port.
 
     Raises:
-        ValueError: the port is not 1..65535 or nothing is left of the host.
+        ValueError: the port is not 1..65535, or the rest is neither a network nor a host name.
     """
     host, _, port = text.strip().rpartition(":")
     if text.count(":") > 1 and not text.strip().startswith("["):
         host, port = text.strip(), ""
-    elif not host:
-        host, port = port, ""
+    elif ":" not in text:
+        host, port = text.strip(), ""
     host = host.strip("[]").lower().rstrip(".")
-    if not host or (port and not 0 < int(port) < 65536):
-        raise ValueError(f"not an allow-list entry: {text!r} (write host:port or network/bits:port)")
+    problem = f"not an allow-list entry: {text!r} (write host:port, network/bits:port or [IPv6]:port)"
+    if not host or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+        raise ValueError(problem)
     ports = frozenset({int(port)}) if port else frozenset()
     try:
         return Entry(network=ipaddress.ip_network(host, strict=False), ports=ports)
     except ValueError:
+        if not _NAME.fullmatch(host):
+            raise ValueError(problem) from None
         return Entry(name=host, ports=ports)
 
 

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime, timedelta
 
-import pytest
-
-from lachan import clock, outbox, trust
-from lachan.ledger import merkle
 from lachan.runtime import Runtime
-from lachan.trust import Answer
-from posture import declarations, service
-from posture.errors import NotApproved, Superseded
-from posture.evaluate import Result
-from tests.conftest import person
-from tests.posture.cameras import BadCamera, ChangedHandler, GoodCamera, make_certificate
+from posture import service
+from tests.posture.cameras import BadCamera
 from tests.posture.conftest import ANALYST, approved, register
-
-from lachan.identity import Role  # isort: skip
 
 
 def verdicts(rt: Runtime, device_id: str) -> dict[str, tuple[str, str]]:
