@@ -68,11 +68,12 @@ def main() -> int:
 
 def fetch(http: httpx.Client, update: dict[str, Any], arguments: argparse.Namespace) -> Path:
     """The firmware, if the Update Framework vouches for it and it is what the poll spoke of."""
+    server = arguments.server.rstrip("/")
     metadata, targets = arguments.state / "metadata", arguments.state / "targets"
     for folder in (metadata, targets):
         folder.mkdir(parents=True, exist_ok=True)
     updater = Updater(
-        str(metadata), update["metadata_url"], str(targets), update["targets_url"], Fetcher(http),
+        str(metadata), server + update["metadata"], str(targets), server + update["targets"], Fetcher(http),
         bootstrap=arguments.tuf_root.read_bytes(),
     )  # fmt: skip
     updater.refresh()

@@ -34,8 +34,8 @@ class Update(BaseModel):
     sha256: str = Field(description="Of the firmware, hex.")
     downgrade: bool = Field(description="People approved it for devices with a higher version, too.")
     target: str = Field(description="Path in the TUF repository.", examples=["acme/cam1/2.0.0/firmware.bin"])
-    metadata_url: str = Field(description="Base of the TUF metadata.")
-    targets_url: str = Field(description="Base of the TUF targets (consistent snapshots: hash-prefixed names).")
+    metadata: str = Field(description="Base path of the TUF metadata.")
+    targets: str = Field(description="Base path of the TUF targets (consistent snapshots: hash-prefixed names).")
     download: str = Field(description="The same bytes without TUF; ranges are served.")
     signature: str = Field(description="Detached CMS (DER) over those bytes.")
 
@@ -70,11 +70,10 @@ def poll_firmware(device: Annotated[Verified, Depends(verified)], rt: Annotated[
     found = delivery.offer(rt, device.device_id)
     if found is None:
         return Poll(update=None)
-    base = rt.settings.device_url.rstrip("/")
     update = Update(
         release_id=found.release_id, version=found.version, length=found.length, sha256=found.sha256,
-        downgrade=found.downgrade, target=found.target_path, metadata_url=f"{base}/tuf/metadata/",
-        targets_url=f"{base}/tuf/targets/", download=f"/firmware/{found.release_id}",
+        downgrade=found.downgrade, target=found.target_path, metadata="/tuf/metadata/",
+        targets="/tuf/targets/", download=f"/firmware/{found.release_id}",
         signature=f"/firmware/{found.release_id}/signature",
     )  # fmt: skip
     return Poll(update=update)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import time
 
 import pytest
@@ -120,8 +121,7 @@ ORDER = ["0.9", "1.0-dev", "1.0-alpha2", "1.0-beta1", "1.0-rc1", "1.0-rc2", "v1.
 
 
 def test_versions_are_ordered_as_vendors_mean_them() -> None:
-    assert sorted(ORDER, key=Version) == ORDER
-    assert sorted(reversed(ORDER), key=Version) == ORDER
+    assert sorted(random.Random(7).sample(ORDER, len(ORDER)), key=Version) == ORDER
     assert Version("1.0") == Version("v1.0.0")
     assert hash(Version("1.0")) == hash(Version("V1"))
     assert Version("5.7.3_build220112") < Version("5.7.3_build220201")

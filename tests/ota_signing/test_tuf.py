@@ -74,6 +74,13 @@ class Mirror:
                 pool.clear()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """A server that does not mind when a client hangs up."""
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing."""
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Serves files and says nothing."""
 
@@ -86,7 +93,7 @@ def mirror(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A mirror of a repository with one published release."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "mirror"
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    server = Server(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     made = Mirror(house, folder, f"http://127.0.0.1:{server.server_address[1]}")
