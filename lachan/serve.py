@@ -160,14 +160,10 @@ class Supervisor:
         return 0
 
     def _migrate(self) -> None:
-        from lachan import migrate
-        from lachan.database import Database
-
-        db = Database(self.settings.url, pool_size=2)
-        try:
-            migrate.upgrade(db)
-        finally:
-            db.close()
+        """In a process of its own: the supervisor has no other use for the database's libraries."""
+        words = [sys.executable, "-m", "lachan.migrate", str(self.settings.data)]
+        if subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode:
+            raise Unavailable("The database could not be brought to this version's schema; see above.")
 
     def _bind(self) -> None:
         for door in DOORS:

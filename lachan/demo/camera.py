@@ -2,7 +2,7 @@
 
 It is told what to do on standard input, one JSON object a line, and answers each with one line. It enrols over EST (RFC
 7030) with its one-time secret, renews by mutual TLS, polls for firmware and verifies it as a device would (TUF by python-tuf,
-the detached CMS by ``openssl`` where there is one), sends its log lines to ``_bulk``, and can hold a connection open to see
+the detached CMS by ``openssl``), sends its log lines to ``_bulk``, and can hold a connection open to see
 the moment it is cut. Limits: it is a program, not a camera; its web page for the posture probes says so.
 """
 
@@ -13,10 +13,12 @@ import http.client
 import http.server
 import json
 import ssl
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
 
 POLL = "/device/v1/firmware"
+UPDATER = Path(__file__).parents[2] / "examples" / "firmware_client.py"
 
 
 class Device:
@@ -37,6 +40,7 @@ class Device:
         self.name: str = args.name
         self.folder = Path(args.folder)
         self.root = args.root
+        self.tuf_root = args.tuf_root
         self.door = urlsplit(args.door)
         self.key = self.folder / "device.key"
         self.certificate = self.folder / "device.pem"
@@ -121,10 +125,19 @@ class Device:
         return {"ok": ok, "status": status, "items": len(answer.get("items", ())), "sent": time.time(), "error": text}
 
     def update(self) -> dict[str, Any]:
-        """Ask what to install, verify and install it, and report."""
-        from lachan.demo.firmware import install
-
-        return install(self)
+        """One round of the update client that manufacturers are given (``examples/firmware_client.py``)."""
+        state = self.folder / "update"
+        state.mkdir(exist_ok=True)
+        words = {
+            "server": self.door.geturl(), "ca": self.root, "cert": self.certificate, "key": self.key,
+            "tuf-root": self.tuf_root, "firmware-root": self.root, "state": state,
+            "install": self.folder / "firmware.bin",
+        }  # fmt: skip
+        command = [sys.executable, str(UPDATER), *(str(w) for key, value in words.items() for w in (f"--{key}", value))]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"ok": False, "error": (done.stdout + done.stderr).strip()[-600:]}
+        return {"ok": True, **json.loads(done.stdout)}
 
     def watched(self) -> dict[str, Any]:
         """Hold one connection open, asking again and again; what changed is told by ``seen``."""
@@ -158,7 +171,7 @@ class Device:
 
     def serve_page(self, weak: bool) -> dict[str, Any]:
         """Open the camera's own web page (for the posture probes); a weak one takes admin/admin."""
-        self.page = Page(weak)
+        self.page = Page(weak, self.folder)
         return {"ok": True, "port": self.page.port}
 
 
@@ -191,9 +204,12 @@ class Watch(threading.Thread):
 
 
 class Page:
-    """The camera's web page; ``weak`` is what a careless maker ships (default login), the other asks for a real password."""
+    """The camera's web page; ``weak`` is what a careless maker ships: plain HTTP and admin/admin.
 
-    def __init__(self, weak: bool) -> None:
+    The other one speaks TLS 1.2 or newer only and has a password of its own.
+    """
+
+    def __init__(self, weak: bool, folder: Path) -> None:
         expected = "admin:admin" if weak else hashlib.sha256(time.time_ns().to_bytes(8, "big")).hexdigest()
         wanted = f"Basic {base64.b64encode(expected.encode()).decode()}"
 
@@ -211,18 +227,43 @@ class Page:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def version_string(self) -> str:
+                """What the ``Server`` header tells: the careful one names no version."""
+                return super().version_string() if weak else "camera"
+
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
                 """Stay silent."""
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if not weak:
+            server.socket = _own_tls(folder).wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = server.server_address[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def _own_tls(folder: Path) -> ssl.SSLContext:
+    """TLS for the camera's page, with a certificate that it made itself, as cameras do before anybody gives them one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = (
+        made.serial_number(x509.random_serial_number()).not_valid_before(now).not_valid_after(now + timedelta(days=365))
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = folder / "page.pem"
+    file.write_bytes(private + made.sign(key, hashes.SHA256()).public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(file)
+    return context
 
 
 def main() -> None:
     """Answer commands until standard input ends."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for word in ("name", "folder", "door", "root"):
+    for word in ("name", "folder", "door", "root", "tuf-root"):
         parser.add_argument(f"--{word}", required=True)
     device = Device(parser.parse_args())
     commands: dict[str, Callable[..., dict[str, Any]]] = {

@@ -168,8 +168,8 @@ class City:
 
     @property
     def root(self) -> Path:
-        """The city's root certificate (PEM)."""
-        return self.data / "pki" / "root.pem"
+        """The city's root certificate (PEM), as `init` wrote it beside the offline keys."""
+        return self.offline / "root.crt"
 
     def person(self, name: str, *roles: str, vendor: str | None = None) -> Person:
         """Add a person and sign them in with their own link."""
@@ -187,6 +187,7 @@ class City:
         folder.mkdir(mode=0o700, exist_ok=True)
         words = [sys.executable, "-m", "lachan.demo.camera", "--name", name, "--folder", str(folder)]
         words += ["--door", self.urls["device"], "--root", str(self.root)]
+        words += ["--tuf-root", str(self.offline / "tuf-root.json")]  # put into it at manufacture
         words += [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
         env = {key: value for key, value in self.env.items() if not key.startswith("LACHAN_")}  # a stranger's machine
         log = (folder / "log").open("ab")

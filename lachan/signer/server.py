@@ -12,7 +12,7 @@ import selectors
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -147,14 +147,15 @@ class SignerServer:
             wire.send(connection, self.dispatcher.answer(message, pid=pid, uid=uid))
 
 
-def main(settings: Settings, stop: threading.Event) -> None:
-    """Run the signer until ``stop`` is set (the role ``sign``)."""
+def main(settings: Settings, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
+    """Run the signer until ``stop`` is set (the role ``sign``); calls ``ready`` once its socket answers."""
     found = wiring.load()
     found.import_tables()
     db = Database(settings.url, pool_size=settings.database_pool)
     try:
         server = SignerServer(settings, db)
         server.start()
+        ready()
         try:
             stop.wait()
         finally:
