@@ -10,7 +10,7 @@ from lachan.identity import Principal, PrincipalKind, Role
 from lachan.identity.secrets import make_pepper
 from lachan.runtime import Runtime
 from lachan.settings import Settings
-from tests.support.signer import short_folder, signer_rt  # noqa: F401
+from tests.support.signer import ledger_rt, short_folder, signer_rt  # noqa: F401
 
 
 @pytest.fixture

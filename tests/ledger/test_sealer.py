@@ -58,8 +58,8 @@ def check(rt: Runtime) -> merkle.Frontier:
     return edge
 
 
-def test_sealing_grows_with_the_events(signer_rt: Runtime):
-    rt = signer_rt
+def test_sealing_grows_with_the_events(ledger_rt: Runtime):
+    rt = ledger_rt
     before = sealer.seal_now(rt)  # what init recorded
     for count in (1, 1, 3, 250, 300, 0, 7):
         happen(rt, count)
@@ -75,16 +75,16 @@ def test_sealing_grows_with_the_events(signer_rt: Runtime):
     assert [int(block.split("\n")[1]) for block in text.split("\n\n")[:-1:2]] == sizes
 
 
-def test_batches_are_one_tree(signer_rt: Runtime, monkeypatch: pytest.MonkeyPatch):
+def test_batches_are_one_tree(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sealer, "BATCH", 7)
-    happen(signer_rt, 40)
-    sealer.seal_now(signer_rt)
-    check(signer_rt)
+    happen(ledger_rt, 40)
+    sealer.seal_now(ledger_rt)
+    check(ledger_rt)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_crash_after_any_step_is_mended(signer_rt: Runtime, monkeypatch: pytest.MonkeyPatch, step: str):
-    rt = signer_rt
+def test_a_crash_after_any_step_is_mended(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch, step: str):
+    rt = ledger_rt
     happen(rt, 3)
     sealer.seal_now(rt)
     happen(rt, 5)
@@ -113,8 +113,8 @@ def test_the_steps_of_this_test_are_those_of_the_code():
     assert [line.split('"ledger.')[1].split('"')[0] for line in source.splitlines() if 'reached("ledger.' in line] == list(STEPS)
 
 
-def test_a_lost_note_and_lost_files_are_made_again(signer_rt: Runtime):
-    rt = signer_rt
+def test_a_lost_note_and_lost_files_are_made_again(ledger_rt: Runtime):
+    rt = ledger_rt
     happen(rt, 300)
     sealer.seal_now(rt)
     with rt.db.write() as connection:  # the transaction that stored the checkpoint was lost after the signer had signed
@@ -132,8 +132,8 @@ def refusals(rt: Runtime) -> list:
         return [stored.event for stored in outbox.read(connection, names=("SignatureRefused",))]
 
 
-def test_the_signer_refuses_a_smaller_tree_and_a_rewritten_one(signer_rt: Runtime):
-    rt = signer_rt
+def test_the_signer_refuses_a_smaller_tree_and_a_rewritten_one(ledger_rt: Runtime):
+    rt = ledger_rt
     happen(rt, 9)
     size = sealer.seal_now(rt)
     hashes = sealed(rt)
@@ -156,8 +156,8 @@ def test_the_signer_refuses_a_smaller_tree_and_a_rewritten_one(signer_rt: Runtim
     check(rt)
 
 
-def test_a_rewritten_database_stops_the_seal_and_raises_one_event(signer_rt: Runtime):
-    rt = signer_rt
+def test_a_rewritten_database_stops_the_seal_and_raises_one_event(ledger_rt: Runtime):
+    rt = ledger_rt
     happen(rt, 5)
     sealer.seal_now(rt)
     with rt.db.write() as connection:  # an attacker cuts the tail and lets history go on from there
@@ -175,11 +175,11 @@ def test_a_rewritten_database_stops_the_seal_and_raises_one_event(signer_rt: Run
         sealer.seal_now(rt)
 
 
-def test_without_the_signers_memory_nothing_is_signed(signer_rt: Runtime):
-    happen(signer_rt, 2)
-    (signer_rt.settings.signer_home / "ledger.json").unlink()
+def test_without_the_signers_memory_nothing_is_signed(ledger_rt: Runtime):
+    happen(ledger_rt, 2)
+    (ledger_rt.settings.signer_home / "ledger.json").unlink()
     with pytest.raises(LedgerDiverged, match="cannot be read"):
-        sealer.seal_now(signer_rt)
+        sealer.seal_now(ledger_rt)
 
 
 def test_without_a_signer_places_are_given_and_signed_later(rt: Runtime):
