@@ -19,6 +19,8 @@ AHEAD = timedelta(minutes=5)
 #: Nested deeper than this is not a log line.
 _DEPTH = 12
 _FIELDS = 400
+#: ECS event.category → Sigma's category, for senders that structure their lines themselves.
+_CATEGORIES = {"process": "process_creation", "authentication": "authentication"}
 
 
 class Place(NamedTuple):
@@ -107,7 +109,7 @@ def _time(fields: dict[str, Any], received: datetime) -> float:
 def _source(fields: dict[str, Any]) -> dict[str, str]:
     found = {}
     for part, names in (
-        ("product", ("lachan.product", "observer.product", "event.module")),
+        ("product", ("lachan.product", "observer.product", "event.module", "host.os.type")),
         ("category", ("lachan.category",)),
         ("service", ("lachan.service", "service.name", "event.dataset", "process.name")),
     ):
@@ -116,4 +118,9 @@ def _source(fields: dict[str, Any]) -> dict[str, str]:
             if isinstance(value, str) and value:
                 found[part] = value.lower()
                 break
+    if "category" not in found:
+        told = fields.get("event.category")
+        for name in told if isinstance(told, list) else [told]:
+            if name in _CATEGORIES:
+                found["category"] = _CATEGORIES[name]
     return found
