@@ -182,11 +182,17 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.device = device
         self.changes: list[tuple[float, str]] = []
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._stopped.set()
+        self.join()
 
     def run(self) -> None:
-        """Ask on one connection; when it is closed, on a new one, until the process ends."""
+        """Ask on one connection; when it is closed, on a new one, until it is stopped."""
         connection: http.client.HTTPSConnection | None = None
-        while True:
+        while not self._stopped.is_set():
             try:
                 connection = connection or self.device.connect()
                 connection.request("GET", POLL)
@@ -200,7 +206,7 @@ class Watch(threading.Thread):
                 state, connection = "closed", None
             if not self.changes or self.changes[-1][1] != state:
                 self.changes.append((time.time(), state))
-            time.sleep(0.005 if state != "closed" else 0.02)
+            self._stopped.wait(0.005 if state != "closed" else 0.02)
 
 
 class Page:

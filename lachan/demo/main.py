@@ -16,7 +16,7 @@ from typing import Any
 
 from lachan import cliutil
 from lachan.demo.city import City
-from lachan.demo.story import STEPS, Story
+from lachan.demo.story import STEPS, SUCCESS_RULES, Story
 from lachan.demo.words import WORDS
 from lachan.errors import LachanError
 
@@ -40,7 +40,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--break-step", choices=[name for name, _ in STEPS], help=argparse_suppress())
     args = parser.parse_args(argv)
     folder = Path(tempfile.mkdtemp(prefix="lachan-demo-"))
-    city = City(folder)
+    off = {"LACHAN_SIEM_RULES_OFF": json.dumps(SUCCESS_RULES)} if args.break_step == "alert" else {}
+    city = City(folder, settings=off)
     try:
         return _tell(city, args)
     finally:
@@ -58,7 +59,11 @@ def argparse_suppress() -> str:
 
 def _tell(city: City, args: Any) -> int:
     words = WORDS[args.lang]
-    say = (lambda *_: None) if args.json else (lambda text: print(text, flush=True))
+
+    def say(text: str) -> None:
+        if not args.json:
+            print(text, flush=True)
+
     say(f"{words['intro']}\n{words['recording']}\n")
     story = Story(city, broken=args.break_step)
     told: list[Told] = []
