@@ -47,8 +47,17 @@ def detached(
         _attribute(_SIGNING_TIME, _time(at)),
         _attribute(_MESSAGE_DIGEST, _tlv(0x04, sha256)),
     )
-    signature = sign(attributes)  # over the SET OF, although it travels as [0] (RFC 5652 5.4)
-    signer = _sequence(
+    signer = _signer(leaf, attributes, sign(attributes))
+    carried = [c.public_bytes(Encoding.DER) for c in chain if c is leaf or c.issuer != c.subject]
+    algorithms = _set_of(_sequence(_oid(_SHA256)))
+    certificates = b"\xa0" + _set_of(*carried)[1:]
+    signed = _sequence(_tlv(0x02, b"\x01"), algorithms, _sequence(_oid(_DATA)), certificates, _set_of(signer))
+    return _sequence(_oid(_SIGNED_DATA), _tlv(0xA0, signed))
+
+
+def _signer(leaf: x509.Certificate, attributes: bytes, signature: bytes) -> bytes:
+    """A SignerInfo. The signature is over the SET OF attributes, which travel as [0] (RFC 5652 5.4)."""
+    return _sequence(
         _tlv(0x02, b"\x01"),
         _sequence(leaf.issuer.public_bytes(), _integer(leaf.serial_number)),
         _sequence(_oid(_SHA256)),
@@ -56,15 +65,6 @@ def detached(
         _sequence(_oid(_ECDSA_SHA256)),
         _tlv(0x04, signature),
     )
-    carried = [c.public_bytes(Encoding.DER) for c in chain if c is leaf or c.issuer != c.subject]
-    signed = _sequence(
-        _tlv(0x02, b"\x01"),
-        _set_of(_sequence(_oid(_SHA256))),
-        _sequence(_oid(_DATA)),
-        b"\xa0" + _set_of(*carried)[1:],
-        _set_of(signer),
-    )
-    return _sequence(_oid(_SIGNED_DATA), _tlv(0xA0, signed))
 
 
 def _tlv(tag: int, content: bytes) -> bytes:

@@ -18,7 +18,7 @@ from lachan.ids import new_id
 from ota_signing import artifacts
 from ota_signing.errors import DigestMoved, LowerVersion, NoSuchRelease, OwnProposal, VersionSpent, WrongState
 from ota_signing.models import approvals, releases
-from ota_signing.schemas import Approval, Release, ReleaseState
+from ota_signing.schemas import Approval, Artifact, Release, ReleaseState
 from ota_signing.statement import Statement
 from ota_signing.versions import Version
 
@@ -59,33 +59,49 @@ def propose(
         VersionSpent: that vendor, model and version has a release already.
         LowerVersion: the version is not above the newest published one, and ``downgrade`` is not set.
     """
-    artifacts.check_names(model=model, version=version)
     needed = rt.settings.ota_approvals if approvals_needed is None else approvals_needed
-    if not rt.settings.ota_approvals <= needed <= 10 or len(version) > 64 or len(notes) > 4000:
-        raise Invalid(f"approvals_needed must be {rt.settings.ota_approvals} to 10, version at most 64 characters.")
+    _check_words(model=model, version=version, notes=notes, needed=needed, minimum=rt.settings.ota_approvals)
     with rt.db.write() as connection:
         artifact = artifacts.get(connection, artifact_id, principal=principal)
         require(principal, Permission.OTA_PROPOSE, vendor=artifact.vendor)
-        same = (releases.c.vendor == artifact.vendor, releases.c.model == model)
-        if connection.execute(sa.select(releases.c.id).where(*same, releases.c.version == version)).first():
-            raise VersionSpent(f"{artifact.vendor} {model} {version} has a release already.")
-        if not downgrade:
-            refuse_lower(connection, vendor=artifact.vendor, model=model, version=version)
-        values: dict[str, Any] = {
-            "id": new_id(), "vendor": artifact.vendor, "model": model, "version": version, "artifact_id": artifact.id,
-            "sha256": artifact.sha256, "length": artifact.length, "approvals_needed": needed, "downgrade": downgrade,
-            "notes": notes, "proposer": principal.label, "proposer_id": principal.id,
-            "state": ReleaseState.PROPOSED, "proposed_at": clock.now(),
-        }  # fmt: skip
-        statement = Statement.of(values)
-        values |= {"digest": statement.digest, "target_path": statement.target_path}
-        connection.execute(releases.insert().values(**values))
-        event = ReleaseProposed(
-            release_id=values["id"], vendor=artifact.vendor, model=model, version=version, sha256=artifact.sha256,
-            approvals_needed=needed,
-        )  # fmt: skip
-        outbox.append(connection, event, actor=principal)
-        return get(connection, values["id"], principal=principal)
+        _refuse_spent(connection, vendor=artifact.vendor, model=model, version=version, downgrade=downgrade)
+        words = {"model": model, "version": version, "approvals_needed": needed, "downgrade": downgrade, "notes": notes}
+        release_id = _insert(connection, principal, artifact, words)
+        return get(connection, release_id, principal=principal)
+
+
+def _check_words(*, model: str, version: str, notes: str, needed: int, minimum: int) -> None:
+    artifacts.check_names(model=model, version=version)
+    if not minimum <= needed <= 10:
+        raise Invalid(f"approvals_needed must be {minimum} to 10.", field="approvals_needed")
+    if len(version) > 64 or len(notes) > 4000:
+        raise Invalid("A version has at most 64 characters, notes have at most 4000.", field="version")
+
+
+def _refuse_spent(connection: sa.Connection, *, vendor: str, model: str, version: str, downgrade: bool) -> None:
+    same = (releases.c.vendor == vendor, releases.c.model == model, releases.c.version == version)
+    if connection.execute(sa.select(releases.c.id).where(*same)).first():
+        raise VersionSpent(f"{vendor} {model} {version} has a release already.")
+    if not downgrade:
+        refuse_lower(connection, vendor=vendor, model=model, version=version)
+
+
+def _insert(connection: sa.Connection, principal: Principal, artifact: Artifact, words: dict[str, Any]) -> str:
+    release_id = new_id()
+    values = {
+        "id": release_id, "vendor": artifact.vendor, "artifact_id": artifact.id, "sha256": artifact.sha256,
+        "length": artifact.length, "proposer": principal.label, "proposer_id": principal.id,
+        "state": ReleaseState.PROPOSED, "proposed_at": clock.now(), **words,
+    }  # fmt: skip
+    statement = Statement.of(values)
+    values |= {"digest": statement.digest, "target_path": statement.target_path}
+    connection.execute(releases.insert().values(**values))
+    event = ReleaseProposed(
+        release_id=release_id, vendor=artifact.vendor, model=statement.model, version=statement.version,
+        sha256=artifact.sha256, approvals_needed=statement.approvals_needed,
+    )  # fmt: skip
+    outbox.append(connection, event, actor=principal)
+    return release_id
 
 
 def approve(rt: "Runtime", principal: Principal, release_id: str, *, digest: str) -> Release:
