@@ -118,7 +118,7 @@ def evaluate(
         One verdict per criterion, in the catalogue's order.
     """
     fresh = [o for o in observations if clock.parse(o.at) + OBSERVED_FOR > at]
-    judge = _Judge(catalogue, _with_sweep(fresh, declaration), declaration, as_of, at)
+    judge = _Judge(catalogue, fresh, declaration, as_of, at)
     return tuple(judge.verdict(row) for row in catalogue.device_criteria())
 
 
@@ -147,26 +147,6 @@ def holds(condition: Condition, document: Mapping[str, Any], *, as_of: date) -> 
     raise ValueError(f"unknown test {condition.test!r}")
 
 
-def _with_sweep(observations: list[Observation], declaration: Declaration | None) -> list[Observation]:
-    """Hold the open ports against the declared ones: an undeclared one contradicts (TS 103 701 5.6-1)."""
-    if declaration is None or "ports" not in declaration.document:
-        return observations
-    declared = {row["port"] for row in declaration.document["ports"] if row.get("transport", "tcp") == "tcp"}
-    found = []
-    for seen in observations:
-        extra = sorted(set(seen.ports) - declared)
-        if seen.probe == "net.port_sweep_vs_ixit" and extra:
-            text = f"open, but not declared: {', '.join(map(str, extra))}"
-            found.append(
-                Observation(
-                    seen.probe, Outcome.CONTRADICTS, "undeclared_port", text, seen.port, seen.address, seen.at,
-                    seen.excerpt, seen.ports,
-                )
-            )  # fmt: skip
-        found.append(seen)
-    return found
-
-
 @dataclass(frozen=True)
 class _Judge:
     """The rules of this module, over one device."""
@@ -185,6 +165,9 @@ class _Judge:
         against = [o for o in seen if o.outcome is Outcome.CONTRADICTS]
         if against:
             return self._fail_observed(row, against)
+        undeclared = self._undeclared(row, seen)
+        if undeclared:
+            return undeclared
         return self._by_declaration(row) or self._blind(row, seen) or self._positive(row, seen) or self._open(row, seen)
 
     def _fail_observed(self, row: Criterion, against: list[Observation]) -> Verdict:
@@ -194,6 +177,21 @@ class _Judge:
             detail += "; its declaration says otherwise"
         digests = tuple(o.digest for o in against)
         return Verdict(row.id, Result.FAIL, against[0].code, Basis.OBSERVED, detail, digests, self._until(against))
+
+    def _undeclared(self, row: Criterion, seen: list[Observation]) -> Verdict | None:
+        """Hold the open ports against the declared ones: an undeclared one is a fail (TS 103 701 5.6-1)."""
+        if self.declaration is None or "ports" not in self.declaration.document:
+            return None
+        rows = self.declaration.document["ports"]
+        declared = {port["port"] for port in rows if port.get("transport", "tcp") == "tcp"}
+        for sweep in seen:
+            extra = sorted(set(sweep.ports) - declared)
+            if extra:
+                text = f"open, but not declared: {', '.join(map(str, extra))}"
+                digests = (sweep.digest, self.declaration.digest)
+                until = self._until([sweep])
+                return Verdict(row.id, Result.FAIL, "undeclared_port", Basis.OBSERVED, text, digests, until)
+        return None
 
     def _by_declaration(self, row: Criterion) -> Verdict | None:
         if self.declaration is None:

@@ -53,7 +53,7 @@ def run(
         Observations in the order they were made; at least one for every probe of every approved method.
     """
     ports, found = _survey(target)
-    if not any(port.state == "open" for port in ports) and found:
+    if not any(port.state == "open" for port in ports):
         return tuple(_complete(target, found, ports))
     quiet = [port.number for port in ports if port.state == "open" and not port.greeting]
     if target.allows("banner"):
@@ -139,26 +139,36 @@ def _complete(target: Target, found: list[Observation], ports: list[Port]) -> li
     """Add the sweep's result, and for every probe that said nothing the reason why."""
     answered = [port for port in ports if port.state != "silent"]
     opened = [port.number for port in ports if port.state == "open"]
-    if answered:
+    if len(answered) == len(ports):
         text = f"open among {len(ports)} ports: {', '.join(map(str, opened)) or 'none'}"
         sweep = observe("net.port_sweep_vs_ixit", Outcome.SILENT, "ports_seen", text, address=target.host)
-        sweep = replace(sweep, ports=tuple(opened))
-        found = [*(o for o in found if o.probe != sweep.probe), sweep] if len(answered) == len(ports) else [*found, sweep]
-    refused = next((o for o in found if o.outcome is Outcome.NOT_AUTHORISED), None)
+        found.append(replace(sweep, ports=tuple(opened)))
+    elif opened:
+        sweep = observe("net.port_sweep_vs_ixit", Outcome.UNREACHABLE, "unreachable", _silent(ports), address=target.host)
+        found.append(replace(sweep, ports=tuple(opened)))
     said = {o.probe for o in found}
     for method, names in PROBES.items():
-        for name in names:
-            if name in said:
-                continue
-            if not target.allows(method):
-                text = f"the engagement does not approve {method}"
-                found.append(observe(name, Outcome.NOT_AUTHORISED, "method_not_allowed", text))
-            elif refused and not answered:
-                found.append(observe(name, Outcome.NOT_AUTHORISED, refused.code, refused.detail))
-            elif len(answered) < len(ports):
-                silent = ", ".join(str(port.number) for port in ports if port.state == "silent")
-                text = f"ports that did not answer: {silent}"
-                found.append(observe(name, Outcome.UNREACHABLE, "unreachable", text, address=target.host))
-            else:
-                found.append(observe(name, Outcome.SILENT, "no_service", "no such service on the ports looked at"))
+        found += [_why(target, name, method, found, ports) for name in names if name not in said]
     return found
+
+
+def _why(target: Target, name: str, method: str, found: list[Observation], ports: list[Port]) -> Observation:
+    """Why a probe has nothing to say; only "no such service" counts as having looked."""
+    refused = next((o for o in found if o.outcome is Outcome.NOT_AUTHORISED and o.code != "method_not_allowed"), None)
+    boxed = next((o for o in found if o.code == "time_box"), None)
+    if not target.allows(method):
+        text = f"the engagement does not approve {method}"
+        return observe(name, Outcome.NOT_AUTHORISED, "method_not_allowed", text)
+    if refused:
+        return observe(name, Outcome.NOT_AUTHORISED, refused.code, refused.detail)
+    if boxed:
+        return observe(name, Outcome.ERROR, "time_box", boxed.detail)
+    if any(port.state == "silent" for port in ports):
+        return observe(name, Outcome.UNREACHABLE, "unreachable", _silent(ports), address=target.host)
+    if not any(port.state == "open" for port in ports):
+        return observe(name, Outcome.UNREACHABLE, "all_closed", "every port refused the connection", address=target.host)
+    return observe(name, Outcome.SILENT, "no_service", "no such service on the ports looked at", address=target.host)
+
+
+def _silent(ports: list[Port]) -> str:
+    return f"ports that did not answer: {', '.join(str(port.number) for port in ports if port.state == 'silent')}"
