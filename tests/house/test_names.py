@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from importlib.metadata import distributions
 
 import pytest
@@ -89,3 +91,15 @@ def test_every_package_says_it_is_typed() -> None:
 def test_the_ground_package_is_empty() -> None:
     """``import lachan`` must cost nothing: the bootstrap passes through it."""
     assert (tree.ROOT / "lachan" / "__init__.py").read_text().strip() == ""
+
+
+def test_the_command_line_starts_light() -> None:
+    """A warm start is quick because nothing heavy is imported before a command asks for it."""
+    code = (
+        "import sys, lachan.cli\n"
+        "assert lachan.cli.main(['--help']) == 0\n"
+        "heavy = {'sqlalchemy', 'pydantic', 'fastapi', 'cryptography', 'sigma', 'pkilint', 'rich', 'httpx', 'yaml'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
