@@ -1,0 +1,115 @@
+"""Every operation of the device door × every kind of wrong certificate, as machine_endpoints.csv says (Must show 3).
+
+The rows are compared with the app's routes, so that a new route without a row fails. ``in`` means: past the door,
+neither 401 nor 403. A reason stands beside the status where the answer is a problem document; EST answers in plain text.
+"""
+
+import base64
+import csv
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from api import composition
+from api.device.app import build
+from api.models import door_anchors
+from api.status.app import build as build_status
+from lachan import clock, trust
+from lachan.runtime import Runtime
+from tests.api.support import Authority, Town
+from tests.support.wait import until
+
+TABLE = Path(__file__).with_name("machine_endpoints.csv")
+PUBLIC = Path(__file__).with_name("status_endpoints.csv")
+CASES = ("good", "none", "foreign", "revoked", "suspended", "expired", "other_vendor", "forged_header")
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        return {row["operation"]: row for row in csv.DictReader(file)}
+
+
+def test_every_operation_of_the_device_door_has_a_row(rt: Runtime) -> None:
+    assert set(rows(TABLE)) == composition.operations(build(rt))
+
+
+def test_the_status_door_offers_what_its_table_says_and_asks_nobody(rt: Runtime) -> None:
+    """What stands there is public and signed by itself; a new route needs a row and a reason why it may be public."""
+    table = rows(PUBLIC)
+    assert set(table) == composition.operations(build_status(rt))
+    assert all(row["why"] for row in table.values())
+
+
+def request_for(operation: str) -> tuple[str, str, dict[str, object]]:
+    """Method, path and body with which an operation can be asked."""
+    method, path = operation.split(" ")
+    for name, value in (("{index}", "logs"), ("{name}", "timestamp.json"), ("{path:path}", "x"), ("{label}", "camera")):
+        path = path.replace(name, value)
+    path = re.sub(r"{\w+}", "0192a0a0-0000-7000-8000-000000000000", path)
+    if method == "GET":
+        return method, path, {}
+    kind = "application/pkcs10" if "/est/" in path else "application/x-ndjson" if "_bulk" in path else "application/json"
+    return method, path, {"content": b"", "headers": {"Content-Type": kind}}
+
+
+def credentials(town: Town) -> dict[str, tuple[object, dict[str, str]]]:
+    """For each case a certificate (or none) and headers."""
+    camera, other = town.add_device("cam-1", vendor="acme"), town.add_device("cam-2", vendor="bolt")
+    good, bolt = town.authority, Authority(town.folder, "bolt")
+    made = {
+        "good": good.device(camera),
+        "none": None,
+        "foreign": Authority(town.folder, "foreign").device(camera),
+        "revoked": good.device(other),
+        "suspended": good.device(other),
+        "expired": good.device(camera, start=timedelta(days=-9), end=timedelta(seconds=-5)),
+        "other_vendor": bolt.device(camera),
+        "forged_header": None,
+    }
+    with town.rt.db.write() as connection:
+        der = bolt.certificate.public_bytes(Encoding.DER)
+        connection.execute(
+            door_anchors.insert().values(fingerprint="b", vendor="bolt", certificate=der, added_at=clock.now())
+        )
+        for reason in ("revoked", "suspended"):
+            wrong = made[reason]
+            assert wrong is not None
+            trust.refuse_certificate(
+                connection, fingerprint=wrong.fingerprint, device_id=other.id, reason=reason,
+                until=wrong.certificate.not_valid_after_utc,
+            )  # fmt: skip
+    assert made["good"]
+    header = base64.b64encode(made["good"].der).decode()
+    forged = {"Client-Cert": f":{header}:", "X-Client-Cert": header, "X-SSL-Client-Verify": "SUCCESS"}
+    return {case: (made[case], forged if case == "forged_header" else {}) for case in CASES}
+
+
+def seen(answer: httpx.Response) -> str:
+    reason = ""
+    if answer.headers.get("content-type") == "application/problem+json" and answer.status_code in (401, 403):
+        reason = f" {answer.json().get('reason', '')}".rstrip()
+    return f"{answer.status_code}{reason}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_door_answers_as_the_table_says(town: Town, case: str) -> None:
+    credential, extra = credentials(town)[case]
+    wrong: list[str] = []
+    with town.open(), town.client("device", credential) as client:
+        if case == "other_vendor":  # the vendor's anchor is loaded: the reason is the vendor, not the issuer
+            until(lambda: client.get("/device/v1/self").json().get("reason") == "other-vendor", timeout=5)
+        for operation, row in rows(TABLE).items():
+            method, path, more = request_for(operation)
+            more["headers"] = {**more.get("headers", {}), **extra}
+            found, wanted = seen(client.request(method, path, **more)), row[case]
+            if wanted == "in":
+                fits = found[:3] not in ("401", "403")
+            else:
+                fits = found == wanted or ("/est/" in path and found == wanted[:3])
+            if not fits:
+                wrong.append(f"{operation}: {found}, wanted {wanted}")
+    assert not wrong, "\n".join(wrong)
