@@ -144,9 +144,8 @@ def load(*folders: Path) -> RuleSet:
                     raise RuleInvalid("This id is taken.", file=path.name, line=_line(node, ["id"]))
                 places[document["id"]] = (path.name, node)
                 parts.append(_sigma(document, path.name, node))
-    collection = SigmaCollection.merge(parts)
     try:
-        collection.resolve_rule_references()
+        collection = SigmaCollection.merge(parts)  # and resolve who counts whose matches
     except SigmaError as error:
         raise RuleInvalid(str(error), file=_file_of(error, places), line=1) from error
     return _compile(collection, places)
