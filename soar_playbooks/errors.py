@@ -117,7 +117,7 @@ class EvidenceTooThin(Forbidden):
 class HumanOnly(Forbidden):
     """Eviction is a human's act; no playbook may ask for it."""
 
-    title, hint = "Only a human may do this", "Propose it yourself: lachan contain DEVICE --level evict."
+    title, hint = "Only a human may do this", "Propose it yourself: lachan contain propose DEVICE --level evict."
 
 
 class ReleaseNotPossible(Conflict):

@@ -19,6 +19,9 @@ ROUTES: tuple[str, ...] = (
     "api.people.bulk",
     "api.people.alerts",
     "api.people.rules",
+    "api.people.playbooks",
+    "api.people.runs",
+    "api.people.containment",
 )
 
 # Reached without signing in.

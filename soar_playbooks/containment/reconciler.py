@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 PENDING, SETTLED = "pending", "settled"
+CUTS = Level.QUARANTINE
 PATIENCE = 30.0  # seconds: longest pause between two tries
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,7 @@ def want(rt: Runtime, connection: sa.Connection, *, device_id: str, containment_
         where = sa.and_(enforcements.c.device_id == device_id, enforcements.c.point == name)
         values = {
             "containment_id": containment_id, "wanted": level, "state": PENDING, "intent": new_id(), "attempts": 0,
-            "last_error": "", "updated_at": clock.now(),
+            "last_error": "", "evidence": sa.null(), "updated_at": clock.now(),
         }  # fmt: skip
         if connection.execute(enforcements.update().where(where).values(**values)).rowcount == 0:
             if level is None:
@@ -80,8 +81,10 @@ def reconcile(rt: Runtime) -> None:
             continue
         with rt.db.write() as connection:
             for row in _rows(connection, name):
-                if _differs(row, observed.get(row["device_id"])):
+                if row["state"] == SETTLED and _differs(row, observed.get(row["device_id"])):
                     _again(connection, row)
+                elif row["state"] == PENDING and row["updated_at"] < clock.now() - 2 * timedelta(seconds=PATIENCE):
+                    _enqueue(connection, row, key=f"enforce:{row['intent']}")
 
 
 def state_of(connection: sa.Connection, device_id: str) -> list[dict[str, Any]]:
@@ -114,17 +117,26 @@ def _drive(rt: Runtime, point: EnforcementPoint, target: Target, row: dict[str, 
 
 def _settle(rt: Runtime, row: dict[str, Any], evidence: Evidence) -> None:
     detail = {**evidence.detail, "level": row["wanted"] or "none", "attempts": row["attempts"]}
-    stored = {**detail, "settled": evidence.settled, "observed_at": clock.iso(evidence.observed_at)}
+    redundant = evidence.settled and _essence(row["evidence"]) == _essence(detail)
+    stored = {
+        **detail, "settled": evidence.settled, "observed_at": clock.iso(evidence.observed_at), "redundant": redundant,
+    }  # fmt: skip
     from soar_playbooks.journal import ACTOR
 
     with faults.write(rt, faults.Record.SETTLE) as connection:
         values = {"state": SETTLED if evidence.settled else PENDING, "evidence": stored, "last_error": ""}
         updated = connection.execute(_mine(row).values(**values, updated_at=clock.now())).rowcount
-        if updated and evidence.settled:
+        if updated and evidence.settled and not redundant:
             event = EnforcementSettled(
                 device_id=row["device_id"], containment_id=row["containment_id"], point=row["point"], evidence=detail
             )
             outbox.append(connection, event, actor=ACTOR)
+
+
+def _essence(detail: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Evidence without what differs at every look; a point that did something again says so by its own fields."""
+    noise = {"intent", "attempts", "settled", "observed_at", "redundant"}
+    return None if detail is None else {name: value for name, value in detail.items() if name not in noise}
 
 
 def _note(rt: Runtime, row: dict[str, Any], *, error: str) -> None:
@@ -143,14 +155,23 @@ def _mine(row: dict[str, Any]) -> Any:
 
 
 def _rows(connection: sa.Connection, point: str) -> list[dict[str, Any]]:
-    settled = sa.and_(enforcements.c.point == point, enforcements.c.state == SETTLED)
-    return [dict(row) for row in connection.execute(sa.select(enforcements).where(settled)).mappings()]
+    here = enforcements.c.point == point
+    return [dict(row) for row in connection.execute(sa.select(enforcements).where(here)).mappings()]
 
 
 def _differs(row: dict[str, Any], observed: Level | None) -> bool:
-    """A point that offers no such level settled as ``none`` or as ``applied`` (its evidence says so)."""
-    settled_as = (row["evidence"] or {}).get("effective", row["wanted"])
-    return bool(settled_as != observed) and not (settled_as is None and observed is None)
+    """Whether a settled row must be driven again.
+
+    Mild levels are not every point's business, so only what cuts is compared. A point whose evidence says *settled* while
+    it observes nothing (no certificate to hold) has done it all: it is asked again after a minute, not at every look.
+    """
+    wanted = Level(row["wanted"]) if row["wanted"] else None
+    if wanted is None or wanted.rank < CUTS.rank:
+        return observed is not None and observed.rank >= CUTS.rank
+    if observed is not None and observed.rank >= CUTS.rank:
+        return False
+    redundant = bool((row["evidence"] or {}).get("redundant"))
+    return not redundant or row["updated_at"] < clock.now() - timedelta(seconds=60)
 
 
 def _again(connection: sa.Connection, row: dict[str, Any]) -> None:
@@ -163,8 +184,12 @@ def _again(connection: sa.Connection, row: dict[str, Any]) -> None:
     )
     values = {"state": PENDING, "intent": intent, "attempts": 0, "updated_at": clock.now()}
     if connection.execute(enforcements.update().where(where).values(**values)).rowcount:
-        payload = {"device_id": row["device_id"], "point": row["point"], "intent": intent}
-        jobs.enqueue(connection, "soar.enforce", payload)
+        _enqueue(connection, {**row, "intent": intent}, key=None)
+
+
+def _enqueue(connection: sa.Connection, row: dict[str, Any], *, key: str | None) -> None:
+    payload = {"device_id": row["device_id"], "point": row["point"], "intent": row["intent"]}
+    jobs.enqueue(connection, "soar.enforce", payload, key=key)
 
 
 def _target(rt: Runtime, device_id: str) -> Target:

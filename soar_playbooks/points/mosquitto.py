@@ -70,7 +70,7 @@ class MosquittoPoint:
         with _Admin.connected(self._settings) as admin:
             roles = admin.roles_of(target.name)
             if roles is None:
-                return _unknown(target, level)
+                return _unknown(target)
             commands = []
             if wanted is not None and wanted not in roles:
                 admin.ensure_role(wanted)
@@ -79,7 +79,7 @@ class MosquittoPoint:
                 ]
             commands += [_remove(target.name, role) for role in ACLS if role in roles and role != wanted]
             responses = admin.call(*commands) if commands else []
-            return self._evidence(admin, target, wanted, {"intent": intent, "broker": responses})
+            return self._evidence(admin, target, wanted, _said(intent, responses))
 
     def verify(self, rt: Runtime, target: Target, level: Level) -> Evidence:
         """Read the client's roles back from the broker."""
@@ -92,7 +92,7 @@ class MosquittoPoint:
             roles: set[str] = admin.roles_of(target.name) or set()
             commands = [_remove(target.name, role) for role in ACLS if role in roles]
             responses = admin.call(*commands) if commands else []
-            return self._evidence(admin, target, None, {"intent": intent, "broker": responses})
+            return self._evidence(admin, target, None, _said(intent, responses))
 
     def observe(self, rt: Runtime) -> dict[str, Level]:
         """Every device that has one of our roles now; a client that the broker does not know counts as contained."""
@@ -119,8 +119,6 @@ class MosquittoPoint:
         roles: set[str] = admin.roles_of(target.name) or set()
         settled = roles & set(ACLS) == ({wanted} if wanted else set())
         seen = {**detail, "client": target.name, "roles": sorted(roles)}
-        if wanted is None:
-            seen["effective"] = None
         return Evidence(settled=settled, detail=seen, observed_at=clock.now())
 
 
@@ -223,8 +221,11 @@ def _remove(username: str, role: str) -> dict[str, Any]:
     return {"command": "removeClientRole", "username": username, "rolename": role}
 
 
-def _unknown(target: Target, level: Level) -> Evidence:
+def _said(intent: str, responses: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the broker answered, under the intent that made it act; nothing if there was nothing to do."""
+    return {"intent": intent, **({"broker": responses, "acted_for": intent} if responses else {})}
+
+
+def _unknown(target: Target) -> Evidence:
     detail = {"client": target.name, "broker": "does not know this client and refuses it"}
-    if level not in ROLES:
-        return Evidence(settled=True, detail={**detail, "effective": None}, observed_at=clock.now())
     return Evidence(settled=True, detail=detail, observed_at=clock.now())
