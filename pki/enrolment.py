@@ -67,40 +67,30 @@ def enrol(
 
     Args:
         rt: the installation.
-        device_name: registered name.
-        secret: its one-time secret.
+        device_name, secret: registered name and its one-time secret.
         csr_der: PKCS#10 request.
         source: address of the caller, for counting failures.
-        profile: the profile that the caller names; by default the secret's.
-        bindings: channel bindings of the TLS connection, against which challengePassword is verified.
+        profile: what the caller names; by default the secret's.
+        bindings: channel bindings of the TLS connection; challengePassword is verified against them.
 
     Raises:
         CsrMalformed: the request is unusable, or its proof of possession wrong (`ProofMismatch`, `KeyUnfit`).
-        TooManyAttempts: too many wrong secrets before.
-        SecretRefused: name or secret unknown, expired or used by another key.
-        SecretForOtherProfile: it is for another profile.
-        DeviceContained: the trust decision is quarantine or deny.
-        DeviceRetired: the registry says so.
-        IdentityMismatch: the request names another device.
-        KeyInUse: the key is another device's.
-        SignerRefused, SignerUnavailable: the signer will not or cannot sign.
+        SecretRefused: name or secret unknown, expired or used by another key; `TooManyAttempts` after too many of those.
+        SecretForOtherProfile, DeviceContained, DeviceRetired, IdentityMismatch, KeyInUse, SignerRefused,
+            SignerUnavailable: as their names say.
     """
     csr = read(csr_der)
     check_binding(csr, bindings=bindings)
     device = _known(rt, device_name, secret)
-    device_id = device.id if device else None
-    address = f"address:{source}"
-    limits = {address: rt.settings.pki_failures_address, f"device:{device_id}": rt.settings.pki_failures_device}
-    with rt.db.read() as connection:
-        attempts.check(connection, limits)
+    who = _counted(device, source)
+    _check_attempts(rt, who)
     try:
         if device is None:
             raise SecretRefused
         with rt.db.write() as connection:
             issued = _exchange(rt, connection, device.id, secret, csr, profile)
     except LachanError as error:
-        guessed = [address, f"device:{device_id}"] if isinstance(error, SecretRefused) else []
-        _record_refusal(rt, device_id, error, guessed if device else guessed[:1])
+        _record_refusal(rt, device.id if device else None, error, who if isinstance(error, SecretRefused) else [])
         raise
     return Enrolled(device.id, issued.certificate, (hierarchy(rt.db).issuing,))
 
@@ -144,6 +134,16 @@ def reenrol(
         _record_refusal(rt, device_id, error, [])
         raise
     return Enrolled(device_id, issued.certificate, (hierarchy(rt.db).issuing,))
+
+
+def _counted(device: devices.Device | None, source: str) -> list[str]:
+    return [f"address:{source}", *([f"device:{device.id}"] if device else [])]
+
+
+def _check_attempts(rt: Runtime, who: list[str]) -> None:
+    limits = (rt.settings.pki_failures_address, rt.settings.pki_failures_device)
+    with rt.db.read() as connection:
+        attempts.check(connection, dict(zip(who, limits, strict=False)))
 
 
 def _known(rt: Runtime, name: str, secret: str) -> devices.Device | None:

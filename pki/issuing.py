@@ -41,37 +41,36 @@ def record(
         device_id: whose it is; None for a door or a service.
         actor: who asked for it.
     """
-    content = answer["certificate"]
-    certificate = x509.load_der_x509_certificate(content)
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    now, certificate_id = clock.now(), new_id()
-    fingerprint, serial = hashlib.sha256(content).hexdigest(), f"{certificate.serial_number:x}"
-    connection.execute(
-        certificates.insert().values(
-            id=certificate_id,
-            serial_number=serial,
-            device_id=device_id,
-            profile=profile,
-            subject=certificate.subject.rfc4514_string()[:300],
-            fingerprint=fingerprint,
-            spki_sha256=hashlib.sha256(spki).hexdigest(),
-            certificate=content,
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            state=State.VALID,
-            state_since=now,
-            issued_at=now,
-        )
-    )
+    certificate = x509.load_der_x509_certificate(answer["certificate"])
+    row = _row(certificate) | {"id": new_id(), "device_id": device_id, "profile": profile}
+    connection.execute(certificates.insert().values(**row))
     event = CertificateIssued(
         device_id=device_id,
-        serial_number=serial,
-        fingerprint=fingerprint,
+        serial_number=row["serial_number"],
+        fingerprint=row["fingerprint"],
         profile=profile,
-        not_after=clock.iso(certificate.not_valid_after_utc),
+        not_after=clock.iso(row["not_after"]),
     )
     outbox.append(connection, event, actor=actor)
-    return Issued(certificate_id, certificate)
+    return Issued(row["id"], certificate)
+
+
+def _row(certificate: x509.Certificate) -> dict[str, Any]:
+    content = certificate.public_bytes(Encoding.DER)
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    now = clock.now()
+    return {
+        "serial_number": f"{certificate.serial_number:x}",
+        "subject": certificate.subject.rfc4514_string()[:300],
+        "fingerprint": hashlib.sha256(content).hexdigest(),
+        "spki_sha256": hashlib.sha256(spki).hexdigest(),
+        "certificate": content,
+        "not_before": certificate.not_valid_before_utc,
+        "not_after": certificate.not_valid_after_utc,
+        "state": State.VALID,
+        "state_since": now,
+        "issued_at": now,
+    }
 
 
 def record_service(connection: sa.Connection, name: str, certificate: x509.Certificate) -> None:

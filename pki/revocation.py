@@ -40,25 +40,20 @@ def suspend(
         rt: the installation.
         connection: an open `Database.write`.
         principal: who asks.
-        device_id: whose certificates.
+        device_id: whose certificates; only the one of ``serial_number`` (hex) if it is given.
         reason: for people, one sentence.
-        serial_number: only this one (hex); all of the device's by default.
         holder: who may lift the hold again.
 
     Returns:
         Serial numbers (hex) that this call put on hold.
 
     Raises:
-        NotFound: no such device, or another vendor's.
-        NoCertificate: the device has no such certificate.
-        RevokedForGood: the one certificate named is revoked.
+        NotFound, NoCertificate, RevokedForGood: the device, or the one certificate named, is not there or is revoked.
     """
     changed = []
     for row in _rows(connection, principal, device_id, serial_number):
-        values = {
-            "certificate_id": row["id"], "holder": holder, "reason": reason[:200], "by": principal.label,
-            "since": clock.now(),
-        }  # fmt: skip
+        mine = {"certificate_id": row["id"], "holder": holder}
+        values = {**mine, "reason": reason[:200], "by": principal.label, "since": clock.now()}
         if not insert_ignore(connection, holds, values, index=("certificate_id", "holder")):
             continue
         if row["state"] == State.VALID:
@@ -83,22 +78,13 @@ def release(
 ) -> list[str]:
     """Lift the holds of one holder; a certificate that nobody else holds is in force again.
 
-    Args:
-        rt: the installation.
-        connection: an open `Database.write`.
-        principal: who asks.
-        device_id: whose certificates.
-        reason: for people, one sentence.
-        serial_number: only this one (hex); all of the device's by default.
-        holder: whose holds to lift.
+    Args: as in `suspend`; ``holder`` tells whose holds to lift.
 
     Returns:
         Serial numbers (hex) whose hold this call lifted.
 
     Raises:
-        NotFound: no such device, or another vendor's.
-        NoCertificate: the device has no such certificate.
-        RevokedForGood: the one certificate named is revoked.
+        NotFound, NoCertificate, RevokedForGood: as in `suspend`.
         HeldByContainment: a person wants to lift what only a containment holds.
     """
     changed, others = [], 0

@@ -119,19 +119,9 @@ def ocsp(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]:
     nonce = asked["nonce"]
     if not 1 <= len(wanted) <= OCSP_AT_ONCE or len(nonce) > 128:
         raise SignatureRefused("An OCSP request names 1 to 20 certificates and a nonce of at most 128 octets.")
-    issuer = authorities.kept(signer.settings, "issuing")
     responder = authorities.kept(signer.settings, "ocsp-responder")
     now = clock.now().replace(microsecond=0)
-    statuses = _statuses(signer, [_stored(serial) for _, serial in wanted])
-    answers = b"".join(
-        der.sequence(
-            certificate_id(issuer, algorithm, serial),
-            _status(statuses.get(_stored(serial))),
-            der.generalized(now),
-            der.explicit(0, der.generalized(now + OCSP_LIFE)),
-        )
-        for algorithm, serial in wanted
-    )
+    answers = _single_responses(signer, wanted, now)
     echo = der.explicit(1, der.sequence(der.extension(_NONCE, der.octets(nonce)))) if nonce else b""
     data = der.sequence(
         der.explicit(2, der.octets(issuer_hashes(responder, "sha1")[1])),
@@ -145,6 +135,20 @@ def ocsp(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]:
     response = der.sequence(der.enumerated(0), der.explicit(0, der.sequence(_BASIC, der.octets(basic))))
     signer.signed(",".join(_stored(serial) for _, serial in wanted), data)
     return {"response": response}
+
+
+def _single_responses(signer: SignerContext, wanted: list[tuple[str, bytes]], now: datetime) -> bytes:
+    issuer = authorities.kept(signer.settings, "issuing")
+    statuses = _statuses(signer, [_stored(serial) for _, serial in wanted])
+    return b"".join(
+        der.sequence(
+            certificate_id(issuer, algorithm, serial),
+            _status(statuses.get(_stored(serial))),
+            der.generalized(now),
+            der.explicit(0, der.generalized(now + OCSP_LIFE)),
+        )
+        for algorithm, serial in wanted
+    )
 
 
 def issuer_hashes(issuer: x509.Certificate, algorithm: str) -> tuple[bytes, bytes]:
