@@ -107,7 +107,7 @@ def _time(fields: dict[str, Any], received: datetime) -> float:
 
 
 def _source(fields: dict[str, Any]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for part, names in (
         ("product", ("lachan.product", "observer.product", "event.module", "host.os.type")),
         ("category", ("lachan.category",)),
@@ -120,7 +120,7 @@ def _source(fields: dict[str, Any]) -> dict[str, str]:
                 break
     if "category" not in found:
         told = fields.get("event.category")
-        for name in told if isinstance(told, list) else [told]:
-            if name in _CATEGORIES:
-                found["category"] = _CATEGORIES[name]
+        for category in told if isinstance(told, list) else [told]:
+            if category in _CATEGORIES:
+                found["category"] = _CATEGORIES[category]
     return found
