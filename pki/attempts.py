@@ -24,7 +24,7 @@ def check(connection: sa.Connection, limits: dict[str, int]) -> None:
 
     Args:
         connection: an open connection.
-        limits: who (``device:<id>``, ``address:<ip>``) → failures allowed.
+        limits: who (``name:<hash>``, ``address:<ip>``) → failures allowed.
 
     Raises:
         TooManyAttempts: one of them has none left; ``fields['retry_after']`` in seconds.

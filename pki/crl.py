@@ -82,12 +82,12 @@ def publish_due(rt: Runtime, job: Job) -> None:
 
 
 def refresh(rt: Runtime) -> None:
-    """Renew a CRL in the second half of its life, and the service certificates; forget old attempts."""
+    """Renew a CRL that is half worn or missed a change (its job failed), and the service certificates; forget old attempts."""
     with rt.db.read() as connection:
         if connection.execute(sa.select(authorities.c.name)).first() is None:
             return
-        found, now = _latest(connection, "issuing"), clock.now()
-    if found is None or now >= found.this_update + (found.next_update - found.this_update) / 2:
+        found, now, seen = _latest(connection, "issuing"), clock.now(), revision(connection)
+    if found is None or found.revision < seen or now >= found.this_update + (found.next_update - found.this_update) / 2:
         publish(rt)
     renew_services(rt)
     with rt.db.write() as connection:

@@ -24,6 +24,10 @@ from pki.errors import CsrMalformed, IdentityMismatch, KeyUnfit, ProofMismatch
 
 LIMIT = 16 * 1024  # octets; an RSA-4096 request with many attributes stays far below
 WEAK_HASHES = (hashes.MD5, hashes.SHA1)
+UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def read(data: bytes) -> Csr:
         weak = isinstance(request.signature_hash_algorithm, WEAK_HASHES)
         key = request.public_key()
         extensions = request.extensions
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise CsrMalformed(f"The request is no usable PKCS#10: {error}.") from error
     if not proven or weak:
         raise CsrMalformed("The request's own signature does not verify (MD5 and SHA-1 are not accepted).")
@@ -113,6 +117,8 @@ def check_binding(csr: Csr, *, bindings: tuple[bytes, ...]) -> None:
         attribute = csr.request.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD)
     except x509.AttributeNotFound:
         return
+    except UNREADABLE as error:
+        raise CsrMalformed(f"The request's attributes cannot be read: {error}.") from error
     said = attribute.value.strip()
     if not any(hmac.compare_digest(said, base64.b64encode(binding)) for binding in bindings if binding):
         raise ProofMismatch("challengePassword is not the channel binding of this TLS connection.")

@@ -8,6 +8,7 @@ the same certificate, so that a lost answer does not brick a device. Limits: the
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -28,6 +29,7 @@ from pki.authorities import hierarchy
 from pki.csr import Csr, check_binding, check_claims, check_key, check_unchanged, read
 from pki.errors import (
     CertificateNotCurrent,
+    CertificatesSuspended,
     DeviceContained,
     DeviceRetired,
     KeyInUse,
@@ -37,6 +39,7 @@ from pki.errors import (
 )
 from pki.issuing import Issued, record
 from pki.models import certificates
+from pki.names import LABEL
 from pki.profiles import get
 from pki.states import Reason, State
 
@@ -82,7 +85,7 @@ def enrol(
     csr = read(csr_der)
     check_binding(csr, bindings=bindings)
     device = _known(rt, device_name, secret)
-    who = _counted(device, source)
+    who = _counted(device_name, source)
     _check_attempts(rt, who)
     try:
         if device is None:
@@ -136,18 +139,21 @@ def reenrol(
     return Enrolled(device_id, issued.certificate, (hierarchy(rt.db).issuing,))
 
 
-def _counted(device: devices.Device | None, source: str) -> list[str]:
-    return [f"address:{source}", *([f"device:{device.id}"] if device else [])]
+def _counted(name: str, source: str) -> list[str]:
+    """Whose failures count; names are hashed, since unknown ones count too and tell nobody that they are unknown."""
+    return [f"address:{source}"[:120], f"name:{hashlib.sha256(name.encode()).hexdigest()}"]
 
 
 def _check_attempts(rt: Runtime, who: list[str]) -> None:
     limits = (rt.settings.pki_failures_address, rt.settings.pki_failures_device)
     with rt.db.read() as connection:
-        attempts.check(connection, dict(zip(who, limits, strict=False)))
+        attempts.check(connection, dict(zip(who, limits, strict=True)))
 
 
 def _known(rt: Runtime, name: str, secret: str) -> devices.Device | None:
     hashed(rt.settings.data, secret)  # the same work for unknown names
+    if not LABEL.fullmatch(name):
+        return None
     with rt.db.read() as connection:
         try:
             return devices.by_name(connection, name)
@@ -170,14 +176,24 @@ def _exchange(
         raise SecretForOtherProfile(f"This secret is for the profile {row.profile}.")
     if before is not None:
         return before
+    _refuse_suspended(connection, device)
     check_claims(csr, device, domain=rt.settings.pki_device_domain)
     issued = _issue(rt, connection, device, row.profile, csr)
     if not secrets.consume(connection, row.id, issued.id):
         raise SecretRefused
-    attempts.forget(connection, f"device:{device_id}")
+    attempts.forget(connection, _counted(device.name, "")[1])
     first = sa.and_(devices.devices.c.id == device_id, devices.devices.c.state == devices.State.REGISTERED)
     connection.execute(devices.devices.update().where(first).values(state=devices.State.ENROLLED))
     return issued
+
+
+def _refuse_suspended(connection: sa.Connection, device: devices.Device) -> None:
+    """A person's suspension is not escaped with a secret that is still about."""
+    c = certificates.c
+    query = sa.select(c.state).where(c.device_id == device.id, c.not_after > clock.now(), c.state != State.REVOKED)
+    states = set(connection.execute(query).scalars())
+    if states == {State.HELD}:
+        raise CertificatesSuspended(f"All certificates of {device.name} are suspended.")
 
 
 def _issue(rt: Runtime, connection: sa.Connection, device: devices.Device, profile: str, csr: Csr) -> Issued:

@@ -97,6 +97,12 @@ class CertificateNotCurrent(Forbidden):
     title, hint = "The certificate shown is not in force", "Enrol anew with a one-time secret."
 
 
+class CertificatesSuspended(Forbidden):
+    """Everything the device has is on hold, so a secret brings nothing new."""
+
+    title, hint = "The device's certificates are suspended", "Release or revoke them first: lachan pki release DEVICE."
+
+
 class NoCertificate(NotFound):
     """There is no certificate that this request could be about."""
 

@@ -44,6 +44,8 @@ class CertificateHold:
         """Hold all live certificates from ``quarantine`` on; below, lift what this point holds."""
         if level.rank < Level.QUARANTINE.rank:
             return self.release(rt, target, intent=intent)
+        if len(_held_here(rt, target)) == len([row for row in _live(rt, target) if row.state != State.REVOKED]):
+            return self.verify(rt, target, level)  # nothing to write, so no door must read anew
         with rt.db.write() as connection:
             revocation.suspend(
                 rt, connection, ACTOR, device_id=target.device_id, reason=f"containment, intent {intent}",
@@ -67,6 +69,8 @@ class CertificateHold:
 
     def release(self, rt: Runtime, target: Target, *, intent: str) -> Evidence:
         """Lift the holds of containment; a person's suspension and a revocation stay."""
+        if not _held_here(rt, target):
+            return self.verify(rt, target, Level.OBSERVE)
         with rt.db.write() as connection:
             revocation.release(
                 rt, connection, ACTOR, device_id=target.device_id, reason=f"containment ended, intent {intent}",
@@ -78,7 +82,8 @@ class CertificateHold:
         """The devices with at least one certificate that this point holds."""
         query = sa.select(certificates.c.device_id).distinct().join(holds, holds.c.certificate_id == certificates.c.id)
         with rt.db.read() as connection:
-            found = connection.execute(query.where(holds.c.holder == Holder.CONTAINMENT)).scalars()
+            query = query.where(holds.c.holder == Holder.CONTAINMENT, certificates.c.not_after > clock.now())
+            found = connection.execute(query).scalars()
             return {device_id: Level.QUARANTINE for device_id in found if device_id}
 
 
@@ -93,7 +98,8 @@ def _held_here(rt: Runtime, target: Target) -> list[str]:
     query = (
         sa.select(certificates.c.serial_number)
         .join(holds, holds.c.certificate_id == certificates.c.id)
-        .where(certificates.c.device_id == target.device_id, holds.c.holder == Holder.CONTAINMENT)
+        .where(certificates.c.device_id == target.device_id, certificates.c.not_after > clock.now())
+        .where(holds.c.holder == Holder.CONTAINMENT)
     )
     with rt.db.read() as connection:
         return sorted(connection.execute(query).scalars())

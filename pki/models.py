@@ -62,7 +62,7 @@ secrets = sa.Table(
 attempts = sa.Table(
     "pki_attempts",
     metadata,
-    sa.Column("who", sa.String(120), primary_key=True),  # device:<id> or address:<ip>
+    sa.Column("who", sa.String(120), primary_key=True),  # name:<SHA-256>, address:<ip> or refused:<device id>
     sa.Column("window_start", UtcDateTime, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
 )

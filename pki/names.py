@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from lachan.settings import Settings
 from pki import der
 
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 ORGANISATION = "2.5.4.10"
 COMMON_NAME = "2.5.4.3"
 SERIAL_NUMBER = "2.5.4.5"
@@ -39,7 +39,7 @@ def device(*, device_id: str, name: str, vendor: str, serial_number: str, domain
     Raises:
         NameUnfit: the name is no DNS label, the serial number no PrintableString, or one is too long (X.520: 64).
     """
-    if not _LABEL.fullmatch(name):
+    if not LABEL.fullmatch(name):
         raise NameUnfit(f"the device name {name!r} is no DNS label (letters, digits, hyphens; at most 63)")
     for what, text in (("vendor", vendor), ("serial number", serial_number)):
         if not 1 <= len(text) <= 64:

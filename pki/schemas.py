@@ -10,7 +10,7 @@ class Suspension(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    device_id: str = Field(min_length=1, max_length=36)
+    device_id: str = Field(min_length=1, max_length=36, pattern=r"^[^\x00]+$")
     serial_number: str | None = Field(None, pattern=r"^[0-9A-Fa-f]{1,40}$", description="Only this one, hex.")
     reason: str = Field("", max_length=200, description="One sentence for people.")
 
@@ -20,6 +20,6 @@ class Revocation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    device_id: str = Field(min_length=1, max_length=36)
+    device_id: str = Field(min_length=1, max_length=36, pattern=r"^[^\x00]+$")
     serial_number: str | None = Field(None, pattern=r"^[0-9A-Fa-f]{1,40}$", description="Only this one, hex.")
     reason: Reason = Reason.UNSPECIFIED

@@ -14,6 +14,7 @@ from lachan.errors import LachanError, NotFound
 from lachan.identity import Role
 from lachan.runtime import Runtime
 from pki import errors, models, service
+from pki.states import Reason
 from tests.conftest import person
 from tests.pki.support import (
     ADMIN,
@@ -196,16 +197,18 @@ def test_wrong_secrets_are_rate_limited_per_device(signer_rt: Runtime) -> None:
 
 
 def test_wrong_secrets_are_rate_limited_per_address_also_for_unknown_names(signer_rt: Runtime) -> None:
-    def guess(source: str) -> None:
-        service.enrol(signer_rt, device_name="nobody", secret="x", csr_der=csr(), source=source)
+    request = csr()
 
-    for _ in range(signer_rt.settings.pki_failures_address):
+    def guess(source: str, name: str) -> None:
+        service.enrol(signer_rt, device_name=name, secret="x", csr_der=request, source=source)
+
+    for number in range(signer_rt.settings.pki_failures_address):
         with pytest.raises(errors.SecretRefused):
-            guess("192.0.2.7")
+            guess("192.0.2.7", f"nobody-{number}")
     with pytest.raises(errors.TooManyAttempts):
-        guess("192.0.2.7")
+        guess("192.0.2.7", "nobody-60")
     with pytest.raises(errors.SecretRefused):
-        guess("192.0.2.8")
+        guess("192.0.2.8", "nobody-60")
     assert len(facts(signer_rt, "EnrolmentRefused")) <= 10  # a flood does not fill the ledger
 
 
@@ -342,3 +345,33 @@ def test_a_secret_of_another_profile_than_the_url_names(signer_rt: Runtime) -> N
         )
     with signer_rt.db.write() as connection, pytest.raises(errors.ProfileUnknown):
         service.issue_secret(signer_rt, connection, ADMIN, cam.id, "firmware-signing")
+
+
+def test_a_suspension_is_not_escaped_with_a_secret(signer_rt: Runtime) -> None:
+    cam = camera(signer_rt)
+    cam.enrol(signer_rt, csr())
+    with signer_rt.db.write() as connection:
+        fresh = service.issue_secret(signer_rt, connection, ADMIN, cam.id)
+        service.suspend(signer_rt, connection, ADMIN, device_id=cam.id, reason="looks odd")
+    with pytest.raises(errors.CertificatesSuspended):
+        cam.enrol(signer_rt, csr(), secret=fresh.secret)
+    with signer_rt.db.write() as connection:
+        service.release(signer_rt, connection, ADMIN, device_id=cam.id, reason="it was the cleaner")
+    assert cam.enrol(signer_rt, csr(), secret=fresh.secret)
+
+
+def test_a_key_revoked_as_compromised_never_comes_back(signer_rt: Runtime) -> None:
+    cam, device_key = camera(signer_rt), key()
+    cam.enrol(signer_rt, csr(device_key))
+    with signer_rt.db.write() as connection:
+        service.revoke(signer_rt, connection, ADMIN, device_id=cam.id, reason=Reason.KEY_COMPROMISE)
+        fresh = service.issue_secret(signer_rt, connection, ADMIN, cam.id)
+    with pytest.raises(errors.KeyUnfit, match="compromised"):
+        cam.enrol(signer_rt, csr(device_key), secret=fresh.secret)
+    assert cam.enrol(signer_rt, csr(), secret=fresh.secret)
+
+
+def test_names_that_no_device_can_have(signer_rt: Runtime) -> None:
+    for name in ("cam-1\0", "", "CAM 1", "x" * 300, "'; drop table devices"):
+        with pytest.raises(errors.SecretRefused):
+            service.enrol(signer_rt, device_name=name, secret="x", csr_der=csr(), source="::1")

@@ -267,6 +267,33 @@ def test_enforcement_point_sees_a_certificate_that_slipped_by(signer_rt: Runtime
     assert point.apply(signer_rt, target(cam), Level.QUARANTINE, intent="i").settled
 
 
+def test_a_change_whose_job_failed_is_published_by_the_next_refresh(signer_rt: Runtime) -> None:
+    cam, certificate = enrolled(signer_rt)
+    crl.refresh(signer_rt)
+    call(signer_rt, "pki.suspend", cam.id)
+    crl.refresh(signer_rt)  # the job of the change never ran
+    listed = x509.load_der_x509_crl(crl.latest(signer_rt, "issuing").content)
+    assert listed.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+
+
+def test_driving_the_point_again_moves_nothing(signer_rt: Runtime) -> None:
+    cam, _ = enrolled(signer_rt)
+    point = enforcement.points(signer_rt)["certificate-hold"]
+
+    def version() -> int:
+        with signer_rt.db.read() as connection:
+            return trust.version(connection)
+
+    for drive in (
+        lambda: point.apply(signer_rt, target(cam), Level.QUARANTINE, intent="i"),
+        lambda: point.release(signer_rt, target(cam), intent="j"),
+    ):
+        drive()
+        before = version()
+        drive()
+        assert version() == before
+
+
 def test_verbs_need_their_permission(signer_rt: Runtime) -> None:
     cam, _ = enrolled(signer_rt)
     auditor, analyst = person("au", Role.AUDITOR), person("an", Role.ANALYST)
