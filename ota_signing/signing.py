@@ -2,7 +2,8 @@
 
 ``release {release_id}`` reads the release, its approvals and the people again, measures the artifact's file and signs the
 approved digest (detached CMS). ``tuf {}`` makes the update framework's online metadata: it lists the published releases
-whose approvals still hold and nothing that anyone hands in. Neither takes a byte or a digest from the caller.
+that this signer signed for and whose approvals still hold, and nothing that anyone hands in. Neither takes a byte or a
+digest from the caller.
 """
 
 import base64
@@ -24,7 +25,7 @@ from ota_signing.models import releases
 from ota_signing.repository import Memory, Repository
 from ota_signing.schemas import ReleaseState
 from ota_signing.statement import Statement
-from ota_signing.store import Store
+from ota_signing.store import Store, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +61,7 @@ def release(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
     chain = _chain(signer)
     sign = _recorded(signer, FIRMWARE_KEY, statement.digest)
     signature = cms.detached(bytes.fromhex(statement.sha256), chain=chain, sign=sign, at=clock.now())
+    _remember(signer, statement)
     return {"release_id": release_id, "digest": statement.digest, "signature": base64.b64encode(signature).decode()}
 
 
@@ -123,11 +125,24 @@ def _wanted(signer: "SignerContext") -> tuple[dict[str, TargetFile], dict[str, s
         for release_id in connection.execute(query).scalars().all():
             try:
                 statement = approvals.verify(connection, release_id, people_too=False)
+                _recall(signer, statement)
             except ReleaseRefused as error:
                 refused[release_id] = str(error.fields["reason"])
             else:
                 wanted[statement.target_path] = tuf_metadata.target(statement)
     return wanted, refused
+
+
+def _remember(signer: "SignerContext", statement: Statement) -> None:
+    """Keep what was signed for, so that the repository lists nothing else, whatever the database says later."""
+    folder = signer.folder / "releases"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(folder / f"{statement.digest}.json", statement.encode(), mode=0o600)
+
+
+def _recall(signer: "SignerContext", statement: Statement) -> None:
+    if not (signer.folder / "releases" / f"{statement.digest}.json").is_file():
+        raise ReleaseRefused("This signer never signed for it.", reason="never-signed", release_id=statement.release_id)
 
 
 def _measure(data: "Path", statement: Statement) -> None:

@@ -113,6 +113,17 @@ def test_a_published_release_changed_by_hand_is_taken_out(house: House) -> None:
     assert whole(house) == {}
 
 
+def test_a_release_published_by_hand_is_not_listed(house: House) -> None:
+    """All rows in order, but the signer never signed for it: somebody wrote state and signature into the database."""
+    release = house.approved()
+    with house.rt.db.write() as connection:
+        connection.execute(release_rows.update().values(state="published", signature=b"x", published_at=clock.now()))
+    publishing.refresh(house.rt)
+    after = release_of(house, release.id)
+    assert (after.state, after.reason) == (ReleaseState.HALTED, "signer: never-signed")
+    assert whole(house) == {}
+
+
 def test_people_who_left_take_no_firmware_with_them(house: House) -> None:
     from lachan.identity.models import people
 

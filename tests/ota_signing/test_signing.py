@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import sqlalchemy as sa
 
+from lachan import outbox
 from lachan.identity.models import people, sessions
 from lachan.outbox import events
 from lachan.signer import siglog
@@ -18,11 +19,18 @@ from ota_signing.models import releases as release_rows
 from ota_signing.schemas import ReleaseState
 from ota_signing.store import Store
 from tests.ota_signing.conftest import FIRMWARE, House
+from tests.support.wait import until
 
 
 def ask(house: House, release_id: str) -> dict:
     """What a taken-over web worker would do: ask the signer directly."""
     return house.rt.signer.request("release", release_id=release_id)
+
+
+def refusals(house: House) -> list[tuple[str, str]]:
+    """The signer's refusals in the ledger's table."""
+    with house.rt.db.read() as connection:
+        return [(e.event.kind, e.event.subject) for e in outbox.read(connection, names=("SignatureRefused",))]
 
 
 def verify(house: House, content: bytes, signature: bytes, tmp_path) -> subprocess.CompletedProcess:
@@ -73,6 +81,7 @@ def test_one_of_two_approvals_signs_nothing(house: House) -> None:
         assert connection.execute(sa.select(release_rows.c.signature)).scalar() is None
     outcomes = [line["outcome"] for _, line in siglog.read(house.rt.settings.signer_home / "signatures.log")]
     assert outcomes == ["refused"] * 3
+    until(lambda: refusals(house) == [("release", release.id)] * 3, timeout=10)
 
 
 def test_the_same_person_twice_is_one_approval(house: House) -> None:
