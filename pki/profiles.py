@@ -121,6 +121,7 @@ class Template:
         )
 
 
+@lru_cache(maxsize=32)
 def compile_template(profile: Profile, issuer: Issuer) -> Template:
     """The octets that all certificates of ``profile`` under ``issuer`` share."""
     key_id = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
