@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from api.middleware import entity_tag
 from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
-from api.people.events import EventOut
+from api.people.events import EventOut, shown_to
 from api.problems import documented
 from lachan import devices, outbox
 from lachan.devices import Criticality, Device, NewDevice, State
@@ -194,4 +194,5 @@ def read_timeline(device_id: str, caller: Reader, rt: Open, page: Annotated[Want
         rows = outbox.read(
             connection, after=before, limit=page.limit + 1, device_id=device_id, vendor=caller.vendor, newest_first=True
         )
-    return page.page(rows, key=lambda row: (row.seq,), show=EventOut.of)
+        shown = dict(zip((row.seq for row in rows), shown_to(connection, caller, rows), strict=True))
+    return page.page(rows, key=lambda row: (row.seq,), show=lambda row: shown[row.seq])

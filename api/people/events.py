@@ -5,6 +5,7 @@ never misses one, also where a transaction with a lower number commits later. Li
 about a second after it happened; the device's timeline shows it at once.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from api.people.access import may, runtime
+from api.people.redaction import hide
 from lachan import outbox
 from lachan.identity import Permission, Principal, scope
 from lachan.ledger.models import leaves
@@ -56,6 +58,15 @@ class Feed(BaseModel):
     next: int = Field(description="Send it as `after` to read on; the same number again means that nothing is new.")
 
 
+def shown_to(connection: sa.Connection, caller: Principal, rows: Sequence[StoredEvent]) -> list[EventOut]:
+    """What a caller gets of stored facts: a manufacturer without the ids of other vendors' devices."""
+    plain = [EventOut.of(row) for row in rows]
+    if caller.vendor is None:
+        return plain
+    hidden = hide(connection, caller, [event.model_dump(mode="json") for event in plain])
+    return [EventOut.model_validate(event) for event in hidden]
+
+
 @router.get("", summary="Follow the facts")
 def read_events(
     caller: Annotated[Principal, Depends(may(Permission.EVENTS_READ))],
@@ -71,5 +82,5 @@ def read_events(
         query = query.where(events.c.device_id == device_id)
     with rt.db.read() as connection:
         rows = connection.execute(scope(caller, query, events.c.vendor)).mappings().all()
-    shown = [EventOut.of(outbox.stored(row)) for row in rows]
+        shown = shown_to(connection, caller, [outbox.stored(row) for row in rows])
     return Feed(events=shown, next=rows[-1]["leaf_index"] + 1 if rows else after)

@@ -10,6 +10,7 @@ ROUTES: tuple[str, ...] = (
     "api.people.certificates",
     "api.people.trust",
     "api.people.events",
+    "api.people.ledger",
     "api.people.tokens",
     "api.people.users",
     "api.people.artifacts",
