@@ -3,6 +3,7 @@
 It is idempotent as a real point is: applying the same level again changes nothing and adds no line to the log.
 """
 
+import fcntl
 import json
 from typing import Any
 
@@ -48,10 +49,11 @@ class FilePoint:
         return [line.split()[1] for line in lines if line.startswith(device_id)]
 
     def _write(self, target: Target, level: str | None) -> Evidence:
-        state: dict[str, Any] = self.read()
-        if state.get(target.device_id) != level:
-            state[target.device_id] = level
-            self.state.write_text(json.dumps({name: value for name, value in state.items() if value is not None}))
-            with self.log.open("a") as log:
+        with self.log.open("a") as log:  # one change at a time, as a broker has it
+            fcntl.flock(log, fcntl.LOCK_EX)
+            state: dict[str, Any] = self.read()
+            if state.get(target.device_id) != level:
+                state[target.device_id] = level
+                self.state.write_text(json.dumps({name: value for name, value in state.items() if value is not None}))
                 log.write(f"{target.device_id} {level or 'none'}\n")
         return Evidence(settled=True, detail={"file": level or "none"}, observed_at=clock.now())

@@ -1,0 +1,7 @@
+"""Runs, guards, budgets, crashes and the reconciler on PostgreSQL (Must show 8 and 9)."""
+
+from tests.soar_playbooks.test_crash import *  # noqa: F403
+from tests.soar_playbooks.test_guards import *  # noqa: F403
+from tests.soar_playbooks.test_race import *  # noqa: F403
+from tests.soar_playbooks.test_reconciler import *  # noqa: F403
+from tests.soar_playbooks.test_spine import *  # noqa: F403
