@@ -7,9 +7,10 @@ Run it as the device would, again and again; it ends after one round:
         --state /var/lib/update --install /boot/firmware.bin
 
 What protects the device: ``tuf-root.json`` and ``root.pem`` are put into it at manufacture. The Update Framework (the
-python-tuf client) refuses other firmware, rolled-back, mixed and expired metadata whatever the server says; the detached CMS
-signature is checked besides with the ``openssl`` program, as a boot loader would. Only then is the file put into place, in
-one step, and reported. The exit code is 0 when the device is up to date, 1 when an update was refused.
+python-tuf client) refuses other firmware, rolled-back, mixed and expired metadata whatever the server says; the
+detached CMS signature is checked besides with the ``openssl`` program, as a boot loader would. Only then is the file
+put into place, in one step, and reported. The exit code is 0 when the device is up to date, 1 when an update was
+refused.
 """
 
 import argparse

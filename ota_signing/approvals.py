@@ -1,10 +1,10 @@
 """Whether a release may be signed: read again from the database, believing no column that can be checked.
 
-`verify` is what the signer process runs before every signature (docs/adr/0016). Steps: the statement is made anew from the
-release's row and its digest computed; the artifact's row must agree; each approval must cover that digest, belong to an
-active person with the approver's permission who is not the proposer, to a session of that person that was alive then, and
-to the event of the outbox that recorded it; and there must be as many as the statement says. Limits: someone who rewrites
-all of this consistently — rows, sessions and events — is found by the ledger, not here.
+`verify` is what the signer process runs before every signature (docs/adr/0016). Steps: the statement is made anew
+from the release's row and its digest computed; the artifact's row must agree; each approval must cover that digest,
+belong to an active person with the approver's permission who is not the proposer, to a session of that person that
+was alive then, and to the event of the outbox that recorded it; and there must be as many as the statement says.
+Limits: someone who rewrites all of this consistently — rows, sessions and events — is found by the ledger, not here.
 """
 
 import sqlalchemy as sa

@@ -1,7 +1,7 @@
 """Artifacts: firmware files, received as a stream, kept by content, recorded once.
 
-The bytes go to the store first and the row follows, so a row never names a file that is not there. The same bytes of the
-same vendor are one artifact, however often they are sent.
+The bytes go to the store first and the row follows, so a row never names a file that is not there. The same bytes of
+the same vendor are one artifact, however often they are sent.
 """
 
 from collections.abc import Iterable

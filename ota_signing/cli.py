@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(name, text, run).add_argument("release")
     for name, text, verb in (
-        ("halt", "Stop handing a release out.", "ota.hold"), ("resume", "Hand a halted release out again.", "ota.resume"),
+        ("halt", "Stop handing a release out.", "ota.hold"),
+        ("resume", "Hand a halted release out again.", "ota.resume"),
     ):  # fmt: skip
         sub = add(name, text, _held)
         sub.add_argument("release")

@@ -1,8 +1,8 @@
 """Detached CMS signatures (RFC 5652) over a firmware's digest.
 
-Why not the library's builder: it wants all bytes in memory and hashes them again. The signature that devices check covers
-signed attributes, and these hold the SHA-256 that was already computed while the upload streamed in; so a two-gigabyte
-image is signed from 32 bytes. Checked with ``openssl cms -verify -binary -inform DER -content FILE``.
+Why not the library's builder: it wants all bytes in memory and hashes them again. The signature that devices check
+covers signed attributes, and these hold the SHA-256 that was already computed while the upload streamed in; so a
+two-gigabyte image is signed from 32 bytes. Checked with ``openssl cms -verify -binary -inform DER -content FILE``.
 Limits: one signer, ECDSA with SHA-256 (RFC 5754 3.3), DER only; no timestamp token.
 """
 

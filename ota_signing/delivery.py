@@ -1,8 +1,8 @@
 """The device's side: which release applies, its bytes, and what became of it.
 
-The firmware of a model is its release that was published last and is not halted. A device is offered it when it is newer
-than what the device runs, or when people approved it as a downgrade. A device sees releases of its own vendor and model
-only. ``limited`` devices may update, since updating is often the remedy; quarantined ones may not.
+The firmware of a model is its release that was published last and is not halted. A device is offered it when it is
+newer than what the device runs, or when people approved it as a downgrade. A device sees releases of its own vendor
+and model only. ``limited`` devices may update, since updating is often the remedy; quarantined ones may not.
 """
 
 from dataclasses import dataclass

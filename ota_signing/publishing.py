@@ -1,8 +1,9 @@
 """From approved to handed out: everything that needs the signer process, and never inside a transaction.
 
-`sign` asks the signer and keeps its signature; `publish` makes a signed release the firmware of its model; `refresh` brings
-the public metadata in line with the database and renews it before it expires. Each can be repeated: what was done is found
-done, what was half done is finished. A server that was down for days finds its metadata old and renews it by itself.
+`sign` asks the signer and keeps its signature; `publish` makes a signed release the firmware of its model; `refresh`
+brings the public metadata in line with the database and renews it before it expires. Each can be repeated: what was
+done is found done, what was half done is finished. A server that was down for days finds its metadata old and renews
+it by itself.
 """
 
 import base64

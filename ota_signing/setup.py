@@ -1,9 +1,10 @@
 """What ``lachan init`` does for firmware: the keys of the update framework and the first metadata.
 
-Root and targets keys (three each, two needed) are written to the offline folder and nowhere else; releases, snapshot and
-timestamp keys are made in the signer. The first repository is complete and lists nothing. `renew` is the yearly ceremony:
-with the offline folder at hand, root and targets get their next version and a new expiry. Run again, `init` changes nothing.
-Limits: rotating offline keys is not offered yet; the folder is written unencrypted, as it leaves the machine.
+Root and targets keys (three each, two needed) are written to the offline folder and nowhere else; releases, snapshot
+and timestamp keys are made in the signer. The first repository is complete and lists nothing. `renew` is the yearly
+ceremony: with the offline folder at hand, root and targets get their next version and a new expiry. Run again, `init`
+changes nothing. Limits: rotating offline keys is not offered yet; the folder is written unencrypted, as it leaves the
+machine.
 """
 
 import os

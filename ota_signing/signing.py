@@ -1,9 +1,9 @@
 """What runs inside the signer process: two requests that sign for firmware, ``release`` and ``tuf``.
 
-``release {release_id}`` reads the release, its approvals and the people again, measures the artifact's file and signs the
-approved digest (detached CMS). ``tuf {}`` makes the update framework's online metadata: it lists the published releases
-that this signer signed for and whose approvals still hold, and nothing that anyone hands in. Neither takes a byte or a
-digest from the caller.
+``release {release_id}`` reads the release, its approvals and the people again, measures the artifact's file and signs
+the approved digest (detached CMS). ``tuf {}`` makes the update framework's online metadata: it lists the published
+releases that this signer signed for and whose approvals still hold, and nothing that anyone hands in. Neither takes a
+byte or a digest from the caller.
 """
 
 import base64

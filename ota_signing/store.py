@@ -1,8 +1,9 @@
 """Content-addressed files: written once, named by their SHA-256, never changed.
 
-Steps of an upload: bytes stream into ``incoming/`` while they are hashed (once), then the file is synced, made read-only
-and renamed to ``sha256/ab/abcd…``, and the folder is synced. A crash at any point leaves either the whole file or a
-left-over in ``incoming/``, which `sweep` removes. Limits: one machine's disk; nothing is deduplicated below whole files.
+Steps of an upload: bytes stream into ``incoming/`` while they are hashed (once), then the file is synced, made
+read-only and renamed to ``sha256/ab/abcd…``, and the folder is synced. A crash at any point leaves either the whole
+file or a left-over in ``incoming/``, which `sweep` removes. Limits: one machine's disk; nothing is deduplicated below
+whole files.
 """
 
 import hashlib

@@ -75,7 +75,8 @@ def root(
     """A root that trusts two of the root keys, two of the targets keys, and the online keys."""
     made = Root(version=version, expires=_whole(at + ROOT_LIFE), consistent_snapshot=True)
     for role, keys, threshold in (
-        ("root", root_keys, 2), ("targets", targets_keys, 2), ("snapshot", [snapshot], 1), ("timestamp", [timestamp], 1),
+        ("root", root_keys, 2), ("targets", targets_keys, 2), ("snapshot", [snapshot], 1),
+        ("timestamp", [timestamp], 1),
     ):  # fmt: skip
         for key in keys:
             made.add_key(key, role)
@@ -105,8 +106,8 @@ def advance(
 ) -> Online:
     """What must stand now, given what stood before.
 
-    A role is signed again when what it says changes, or when half of its life is over; each new one has the next version
-    and makes the roles above it change. The timestamp is new every time.
+    A role is signed again when what it says changes, or when half of its life is over; each new one has the next
+    version and makes the roles above it change. The timestamp is new every time.
 
     Args:
         now: aware UTC.

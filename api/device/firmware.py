@@ -1,8 +1,8 @@
-"""Firmware for devices: what to install, the update framework's files, the bytes with ranges, and the report afterwards.
+"""Firmware for devices: what to install, the update framework's files, the bytes with ranges, the report afterwards.
 
-A device polls ``/device/v1/firmware``, takes the metadata and the target from ``/tuf/…`` with any TUF client (or the plain
-file and its detached CMS signature from ``/firmware/…``), and reports. It sees releases of its own vendor and model only;
-a halted one is gone with the next request.
+A device polls ``/device/v1/firmware``, takes the metadata and the target from ``/tuf/…`` with any TUF client (or the
+plain file and its detached CMS signature from ``/firmware/…``), and reports. It sees releases of its own vendor and
+model only; a halted one is gone with the next request.
 """
 
 import base64

@@ -67,18 +67,20 @@ class House:
         new = devices.NewDevice(name=name, vendor=vendor, model=model, serial_number=f"SN-{name}", site="s1")
         with self.rt.db.write() as connection:
             made = devices.register(connection, new, actor=system("test"))
-        return Principal(kind=PrincipalKind.DEVICE, id=made.id, name=name, roles=frozenset({Role.DEVICE}), vendor=vendor)
+        roles = frozenset({Role.DEVICE})
+        return Principal(kind=PrincipalKind.DEVICE, id=made.id, name=name, roles=roles, vendor=vendor)
 
 
 def certificates(public: ec.EllipticCurvePublicKey, folder: Path) -> Path:
-    """A root, an issuing authority and a firmware certificate, where the signer looks for them; gives the root's PEM."""
+    """Root, issuing authority and firmware certificate, where the signer looks for them; gives the root's PEM."""
     now = clock.now()
     names = {n: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in ("root", "issuing", "firmware")}
     keys = {n: ec.generate_private_key(ec.SECP256R1()) for n in ("root", "issuing")}
     publics = {"root": keys["root"].public_key(), "issuing": keys["issuing"].public_key(), "firmware": public}
     folder.mkdir(parents=True)
     for subject, issuer, name in (
-        ("root", "root", "root.crt"), ("issuing", "root", "issuing.crt"), ("firmware", "issuing", "firmware-signing.crt"),
+        ("root", "root", "root.crt"), ("issuing", "root", "issuing.crt"),
+        ("firmware", "issuing", "firmware-signing.crt"),
     ):  # fmt: skip
         builder = (
             x509.CertificateBuilder(names[issuer], names[subject], publics[subject], x509.random_serial_number())

@@ -126,7 +126,7 @@ def test_a_release_row_changed_by_hand_after_approval_is_refused(house: House, v
 
 
 def test_rows_changed_together_are_refused(house: House) -> None:
-    """Whoever exchanges artifact, release row and approvals alike still lacks the events that recorded the approvals."""
+    """Whoever exchanges artifact, release and approvals alike still lacks the events that recorded the approvals."""
     release = house.approved()
     other = artifacts.upload(house.rt, house.platform, [b"malware"], vendor="acme", name="fw")
     change(house, release_rows.update().values(artifact_id=other.id, sha256=other.sha256, length=other.length))

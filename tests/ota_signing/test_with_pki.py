@@ -10,9 +10,8 @@ from tests.ota_signing.conftest import FIRMWARE, House
 def test_openssl_accepts_the_chain_of_the_real_authority(signer_rt: Runtime, tmp_path) -> None:
     house = House(signer_rt, tmp_path / "root.pem", tmp_path / "offline")
     home = signer_rt.settings.signer_home
-    subprocess.run(
-        ["openssl", "x509", "-inform", "DER", "-in", str(home / "pki" / "root.crt"), "-out", str(house.root_ca)], check=True
-    )
+    root = str(home / "pki" / "root.crt")
+    subprocess.run(["openssl", "x509", "-inform", "DER", "-in", root, "-out", str(house.root_ca)], check=True)
     release = house.published()
     with signer_rt.db.read() as connection:
         (tmp_path / "fw.p7s").write_bytes(releases.signature(connection, release.id, principal=house.platform))
