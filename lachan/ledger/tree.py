@@ -7,6 +7,7 @@ transaction left open holds the seal back; after a restore into a new cluster, w
 table is looked through once.
 """
 
+from collections import OrderedDict
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,18 +19,19 @@ from lachan.outbox import events
 
 TILE_HEIGHT = 8  # levels that one C2SP tile spans
 TILE_WIDTH = 1 << TILE_HEIGHT
+TILES_KEPT = 64
 _XMIN = sa.text("SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s")
 
 
 class StoredNodes:
     """`lachan.ledger.merkle.Nodes` over the database, for one use inside one connection.
 
-    Stored are leaves, and nodes every eight levels; what lies between is computed from one tile of at most 256 hashes.
+    Stored are leaves, and nodes every eight levels; what lies between is computed from tiles of at most 256 hashes.
     """
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        self._tiles: dict[tuple[int, int], list[bytes]] = {}
+        self._tiles: OrderedDict[tuple[int, int], list[list[bytes]]] = OrderedDict()
 
     def __call__(self, level: int, index: int) -> bytes:
         """The hash of a complete node.
@@ -38,29 +40,38 @@ class StoredNodes:
             LookupError: it is not complete yet.
         """
         tile_level, height = divmod(level, TILE_HEIGHT)
-        start = index << height
-        tile, offset = divmod(start, TILE_WIDTH)
-        row = self.tile(tile_level, tile)[offset : offset + (1 << height)]
-        if len(row) != 1 << height:
+        tile, offset = divmod(index, TILE_WIDTH >> height)
+        row = self._levels(tile_level, tile)[height]
+        if offset >= len(row):
             raise LookupError(f"node {index} of level {level} is not complete")
-        while len(row) > 1:
-            row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row), 2)]
-        return row[0]
+        return row[offset]
 
     def tile(self, tile_level: int, tile: int) -> list[bytes]:
         """The hashes of one C2SP tile, as many as are there (0 to 256)."""
+        return self._levels(tile_level, tile)[0]
+
+    def _levels(self, tile_level: int, tile: int) -> list[list[bytes]]:
+        """One tile and the seven levels above it inside the tile; the last used ones are remembered."""
         key = (tile_level, tile)
-        if key not in self._tiles:
-            first, last = tile * TILE_WIDTH, (tile + 1) * TILE_WIDTH
-            if tile_level == 0:
-                query = sa.select(leaves.c.leaf_hash).order_by(leaves.c.leaf_index)
-                query = query.where(leaves.c.leaf_index >= first, leaves.c.leaf_index < last)
-            else:
-                query = sa.select(nodes.c.hash).order_by(nodes.c.node_index)
-                query = query.where(nodes.c.level == tile_level * TILE_HEIGHT)
-                query = query.where(nodes.c.node_index >= first, nodes.c.node_index < last)
-            self._tiles[key] = [bytes(found) for found in self._connection.execute(query).scalars()]
-        return self._tiles[key]
+        if key in self._tiles:
+            self._tiles.move_to_end(key)
+            return self._tiles[key]
+        first, last = tile * TILE_WIDTH, (tile + 1) * TILE_WIDTH
+        if tile_level == 0:
+            query = sa.select(leaves.c.leaf_hash).order_by(leaves.c.leaf_index)
+            query = query.where(leaves.c.leaf_index >= first, leaves.c.leaf_index < last)
+        else:
+            query = sa.select(nodes.c.hash).order_by(nodes.c.node_index)
+            query = query.where(nodes.c.level == tile_level * TILE_HEIGHT)
+            query = query.where(nodes.c.node_index >= first, nodes.c.node_index < last)
+        rows = [[bytes(found) for found in self._connection.execute(query).scalars()]]
+        for _ in range(TILE_HEIGHT - 1):
+            below = rows[-1]
+            rows.append([node_hash(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)])
+        self._tiles[key] = rows
+        if len(self._tiles) > TILES_KEPT:
+            self._tiles.popitem(last=False)
+        return rows
 
 
 def frontier(connection: sa.Connection) -> Frontier:
