@@ -6,7 +6,8 @@ the number of independent sources grows from one to two, because that changes wh
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,6 +65,27 @@ def record(connection: sa.Connection, finding: Finding, fetch: Fetch) -> str:
     if finding.binding.bound and kept["sources"] < 2 <= sources:
         _raise(connection, finding, kept["id"], senders=senders, sources=sources)
     return str(kept["id"])
+
+
+def folded(findings: Iterable[Finding]) -> list[Finding]:
+    """The same findings with those of one episode made one, in order of the first: a flood becomes few writes."""
+    made: dict[tuple[str, ...], list[Finding]] = {}
+    order: list[list[Finding]] = []
+    for finding in findings:
+        key = (finding.rule.id, *finding.group)
+        if key not in made:
+            made[key] = []
+            order.append(made[key])
+        known, span = made[key], finding.rule.span
+        if known and finding.first <= known[-1].last + span and known[-1].first <= finding.last + span:
+            before = known[-1]
+            known[-1] = replace(
+                before, first=min(before.first, finding.first), last=max(before.last, finding.last),
+                moments=before.moments + finding.moments, senders=before.senders | finding.senders,
+            )  # fmt: skip
+        else:
+            known.append(finding)
+    return [finding for group in order for finding in group]
 
 
 def _episodes(connection: sa.Connection, finding: Finding, group: str) -> list[Any]:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from lachan.database import Database
 from lachan.devices import devices
 from lachan.identity.principal import PrincipalKind
+from siem_rules.delivery import Sender
 from siem_rules.matcher import text
 from siem_rules.schema.event import LogEvent
 
@@ -35,6 +36,7 @@ class Known:
     name: str
     vendor: str
     site: str
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +73,27 @@ def bind(event: LogEvent, subject_field: str, resolve: Resolve) -> Binding:
     about_host = subject_field.startswith("host.")
     named = _named(event, subject_field)
     head = event.fields.get("log.syslog.hostname") if about_host and named is None else None
-    claim = named or (text(head) if head is not None else "")
-    found = resolve(claim[:200], sender.site) if claim else ()  # a device has no site of its own here: all are asked
+    claim = (named or (text(head) if head is not None else ""))[:200]
     if sender.kind is PrincipalKind.DEVICE:
-        itself = next((device for device in found if device.id == sender.id), None)
-        silent = about_host and named is None and not found
-        if itself is None and (silent or claim in (sender.id, sender.name)):
-            itself = next(iter(resolve(sender.id, None)), None)
+        itself = _itself(sender, claim, resolve, silent=named is None and about_host)
         if itself is not None:
             return _bound(itself, claim or itself.name)
-    elif sender.site is not None and len(found) == 1 and found[0].site == sender.site:
-        return _bound(found[0], claim)
-    return Binding(False, None, claim[:200], sender.site or "", ("claim", sender.label, claim[:200]))
+    elif sender.site is not None and claim:
+        found = resolve(claim, sender.site)
+        if len(found) == 1 and found[0].site == sender.site:
+            return _bound(found[0], claim)
+    return Binding(False, None, claim, sender.site or "", ("claim", sender.label, claim))
+
+
+def _itself(sender: Sender, claim: str, resolve: Resolve, *, silent: bool) -> Known | None:
+    """The speaking device, if its line speaks of itself; ``silent`` lines name nobody but in their syslog head."""
+    own = next((device for device in resolve(sender.id, None) if device.id == sender.id), None)
+    if own is None or (not silent and not claim):
+        return None
+    if not claim or claim in (own.id, own.name, own.address):
+        return own
+    # Only a head's word is worth asking the registry for: a flood of made-up names must not become one of queries.
+    return own if silent and not resolve(claim, None) else None
 
 
 def _named(event: LogEvent, subject_field: str) -> str | None:
@@ -97,7 +108,7 @@ def _named(event: LogEvent, subject_field: str) -> str | None:
 
 
 def _bound(device: Known, subject: str) -> Binding:
-    return Binding(True, device, subject[:200], device.site, ("device", device.id))
+    return Binding(True, device, subject, device.site, ("device", device.id))
 
 
 class Registry:
@@ -114,14 +125,16 @@ class Registry:
         if known is not None and now - known[0] < _FRESH:
             return known[1]
         columns = devices.c
-        query = sa.select(columns.id, columns.name, columns.vendor, columns.site).where(
+        query = sa.select(columns.id, columns.name, columns.vendor, columns.site, columns.address).where(
             sa.or_(columns.id == claim, columns.name == claim, columns.address == claim)
         )
         if site is not None:
             query = query.where(columns.site == site)
         with self._database.read() as connection:
             rows = connection.execute(query.limit(3)).all()
-        found = tuple(Known(str(row.id), str(row.name), str(row.vendor), row.site or "") for row in rows)
+        found = tuple(
+            Known(str(row.id), str(row.name), str(row.vendor), row.site or "", row.address or "") for row in rows
+        )
         if len(self._cache) >= _CACHED:
             self._cache.clear()
         self._cache[key] = (now, found)

@@ -71,26 +71,7 @@ def alerts(argv: list[str]) -> int:
     """``lachan alerts list|show|ack|comment|close``."""
     from siem_rules import alerts as service
 
-    parser = cliutil.parser("alerts", "Alerts and why they were raised.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    listing = verbs.add_parser("list", help="newest first")
-    listing.add_argument("--state", default="", choices=["", "open", "acknowledged", "closed"])
-    listing.add_argument("--limit", type=int, default=50)
-    made = [listing]
-    for verb, about in (
-        ("show", "one alert with its why"),
-        ("ack", "say that you look at it"),
-        ("comment", "add a comment"),
-        ("close", "close it"),
-    ):
-        sub = verbs.add_parser(verb, help=about)
-        sub.add_argument("id")
-        made.append(sub)
-    made[3].add_argument("text")
-    made[4].add_argument("--verdict", required=True, choices=service.VERDICTS)
-    for sub in made:
-        cliutil.common(sub, suppress=True)
-    args = parser.parse_args(argv)
+    args = _alert_words(service.VERDICTS).parse_args(argv)
     with cliutil.opened(args.data) as rt:
         who = cliutil.operator()
         if args.verb == "list":
@@ -109,6 +90,29 @@ def alerts(argv: list[str]) -> int:
         rt.wake()
     cliutil.show(found, as_json=args.json, text=None if args.json else _story(found))
     return cliutil.OK
+
+
+def _alert_words(verdicts: tuple[str, ...]) -> argparse.ArgumentParser:
+    parser = cliutil.parser("alerts", "Alerts and why they were raised.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    listing = verbs.add_parser("list", help="newest first")
+    listing.add_argument("--state", default="", choices=["", "open", "acknowledged", "closed"])
+    listing.add_argument("--limit", type=int, default=50)
+    cliutil.common(listing, suppress=True)
+    for verb, about in (
+        ("show", "one alert with its why"),
+        ("ack", "say that you look at it"),
+        ("comment", "add a comment"),
+        ("close", "close it with a verdict"),
+    ):
+        sub = verbs.add_parser(verb, help=about)
+        sub.add_argument("id")
+        if verb == "comment":
+            sub.add_argument("text")
+        if verb == "close":
+            sub.add_argument("--verdict", required=True, choices=verdicts)
+        cliutil.common(sub, suppress=True)
+    return parser
 
 
 class NotDelivered(LachanError):

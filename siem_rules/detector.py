@@ -132,7 +132,7 @@ class Detector:
             return
         with self._rt.db.write() as connection:
             self._move(connection)
-            for finding in self._findings:
+            for finding in alerts.folded(self._findings):
                 alerts.record(connection, finding, self._evidence)
         raised = bool(self._findings)
         self.counters["findings"] += len(self._findings)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 import lachan.demo.recording as recordings
 from lachan import clock, outbox
-from lachan.devices import NewDevice, register
+from lachan.devices import Criticality, NewDevice, register
 from lachan.identity import Principal, PrincipalKind, Role, system
 from lachan.runtime import Runtime
 from siem_rules import bulk, ingest, ruleset
@@ -25,13 +25,16 @@ BENIGN = Path(recordings.__file__).parent / "benign.bulk"
 EXPECTED = ("busybox_probe", "exec_from_shared_folder", "loader_fetch", "ssh_login_after_storm", "ssh_login_storm")
 
 
-def device(rt: Runtime, name: str, *, site: str = "ward-7", **more: Any) -> Principal:
+def device(
+    rt: Runtime, name: str, *, site: str = "ward-7", criticality: Criticality = Criticality.UNKNOWN, **more: Any
+) -> Principal:
     """Register a device and return the principal that its certificate would make."""
     with rt.db.write() as connection:
         made = register(
             connection,
             NewDevice(name=name, vendor="acme", model="cam-1", serial_number=f"sn-{name}", site=site, **more),
             actor=system("test"),
+            criticality=criticality,
         )
     return Principal(kind=PrincipalKind.DEVICE, id=made.id, name=name, roles=frozenset({Role.DEVICE}), vendor="acme")
 
