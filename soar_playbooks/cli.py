@@ -68,7 +68,7 @@ def runs(argv: list[str]) -> int:
     listing = command("list", "runs, newest first", _runs)
     listing.add_argument("--state", default="", choices=["", "ready", "running", "waiting", "ended"])
     show = command("show", "one run with its journal", _run_show)
-    show.add_argument("run")
+    show.add_argument("run_id", metavar="RUN")
     return _run(made.parse_args(argv))
 
 
@@ -226,7 +226,7 @@ def _runs(rt: Runtime, words: argparse.Namespace) -> None:
 
 def _run_show(rt: Runtime, words: argparse.Namespace) -> None:
     with rt.db.read() as connection:
-        cliutil.show(schemas.show_run(connection, cliutil.operator(), words.run), as_json=words.json)
+        cliutil.show(schemas.show_run(connection, cliutil.operator(), words.run_id), as_json=words.json)
 
 
 def _propose(rt: Runtime, words: argparse.Namespace) -> None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from lachan import clock, jobs, outbox, verbs
 from lachan.enforcement import Level
 from lachan.errors import LachanError
 from lachan.events import ApprovalNeeded, PlaybookRefused, RunOutcomeUnknown
+from lachan.log import get as get_logger
 from soar_playbooks import faults, http_step, journal, service
 from soar_playbooks.cacao import conditions
 from soar_playbooks.cacao.model import HttpCommand, Playbook, Step, StepType, VerbCommand
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 TRIES = 4  # of an idempotent step whose peer does not answer
 HARMLESS = frozenset({"human.page"})  # verbs that a run in propose mode may call without approval
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Pause(Exception):

@@ -12,13 +12,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-import structlog
 
 from lachan import clock, devices, enforcement, jobs, outbox
 from lachan.enforcement import EnforcementPoint, Evidence, Level, Target
 from lachan.errors import LachanError
 from lachan.events import EnforcementSettled
 from lachan.ids import new_id
+from lachan.log import get as get_logger
 from soar_playbooks import faults
 from soar_playbooks.models import enforcements
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PENDING, SETTLED = "pending", "settled"
 CUTS = Level.QUARANTINE
 PATIENCE = 30.0  # seconds: longest pause between two tries
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def want(rt: Runtime, connection: sa.Connection, *, device_id: str, containment_id: str, level: Level | None) -> None:
