@@ -63,7 +63,7 @@ def measure(city: City, runs: int, lines: int) -> dict[str, Any]:
     weight = memory(city)
     story = Story(city)
     story.people["admin"] = city.admin()
-    story.people["an"] = city.person("an", "analyst")
+    story.people["an"] = city.person(story.admin, "an", "analyst")
     enforce(story)
     devices = [device(city, story, number) for number in range(runs)]
     before = cpu(city)

@@ -3,6 +3,8 @@
 What is an event: anything a human or a machine decided (design decision 3). Polls, heartbeats, log lines and unchanged
 verdicts never are. Fields are JSON-able; ``device_id`` names the device that the fact is about, so that timelines,
 vendor scope and exports find it.
+
+Length: the vocabulary stands on one page on purpose, two lines a word.
 """
 
 from dataclasses import asdict, dataclass

@@ -14,11 +14,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-import structlog
 
 from lachan import clock, wake
 from lachan.database import Json, UtcDateTime, insert_ignore, metadata
 from lachan.ids import new_id
+from lachan.log import get as get_logger
 from lachan.wiring import resolve
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LEASE = timedelta(seconds=30)
 TRIES = 10
 POLL = 0.25  # seconds that a lost wake-up can cost
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 jobs = sa.Table(
     "jobs",

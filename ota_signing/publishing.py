@@ -10,7 +10,6 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-import structlog
 from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
@@ -18,6 +17,7 @@ from lachan import clock, outbox
 from lachan.errors import LachanError
 from lachan.events import FirmwareHalted, FirmwarePublished, FirmwareSigned
 from lachan.identity import Permission, Principal, require, system
+from lachan.log import get as get_logger
 from lachan.signer.client import SignerClient
 from lachan.signer.errors import SignerBusy, SignerRefused
 from ota_signing import releases as releases_
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 SIGNING_TIMEOUT = 300.0  # seconds; the signer reads the whole artifact again
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def sign(rt: "Runtime", release_id: str) -> None:

@@ -65,9 +65,9 @@ def run_assessment(rt: Runtime, job: Job) -> None:
 
 def rt_log(error: LachanError, payload: dict[str, Any]) -> None:
     """Say in the log why a run that was asked for made no assessment."""
-    import structlog
+    from lachan.log import get as get_logger
 
-    structlog.get_logger(__name__).info("assessment refused", reason=error.detail, run_id=payload["run_id"])
+    get_logger(__name__).info("assessment refused", reason=error.detail, run_id=payload["run_id"])
 
 
 def on_declaration(rt: Runtime, stored: StoredEvent) -> None:

@@ -60,7 +60,10 @@ class Person:
         answer = self.http.request(method, path, **body)
         wanted = (expect,) if isinstance(expect, int) else expect
         tell(answer.status_code in wanted, f"{method} {path} answered {answer.status_code}: {answer.text[:600]}")
-        if "json" not in answer.headers.get("content-type", ""):
+        if answer.headers.get("content-type", "").partition(";")[0] not in (
+            "application/json",
+            "application/problem+json",
+        ):
             return answer.text
         return answer.json()
 
@@ -171,11 +174,10 @@ class City:
         """The city's root certificate (PEM), as `init` wrote it beside the offline keys."""
         return self.offline / "root.crt"
 
-    def person(self, name: str, *roles: str, vendor: str | None = None) -> Person:
-        """Add a person and sign them in with their own link."""
-        words = [word for role in roles for word in ("--role", role)]
-        words += ["--vendor", vendor] if vendor else []
-        return Person(self.urls["people"], self.trust, self.lachan("user", "add", name, *words)["link"])
+    def person(self, admin: Person, name: str, *roles: str, vendor: str | None = None) -> Person:
+        """Have the administrator add a person, and sign them in with their own link."""
+        admin.post("/api/v1/users", {"name": name, "roles": roles, "vendor": vendor})
+        return Person(self.urls["people"], self.trust, admin.post(f"/api/v1/users/{name}/link")["url"])
 
     def admin(self) -> Person:
         """Sign the first administrator in."""

@@ -64,10 +64,14 @@ class Story:
                 return found
             after = feed["next"]
 
-    def proof(self, name: str, device: str | None = None, *, within: float = 10.0) -> str:
-        """The id of the newest fact of that name; waits for it a little."""
-        found = self.city.wait(lambda: self.events(name, device), f"the event {name}", within=within)
-        return str(found[-1]["id"])
+    def proof(self, name: str, device: str | None = None, **data: str) -> str:
+        """The id of the newest fact of that name, with that data; waits for it a little."""
+
+        def facts() -> list[str]:
+            found = self.events(name, device)
+            return [one["id"] for one in found if data.items() <= (one["data"] or {}).items()]
+
+        return self.city.wait(facts, f"the event {name}")[-1]
 
 
 def start(story: Story) -> Proof:
@@ -77,7 +81,7 @@ def start(story: Story) -> Proof:
     city.open()
     story.people["admin"] = city.admin()
     for name, role in (("an", "analyst"), ("binh", "approver"), ("chi", "approver")):
-        story.people[name] = city.person(name, role)
+        story.people[name] = city.person(story.admin, name, role)
     roles = ", ".join(city.urls["roles"])
     return story.proof("AuthorityCreated"), f"{roles}; {city.urls['people']}"
 
@@ -171,15 +175,14 @@ def _assess(story: Story, name: str, port: int) -> str:
 def enforce(story: Story) -> Proof:
     """Sign the playbook with the operator's key, load it, and let an administrator switch it to enforce."""
     source = Path(__file__).parents[2] / "soar_playbooks" / "playbooks" / "quarantine-compromised-camera.cacao.json"
-    key = story.city.offline / "playbooks.key"
-    file = story.city.folder / source.name
-    file.write_bytes(source.read_bytes())
-    made = story.city.lachan("playbooks", "keygen", str(key))
-    story.city.lachan("playbooks", "trust", made["public"])
+    made = story.city.lachan("playbooks", "keygen", str(story.city.offline / "operator"))
+    story.city.lachan("playbooks", "trust", made["public"], "--name", "operator")
+    file = source
     if story.broken != "enforce":
-        story.city.lachan("playbooks", "sign", str(file), "--key", str(key))
-    story.city.lachan("playbooks", "load", str(file))
-    story.playbook_id = json.loads(file.read_text("utf-8"))["id"]
+        file = story.city.folder / "quarantine.signed.json"
+        story.city.lachan("playbooks", "sign", str(source), "--key", made["private"], "--out", str(file))
+    body = {"file": file.name, "text": file.read_text("utf-8")}
+    story.playbook_id = story.admin.post("/api/v1/playbooks", body)["id"]
     story.admin.ask("PUT", f"/api/v1/playbooks/{story.playbook_id}/mode", json={"mode": "enforce"})
     return story.proof("PlaybookModeChanged"), "propose → enforce"
 
@@ -195,9 +198,8 @@ def attack(story: Story) -> Proof:
     camera.must("bulk", lines=b"".join(story.lines[:success]).decode())
     story.city.wait(lambda: _alerts(story, "attempt"), "an alert about the storm")
     tell(camera.do("ask")["status"] == 200, "attempts alone must not contain a device")
-    return story.proof(
-        "AlertRaised", TURNING
-    ), f"{success} lines of a real storm, sent by {TURNING} about itself; still allowed"
+    proof = story.proof("AlertRaised", TURNING, outcome="attempt")
+    return proof, f"{success} lines of a real storm, sent by {TURNING} about itself; still allowed"
 
 
 def alert(story: Story) -> Proof:
@@ -211,7 +213,8 @@ def alert(story: Story) -> Proof:
     tell(bool(detail["why"]) and bool(detail["evidence"]), "the alert does not say why")
     tell(detail["subject_bound"], "the alert is not bound to the device that spoke")
     last = detail["evidence"][-1]["line"]
-    return story.proof("AlertRaised", TURNING), f"{detail['rule_title']} ({detail['severity']}): {last[:120]!r}"
+    proof = story.proof("AlertRaised", TURNING, alert_id=detail["id"])
+    return proof, f"{detail['rule_title']} ({detail['severity']}): {last[-90:]!r}"
 
 
 def _alerts(story: Story, outcome: str) -> list[dict[str, Any]]:
@@ -264,7 +267,7 @@ def release(story: Story) -> Proof:
     path = f"/api/v1/containments/{found[0]['id']}/release"
     people = ("binh",) if story.broken == "release" else ("binh", "chi")
     for name in people:
-        story.people[name].post(path, {"reason": "root login closed, password changed"})
+        story.people[name].post(path, {"note": "root login closed, password changed"})
     camera = story.cameras[TURNING]
     story.city.wait(lambda: camera.do("ask").get("status") == 200, "the camera being let in again", within=5)
     tell(camera.must("enrol", renew=True)["status"] == 200, "the released camera could not renew")
@@ -274,10 +277,11 @@ def release(story: Story) -> Proof:
 def ledger(story: Story) -> Proof:
     """Export the ledger and verify it with nothing but the export and the public key."""
     last = story.events("ContainmentEnded", TURNING)[-1]["id"]
+    proof = f"/api/v1/ledger/events/{last}/proof"
+    story.city.wait(lambda: "proof" in story.admin.get(proof, expect=(200, 404)), "the release being sealed")
     export, key = story.city.folder / "ledger.export", story.city.folder / "ledger.pub"
-    story.city.lachan("ledger", "checkpoint")
-    story.city.lachan("ledger", "export", "--output", str(export))
-    key.write_text(story.city.lachan("ledger", "key")["key"] + "\n", "utf-8")
+    export.write_text(story.admin.get("/api/v1/ledger/export"), "utf-8")
+    key.write_text(story.admin.get("/api/v1/ledger/key"), "utf-8")
     if story.broken == "ledger":
         key.write_text("other+00000000+AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyAh\n", "utf-8")
     checked = _verify(story, export, key)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-import structlog
 
 from lachan import clock
 from lachan.database import insert_ignore
@@ -21,11 +20,12 @@ from lachan.ledger import merkle, tiles, tree
 from lachan.ledger.errors import LedgerDiverged
 from lachan.ledger.models import checkpoints
 from lachan.ledger.note import Checkpoint
+from lachan.log import get as get_logger
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerBusy, SignerRefused, SignerUnavailable
 
 BATCH = 5000
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def seal(rt: Runtime) -> None:

@@ -9,19 +9,18 @@ crash left undelivered is delivered by the next start.
 import threading
 from pathlib import Path
 
-import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from lachan import events, outbox, wake
 from lachan.database import Database, insert_ignore
 from lachan.identity.principal import system
+from lachan.log import get as get_logger
 from lachan.settings import Settings
 from lachan.signer import siglog
 from lachan.signer.models import delivered
 from lachan.signer.siglog import Outcome
 
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Courier:
@@ -59,8 +58,8 @@ class Courier:
             try:
                 self.deliver()
                 failures = 0
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("refusals wait for the database", error=str(error).splitlines()[0])
+            except Exception:
+                log.exception("refusals wait for the database")
                 self._due.set()
                 if self._stopping.wait(PAUSES[min(failures, len(PAUSES) - 1)]) and failures:
                     return

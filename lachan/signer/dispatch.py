@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import structlog
 from cryptography.hazmat.primitives import serialization
 
 from lachan.database import Database
 from lachan.errors import LachanError
+from lachan.log import get as get_logger
 from lachan.settings import Settings
 from lachan.signer import siglog
 from lachan.signer.context import SignerContext, strict
@@ -26,7 +26,7 @@ from lachan.signer.limits import Limiter
 from lachan.signer.siglog import Outcome, SignatureLog
 from lachan.wiring import resolve
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 QUIET = 60.0  # seconds between two log lines about the same exhausted bucket
 
 

@@ -10,11 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 
 from lachan import clock, events, outbox
 from lachan.database import insert_ignore
 from lachan.identity.principal import system
+from lachan.log import get as get_logger
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerUnavailable
 from lachan.signer.models import reconciled
@@ -22,7 +22,7 @@ from lachan.signer.siglog import Outcome
 from lachan.wiring import resolve
 
 GRACE = timedelta(minutes=5)
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def reconcile(rt: Runtime) -> None:

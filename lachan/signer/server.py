@@ -7,6 +7,7 @@ within `FRAME_TIME` seconds of its first byte.
 """
 
 import contextlib
+import fcntl
 import os
 import selectors
 import socket
@@ -15,21 +16,20 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import structlog
-
 from lachan import wiring
 from lachan.database import Database
+from lachan.log import get as get_logger
 from lachan.settings import Settings
 from lachan.signer import wire
 from lachan.signer.courier import Courier
 from lachan.signer.dispatch import Dispatcher
-from lachan.signer.errors import BadFrame, SignatureRefused
+from lachan.signer.errors import BadFrame, SignatureRefused, SignerRuns
 from lachan.signer.keystore import KeyStore, open_keys
 
 CONNECTIONS = 128
 FRAME_TIME = 10.0
 _CREDENTIALS = struct.Struct("3i")
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class SignerServer:
@@ -43,6 +43,7 @@ class SignerServer:
 
     Raises:
         KeyLocked: there is no passphrase.
+        SignerRuns: another signer uses the folder.
         OSError: the socket cannot be made, for example because its path is longer than 107 bytes.
     """
 
@@ -51,6 +52,7 @@ class SignerServer:
     ) -> None:
         folder = settings.signer_home
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._only = _only_one(folder)
         self.courier = Courier(settings, db, folder)
         self.dispatcher = Dispatcher(
             settings,
@@ -90,6 +92,7 @@ class SignerServer:
         self.dispatcher.close()
         self._wake_in.close()
         self._wake_out.close()
+        os.close(self._only)
 
     def _accept(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -162,6 +165,17 @@ def main(settings: Settings, stop: threading.Event, ready: Callable[[], None] = 
             server.close()
     finally:
         db.close()
+
+
+def _only_one(folder: Path) -> int:
+    """The lock on the signer's folder; the kernel gives it back when the process ends, however it ends."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise SignerRuns(f"Another process holds {folder / 'lock'}.") from error
+    return descriptor
 
 
 def _listen(path: Path) -> socket.socket:
