@@ -151,7 +151,7 @@ def listed(
     principal: Principal,
     *,
     limit: int = 50,
-    before: tuple[str, str] | None = None,
+    before: tuple[datetime, str] | None = None,
     state: str = "",
     device_id: str = "",
     severity: str = "",
@@ -162,7 +162,7 @@ def listed(
         connection: for reading.
         principal: who asks.
         limit: most rows.
-        before: ``created_at`` (RFC 3339) and id of the last one shown.
+        before: ``created_at`` and id of the last one shown.
         state: only this state.
         device_id: only this device.
         severity: only this severity.
@@ -179,7 +179,7 @@ def listed(
     for column, wanted in ((alerts.c.state, state), (alerts.c.device_id, device_id), (alerts.c.severity, severity)):
         query = query.where(column == wanted) if wanted else query
     if before is not None:
-        moment = clock.parse(before[0])
+        moment = before[0]
         query = query.where(
             sa.or_(alerts.c.created_at < moment, sa.and_(alerts.c.created_at == moment, alerts.c.id < before[1]))
         )

@@ -4,10 +4,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.pages import Page, Wanted, wanted
+from api.pages import BadCursor, Page, Wanted, wanted
 from api.people.access import may, runtime
 from api.problems import documented
 from lachan import clock
@@ -16,10 +16,12 @@ from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
 from siem_rules import alerts
 
+_CLEAN = r"^[^\x00]*$"  # PostgreSQL keeps no NUL in text
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 Reader = Annotated[Principal, Depends(may(Permission.ALERTS_READ))]
 Worker = Annotated[Principal, Depends(may(Permission.ALERTS_WRITE))]
 Open = Annotated[Runtime, Depends(runtime)]
+AlertId = Annotated[str, Path(max_length=36, pattern=_CLEAN)]
 
 
 class Verdict(StrEnum):
@@ -29,6 +31,24 @@ class Verdict(StrEnum):
     FALSE_POSITIVE = "false_positive"
     BENIGN = "benign"
     DUPLICATE = "duplicate"
+
+
+class State(StrEnum):
+    """How far people are with an alert."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
+    CLOSED = "closed"
+
+
+class Severity(StrEnum):
+    """Sigma's levels."""
+
+    INFORMATIONAL = "informational"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
 
 
 class AlertOut(BaseModel):
@@ -90,7 +110,7 @@ class Assignment(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    assignee: str = Field(max_length=200, description="A name; empty takes it back.")
+    assignee: str = Field(max_length=200, pattern=_CLEAN, description="A name; empty takes it back.")
 
 
 class NewComment(BaseModel):
@@ -98,7 +118,7 @@ class NewComment(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: str = Field(min_length=1, max_length=4000)
+    text: str = Field(min_length=1, max_length=4000, pattern=_CLEAN)
 
 
 class Closing(BaseModel):
@@ -114,33 +134,38 @@ def list_alerts(
     caller: Reader,
     rt: Open,
     page: Annotated[Wanted, Depends(wanted)],
-    state: Annotated[str, Query(max_length=20, examples=["open"])] = "",
-    device_id: Annotated[str, Query(max_length=36)] = "",
-    severity: Annotated[str, Query(max_length=20)] = "",
+    state: Annotated[State | None, Query()] = None,
+    device_id: Annotated[str, Query(max_length=36, pattern=_CLEAN)] = "",
+    severity: Annotated[Severity | None, Query()] = None,
 ) -> Page[AlertOut]:
     """Gives alerts that the caller may see, newest first."""
+    key = page.key(str, str)
+    try:
+        before = (clock.parse(key[0]), key[1]) if key else None
+    except ValueError as error:
+        raise BadCursor from error
     with rt.db.read() as connection:
         rows = alerts.listed(
             connection,
             caller,
             limit=page.limit + 1,
-            before=page.key(str, str),
-            state=state,
+            before=before,
+            state=state or "",
             device_id=device_id,
-            severity=severity,
+            severity=severity or "",
         )
     return page.page(rows, key=lambda row: (clock.iso(row["created_at"]), row["id"]), show=AlertOut.model_validate)
 
 
 @router.get("/{alert_id}", summary="Read one alert with its why", responses=documented(404))
-def read_alert(alert_id: str, caller: Reader, rt: Open) -> AlertDetail:
+def read_alert(alert_id: AlertId, caller: Reader, rt: Open) -> AlertDetail:
     """Gives rule, fields, values, the lines copied as evidence, and the comments."""
     with rt.db.read() as connection:
         return AlertDetail.model_validate(alerts.get(connection, caller, alert_id))
 
 
 @router.post("/{alert_id}/acknowledge", summary="Say that somebody looks at it", responses=documented(404, 409))
-def acknowledge_alert(alert_id: str, caller: Worker, rt: Open) -> AlertDetail:
+def acknowledge_alert(alert_id: AlertId, caller: Worker, rt: Open) -> AlertDetail:
     """Acknowledges an open alert; doing it again changes nothing."""
     with rt.db.write() as connection:
         alerts.acknowledge(connection, caller, alert_id)
@@ -148,7 +173,7 @@ def acknowledge_alert(alert_id: str, caller: Worker, rt: Open) -> AlertDetail:
 
 
 @router.post("/{alert_id}/assign", summary="Give it to somebody", responses=documented(404, 409))
-def assign_alert(alert_id: str, body: Assignment, caller: Worker, rt: Open) -> AlertDetail:
+def assign_alert(alert_id: AlertId, body: Assignment, caller: Worker, rt: Open) -> AlertDetail:
     """Assigns the alert, or takes it back with an empty name."""
     with rt.db.write() as connection:
         alerts.assign(connection, caller, alert_id, assignee=body.assignee)
@@ -156,7 +181,7 @@ def assign_alert(alert_id: str, body: Assignment, caller: Worker, rt: Open) -> A
 
 
 @router.post("/{alert_id}/comments", status_code=201, summary="Add a comment", responses=documented(404))
-def comment_alert(alert_id: str, body: NewComment, caller: Worker, rt: Open) -> AlertDetail:
+def comment_alert(alert_id: AlertId, body: NewComment, caller: Worker, rt: Open) -> AlertDetail:
     """Adds a comment; closed alerts take comments too."""
     with rt.db.write() as connection:
         alerts.comment(connection, caller, alert_id, text=body.text)
@@ -164,7 +189,7 @@ def comment_alert(alert_id: str, body: NewComment, caller: Worker, rt: Open) -> 
 
 
 @router.post("/{alert_id}/close", summary="Close it with a verdict", responses=documented(404, 409))
-def close_alert(alert_id: str, body: Closing, caller: Worker, rt: Open) -> AlertDetail:
+def close_alert(alert_id: AlertId, body: Closing, caller: Worker, rt: Open) -> AlertDetail:
     """Closes the alert."""
     with rt.db.write() as connection:
         alerts.close(connection, caller, alert_id, verdict=str(body.verdict))

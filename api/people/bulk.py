@@ -64,7 +64,9 @@ async def deliver_to_put(index: str, request: Request, sender: Sender, rt: Open)
 def read_lines(
     caller: Annotated[Principal, Depends(may(Permission.LOGS_READ))],
     rt: Open,
-    device_id: Annotated[str, Query(max_length=36, description="Lines that this device delivered itself.")],
+    device_id: Annotated[
+        str, Query(max_length=36, pattern=r"^[^\x00]*$", description="Lines that this device delivered itself.")
+    ],
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Lines:
     """Gives what a device delivered last; lines that others delivered about it are not among them."""

@@ -125,3 +125,18 @@ def test_ids_are_remembered_over_a_restart(open_rt: Runtime) -> None:
     ingest.close(open_rt)
     answer = send(open_rt, collector("gw"), documents({"message": "x"}, ids="a"))
     assert answer.items[0]["create"]["status"] == 409
+
+
+def test_line_sent_again_through_another_door_counts_once(open_rt: Runtime) -> None:
+    """Each door process has its own stream; what one cannot know, the detector sees."""
+    from tests.siem_rules.support import detect
+
+    other = ingest.Ingest(ingest.folder(open_rt), backlog=lambda: 0, wake=lambda: None)
+    try:
+        body = documents({"message": "x"}, ids="a")
+        other.deliver(Sender.of(collector("gw")), bulk.read(body))
+        send(open_rt, collector("gw"), body)
+        counters = detect(open_rt).counters
+    finally:
+        other.close()
+    assert (counters["events"], counters["repeated"]) == (1, 1)

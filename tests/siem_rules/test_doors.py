@@ -12,6 +12,7 @@ import pytest
 from elasticsearch import ApiError, Elasticsearch, helpers
 
 from api import elastic
+from api.pages import encode
 from lachan import clock, outbox
 from lachan.identity import Role, tokens
 from lachan.runtime import Runtime
@@ -171,6 +172,14 @@ def test_people_read_and_work_alerts(town: Town) -> None:
         assert client.post(f"/api/v1/alerts/{ids[0]}/comments", json={"text": "later"}).status_code == 201
         assert client.get("/api/v1/alerts/none").status_code == 404
         assert len(client.get("/api/v1/alerts", params={"state": "closed"}).json()["items"]) == 1
+        for wrong in (
+            {"state": "x"},
+            {"severity": "loud"},
+            {"device_id": "\x00"},
+            {"cursor": encode(("no time", ids[0]))},
+        ):
+            assert client.get("/api/v1/alerts", params=wrong).status_code == 422, wrong
+        assert client.post(f"/api/v1/alerts/{ids[0]}/comments", json={"text": "a\x00b"}).status_code == 422
         assert {rule["name"] for rule in client.get("/api/v1/rules").json()["items"]} >= set(EXPECTED)
         assert client.get("/api/v1/rules/loader_fetch").json()["outcome"] == "success"
         assert client.get("/api/v1/rules/none").status_code == 404
