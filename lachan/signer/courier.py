@@ -9,7 +9,6 @@ crash left undelivered is delivered by the next start.
 import threading
 from pathlib import Path
 
-
 from lachan import events, outbox, wake
 from lachan.database import Database, insert_ignore
 from lachan.identity.principal import system

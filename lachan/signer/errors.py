@@ -51,6 +51,12 @@ class KeyLocked(Invalid):
     title, hint = "The key cannot be opened", "Set LACHAN_SIGNER_PASSPHRASE, or restore the file signer/passphrase."
 
 
+class SignerRuns(Conflict):
+    """Another signer uses the same folder."""
+
+    title, hint = "A signer runs already", "End the other one; two signers would sign two histories."
+
+
 class SignerStateLost(LachanError):
     """The signer's own memory of what it signed is missing or damaged, so it cannot refuse a rewrite."""
 

@@ -3,8 +3,8 @@
 One JSON object per line in ``signatures.log``: ``n`` (counts from 1), ``id``, ``time``, ``kind``, ``subject``, ``digest``
 (SHA-256 of what was signed, hex), ``outcome`` (`Outcome`), ``reason`` of a refusal, and the asking process (``pid``,
 ``uid``). Requests that arrive together share one fsync: the first of them becomes the leader and writes for all. A line
-that a crash cut short is ended by the next start and never counted; its answer was never sent. Limits: one writer; the
-file grows until an operator archives it.
+that a crash cut short is ended by the next start and never counted; its answer was never sent. When the disk refuses a
+line, nothing is signed until the next start. Limits: one writer; the file grows until an operator archives it.
 """
 
 import json
@@ -33,10 +33,11 @@ class SignatureLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)
-        self._state = threading.Lock()  # guards the four below
+        self._state = threading.Lock()  # guards what follows
         self._pending: list[bytes] = []
         self._n = self._last_number()
         self._queued = self._durable = 0
+        self._broken: OSError | None = None
         self._writing = threading.Lock()
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
@@ -53,6 +54,9 @@ class SignatureLog:
 
         Returns:
             The number of the last line.
+
+        Raises:
+            OSError: the disk refused this line or an earlier one; no answer may leave.
         """
         time = clock.iso(clock.now())
         with self._state:
@@ -66,9 +70,15 @@ class SignatureLog:
             with self._state:
                 if self._durable >= mine:
                     return number
+                if self._broken:
+                    raise OSError(f"the signer's log could not be written: {self._broken}")
                 batch, self._pending, upto = b"".join(self._pending), [], self._queued
-            _write_all(self._file, batch)
-            os.fdatasync(self._file)
+            try:
+                _write_all(self._file, batch)
+                os.fdatasync(self._file)
+            except OSError as error:
+                self._broken = error  # those who wait behind us must not believe that their lines are there
+                raise
             with self._state:
                 self._durable = upto
         return number

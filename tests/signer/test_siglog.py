@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from lachan import outbox
 from lachan.runtime import Runtime
 from lachan.signer import siglog
@@ -56,3 +58,23 @@ def test_refusals_that_a_crash_left_behind_are_delivered_once(rt: Runtime):
     with rt.db.read() as connection:
         found = [stored.event.number for stored in outbox.read(connection, names=("SignatureRefused",))]
     assert found == [2, 3]
+
+
+def test_when_the_disk_refuses_a_line_no_answer_leaves_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    log = SignatureLog(tmp_path / "signatures.log")
+    log.append("issue", [SIGNED])
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fdatasync", full)
+        with pytest.raises(OSError, match="No space"):
+            log.append("issue", [SIGNED])
+    with pytest.raises(OSError, match="could not be written"):
+        log.append("issue", [SIGNED])
+    log.close()
+    again = SignatureLog(tmp_path / "signatures.log")
+    number = again.append("issue", [SIGNED])
+    again.close()
+    assert [line["n"] for _, line in siglog.read(tmp_path / "signatures.log")][-1] == number

@@ -12,7 +12,7 @@ from lachan.runtime import Runtime
 from lachan.signer import siglog
 from lachan.signer.client import SignerClient
 from lachan.signer.context import SignerContext, strict
-from lachan.signer.errors import SignatureRefused, SignerBusy, SignerRefused, SignerUnavailable
+from lachan.signer.errors import SignatureRefused, SignerBusy, SignerRefused, SignerRuns, SignerUnavailable
 from lachan.signer.keystore import KeyStore
 from lachan.signer.server import SignerServer
 from tests.support.wait import until
@@ -134,7 +134,8 @@ def test_own_requests_sign_nothing(toy: Runtime):
         toy.signer.request("public", name="../passphrase")
 
 
-def test_no_signer_and_a_restarted_signer(toy: Runtime, rt: Runtime, short_folder: Path):
+def test_no_signer_and_a_restarted_signer(rt: Runtime, short_folder: Path):
+    KeyStore.create(rt.settings.data)
     with pytest.raises(SignerUnavailable, match="No signer listens"):
         SignerClient(short_folder / "nobody").request("ping")
     settings = rt.settings.model_copy(update={"signer_socket": short_folder / "t"})
@@ -166,7 +167,8 @@ def test_garbage_ends_the_connection_and_nothing_else(toy: Runtime):
     assert toy.signer.request("ping")
 
 
-def test_a_user_who_is_not_allowed_is_not_heard(toy: Runtime, rt: Runtime, short_folder: Path):
+def test_a_user_who_is_not_allowed_is_not_heard(rt: Runtime, short_folder: Path):
+    KeyStore.create(rt.settings.data)
     settings = rt.settings.model_copy(update={"signer_socket": short_folder / "t"})
     server = SignerServer(settings, rt.db, signing={})
     server.allowed = {os.getuid() + 1}
@@ -186,3 +188,9 @@ def test_the_files_are_closed_to_others(toy: Runtime):
     assert modes["keys"] == 0o700
     assert modes["toy.key"] == modes["passphrase"] == modes["kdf.json"] == 0o600
     assert toy.settings.signer_path.stat().st_mode & 0o777 == 0o660
+
+
+def test_one_signer_per_folder(toy: Runtime):
+    with pytest.raises(SignerRuns):
+        SignerServer(toy.settings, toy.db, signing={})
+    assert toy.signer.request("ping")
