@@ -9,13 +9,14 @@ Limits: HTTP/1.1 only, ``Connection: close``, no request streaming.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -83,42 +84,51 @@ def http_request(
 
     Args:
         scope: what may be connected to.
-        verb: HTTP method.
-        url: ``http`` or ``https``; user names in it are refused.
+        verb, url: HTTP method; ``http`` or ``https`` URL without user names.
         timeout: seconds for the whole exchange, waiting for the rate limit included.
         method: the scope's method name under which this happens.
-        headers: further request headers; ``Host``, ``Connection`` and ``Content-Length`` are ours.
-        body: request body.
-        context: TLS context for ``https``; default verifies against the system's anchors and the name.
+        headers: besides ours (``Host``, ``Connection``, ``Content-Length``).
+        context: TLS context; by default the system's anchors and the name are verified.
         max_bytes: cap of head and body together.
 
     Raises:
         Invalid: the URL or a header cannot be sent.
-        SocketRefused: the scope does not allow it; nothing was sent.
-        ConnectFailed: no connection, no TLS, or no HTTP answer in time.
+        SocketRefused, ConnectFailed: not allowed, nothing was sent; no connection, TLS or HTTP answer in time.
     """
     parts = _parts(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     request = _request(verb, parts, headers or {}, body)
     begin = time.monotonic()
-    deadline = begin + timeout
-    host = str(parts.hostname)
+    host, port = str(parts.hostname), parts.port or {"http": 80, "https": 443}[parts.scheme]
     sock = connect(scope, host, port, timeout=timeout, method=method)
-    try:
-        address = str(sock.getpeername()[0])
+    with _failures(f"{host}:{port}"):
         if parts.scheme == "https":
-            sock.settimeout(max(0.05, deadline - time.monotonic()))
-            sock = (context or ssl.create_default_context()).wrap_socket(sock, server_hostname=host)
-        sock.sendall(request)
-        raw, complete = _read(sock, verb, deadline=deadline, max_bytes=max_bytes)
+            sock = _encrypt(sock, context or ssl.create_default_context(), host, deadline=begin + timeout)
+        with sock:
+            address = str(sock.getpeername()[0])
+            sock.sendall(request)
+            raw, complete = _read(sock, verb, deadline=begin + timeout, max_bytes=max_bytes)
+    return _parse(raw, verb, complete=complete, address=address, elapsed=time.monotonic() - begin)
+
+
+@contextlib.contextmanager
+def _failures(peer: str) -> Iterator[None]:
+    """Tell what became of an allowed exchange that failed."""
+    try:
+        yield
     except ssl.SSLError as error:
-        raise ConnectFailed(f"{host}:{port}: TLS failed: {error.reason or error}", reason="tls") from error
+        raise ConnectFailed(f"{peer}: TLS failed: {error.reason or error}", reason="tls") from error
     except OSError as error:
         reason = "timeout" if isinstance(error, TimeoutError) else "unreachable"
-        raise ConnectFailed(f"{host}:{port}: {error}", reason=reason) from error
-    finally:
+        raise ConnectFailed(f"{peer}: {error}", reason=reason) from error
+
+
+def _encrypt(sock: socket.socket, context: ssl.SSLContext, host: str, *, deadline: float) -> ssl.SSLSocket:
+    sock.settimeout(max(0.05, deadline - time.monotonic()))  # bounds the whole handshake, not each read
+    try:
+        return context.wrap_socket(sock, server_hostname=host)
+    except OSError:
         sock.close()
-    return _parse(raw, verb, complete=complete, address=address, elapsed=time.monotonic() - begin)
+        raise
 
 
 def _parts(url: str) -> SplitResult:

@@ -158,9 +158,7 @@ def parse_entry(text: str) -> Entry:
         ValueError: the port is not 1..65535, or the rest is neither a network nor a host name.
     """
     host, _, port = text.strip().rpartition(":")
-    if text.count(":") > 1 and not text.strip().startswith("["):
-        host, port = text.strip(), ""
-    elif ":" not in text:
+    if (text.count(":") > 1 and not text.strip().startswith("[")) or ":" not in text:
         host, port = text.strip(), ""
     host = host.strip("[]").lower().rstrip(".")
     problem = f"not an allow-list entry: {text!r} (write host:port, network/bits:port or [IPv6]:port)"

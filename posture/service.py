@@ -73,6 +73,15 @@ class _Basis:
     observations: tuple[Observation, ...] = ()
 
 
+@dataclass(frozen=True)
+class _When:
+    """The day judged for, when the run began, and when it was judged."""
+
+    day: date
+    started_at: datetime
+    at: datetime
+
+
 def assess(
     rt: Runtime,
     device_id: str,
@@ -110,10 +119,9 @@ def assess(
     at = clock.now()
     day = as_of or legal_day(at)
     judged = evaluate(catalogue(), observations, basis.declaration, as_of=day, at=at)
+    when = _When(day=day, started_at=started_at, at=at)
     with rt.db.write() as connection:
-        return _record(
-            connection, basis, judged, observations, actor=actor, run_id=run_id, day=day, started_at=started_at, at=at
-        )
+        return _record(connection, basis, judged, observations, actor=actor, run_id=run_id, when=when)
 
 
 def get(connection: sa.Connection, assessment_id: str) -> Assessment:
@@ -221,24 +229,22 @@ def _record(
     *,
     actor: Principal,
     run_id: str,
-    day: date,
-    started_at: datetime,
-    at: datetime,
+    when: _When,
 ) -> Assessment:
     device_id = basis.device.id
-    _refuse_older(connection, device_id, started_at)
-    rows = [_row(device_id, verdict, day) for verdict in judged]
+    _refuse_older(connection, device_id, when.started_at)
+    rows = [_row(device_id, verdict, when.day) for verdict in judged]
     root = merkle.root(merkle.leaf_hash(row.encode()) for row in rows).hex()
     counts = {str(result): 0 for result in Result} | dict(Counter(str(v.result) for v in judged))
     insert_ignore(
         connection, catalogues,
-        {"hash": catalogue().hash, "document": dict(catalogue().document), "first_used_at": at}, index=("hash",),
+        {"hash": catalogue().hash, "document": dict(catalogue().document), "first_used_at": when.at}, index=("hash",),
     )  # fmt: skip
     connection.execute(
         assessments.insert().values(
             id=run_id, device_id=device_id, engagement_id=basis.engagement.id if basis.engagement else None,
-            declaration_id=basis.declaration.id if basis.declaration else None, actor=actor.label, as_of=day,
-            started_at=started_at, assessed_at=at, catalogue=catalogue().hash, merkle_root=root, counts=counts,
+            declaration_id=basis.declaration.id if basis.declaration else None, actor=actor.label, as_of=when.day,
+            started_at=when.started_at, assessed_at=when.at, catalogue=catalogue().hash, merkle_root=root, counts=counts,
             rows=rows, observations=[o.body() for o in observations],
         )
     )  # fmt: skip
@@ -246,7 +252,7 @@ def _record(
         device_id=device_id, run_id=run_id, merkle_root=root, counts=counts, catalogue=catalogue().hash
     )
     outbox.append(connection, event, actor=actor)
-    _replace(connection, device_id, judged, run_id=run_id, at=at, actor=actor)
+    _replace(connection, device_id, judged, run_id=run_id, at=when.at, actor=actor)
     return get(connection, run_id)
 
 

@@ -19,8 +19,8 @@ _SECRETS = (
     (re.compile(r'(?i)\b(nonce|opaque|cnonce)="[^"]*"'), r'\1="[redacted]"'),
     (re.compile(r"(?is)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)"), "[redacted key]"),
     (
-        re.compile(r"(?i)([\w.-]*(?:passw(?:or)?d|passwd|passphrase|secret|psk|token|api_?key|community)[\w.-]*"
-                   r"[\"']?\s*[>=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s<&,;]+)"),
+        re.compile(r"(?i)((?:passw(?:or)?d|passwd|passphrase|secret|psk|token|api_?key|community)[\w.-]{0,40}"
+                   r"[\"']?\s{0,8}[>=:]\s{0,8})(\"[^\"]*\"|'[^']*'|[^\s<&,;]+)"),
         r"\1[redacted]",
     ),
     (re.compile(r"(?m)^([a-z_][\w-]*):[^:\n]*:(\d+):(\d+):.*$"), r"\1:[redacted]"),  # passwd

@@ -21,6 +21,7 @@ from posture.probes.observation import EXCERPT, Observation, Outcome, redact
 from posture.probes.run import PROBES, run
 from posture.probes.target import Target
 from tests.posture.cameras import BadCamera, BadHandler, ChangedHandler, GoodCamera, make_certificate
+from tests.support import wait
 
 METHODS = frozenset({"connect", *map(str, Method)})
 
@@ -174,13 +175,13 @@ def test_telnet_is_seen_and_nothing_is_said_to_it(cameras: Callable[..., Any], g
     server = greeter(cameras, greeting)
     seen = look(target(server.port))
     assert seen["telnet.open"].code == seen["net.telnet"].code == "telnet_open"
-    assert server.heard == [b""], "one connection, not a byte sent"
+    assert wait.until(lambda: server.heard) == [b""], "one connection, not a byte sent"
 
 
 def test_what_speaks_first_is_sent_no_hello(cameras: Callable[..., Any]) -> None:
     server = greeter(cameras, b"SSH-2.0-dropbear_2022.83\r\n")
     seen = look(target(server.port))
-    assert server.heard == [b""]
+    assert wait.until(lambda: server.heard) == [b""]
     assert seen["net.telnet"].outcome is Outcome.SILENT
     assert seen["net.port_sweep_vs_ixit"].ports == (server.port,)
 
