@@ -35,6 +35,14 @@ GET; `If-Match` guards a PATCH.
 _TAGS = [
     {"name": "session", "description": "Signing in and out."},
     {"name": "devices", "description": "The registry: who each device is, and its timeline."},
+    {"name": "certificates", "description": "Enrolment secrets and certificates of one device."},
+    {"name": "firmware", "description": "Artifacts, releases, approvals, signatures."},
+    {"name": "posture", "description": "Criteria, engagements, assessments, verdicts."},
+    {"name": "logs", "description": "Log lines in, as Elasticsearch's `_bulk` takes them; rules that read them."},
+    {"name": "alerts", "description": "What the rules found, and what people did about it."},
+    {"name": "playbooks", "description": "Signed playbooks; propose or enforce."},
+    {"name": "runs", "description": "Playbook runs, step by step, and what waits for people."},
+    {"name": "containment", "description": "Which device is kept from what, and the way back."},
     {"name": "trust", "description": "One decision per device, with its reasons."},
     {"name": "events", "description": "The feed of facts, in order."},
     {"name": "ledger", "description": "Checkpoints, proofs and exports that are verified without us."},
@@ -62,7 +70,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=_operation_id,
-        responses=problems.documented(401, 403, 422),
+        responses=problems.documented(400, 401, 403, 404, 409, 422),
     )
     app.state.rt = rt
     app.state.door = "people"

@@ -69,7 +69,7 @@ def read_checkpoint(caller: Reader, rt: Open) -> CheckpointOut:
 
 
 @router.get("/events/{event_id}/proof", summary="Prove one fact", responses=documented(404))
-def read_proof(event_id: str, caller: Reader, rt: Open) -> ProofOut:
+def prove_event(event_id: str, caller: Reader, rt: Open) -> ProofOut:
     """Proves that a fact stands in the ledger; it is sealed about a second after it happened."""
     query = sa.select(leaves.c.leaf_index, leaves.c.leaf_hash, events.c.body)
     query = query.join(events, events.c.seq == leaves.c.event_seq).where(events.c.id == event_id)

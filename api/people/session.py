@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.people.access import COOKIE, Caller, check_origin, runtime, signed_in
+from api.problems import documented
 from lachan.errors import Unauthenticated
 from lachan.identity import Role, people
 from lachan.runtime import Runtime
@@ -35,7 +36,9 @@ async def _from_our_page(request: Request) -> None:
     await check_origin(request, None)
 
 
-@router.post("", summary="Sign in", status_code=201, dependencies=[Depends(_from_our_page)])
+@router.post(
+    "", summary="Sign in", status_code=201, dependencies=[Depends(_from_our_page)], responses=documented(410)
+)
 def sign_in(body: SignIn, response: Response, rt: Annotated[Runtime, Depends(runtime)]) -> Session:
     """Turns a one-time link's token into a session cookie; a link works once and for 15 minutes."""
     with rt.db.write() as connection:
