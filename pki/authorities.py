@@ -1,15 +1,17 @@
 """The authorities' own certificates: the signer's copies (files) and everybody else's (rows).
 
 The signer trusts only the files in its own folder: a changed database row must not change what it writes as issuer.
-Everyone else reads the rows, once per process.
+Everyone else reads the rows, and remembers root and issuing authority for `REMEMBER` seconds.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from cryptography import x509
@@ -21,6 +23,7 @@ from pki.errors import AuthorityMissing
 from pki.models import authorities
 
 ISSUING_KEY = "pki-issuing"
+REMEMBER = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Hierarchy:
     def chain(self) -> list[x509.Certificate]:
         """Issuing authority first."""
         return [self.issuing, self.root]
+
+
+_remembered: WeakKeyDictionary[Database, tuple[float, Hierarchy]] = WeakKeyDictionary()
 
 
 def folder(settings: Settings) -> Path:
@@ -67,11 +73,16 @@ def hierarchy(db: Database) -> Hierarchy:
     Raises:
         AuthorityMissing: `pki.setup` has not run.
     """
+    until, known = _remembered.get(db, (0.0, None))
+    if known is not None and time.monotonic() < until:
+        return known
     found = _rows(db)
     try:
-        return Hierarchy(_parsed(found["root"]), _parsed(found["issuing"]))
+        known = Hierarchy(_parsed(found["root"]), _parsed(found["issuing"]))
     except KeyError:
         raise AuthorityMissing from None
+    _remembered[db] = (time.monotonic() + REMEMBER, known)
+    return known
 
 
 def service_certificate(db: Database, name: str) -> x509.Certificate:

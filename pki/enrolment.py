@@ -22,7 +22,6 @@ from lachan.database import after_commit, for_update
 from lachan.errors import LachanError, NotFound
 from lachan.events import EnrolmentRefused
 from lachan.identity import Principal, PrincipalKind, Role
-from lachan.identity.secrets import hashed
 from lachan.runtime import Runtime
 from pki import attempts, secrets
 from pki.authorities import hierarchy
@@ -84,9 +83,8 @@ def enrol(
     """
     csr = read(csr_der)
     check_binding(csr, bindings=bindings)
-    device = _known(rt, device_name, secret)
     who = _counted(device_name, source)
-    _check_attempts(rt, who)
+    device = _known(rt, device_name, who)
     try:
         if device is None:
             raise SecretRefused
@@ -144,19 +142,12 @@ def _counted(name: str, source: str) -> list[str]:
     return [f"address:{source}"[:120], f"name:{hashlib.sha256(name.encode()).hexdigest()}"]
 
 
-def _check_attempts(rt: Runtime, who: list[str]) -> None:
+def _known(rt: Runtime, name: str, who: list[str]) -> devices.Device | None:
     limits = (rt.settings.pki_failures_address, rt.settings.pki_failures_device)
     with rt.db.read() as connection:
         attempts.check(connection, dict(zip(who, limits, strict=True)))
-
-
-def _known(rt: Runtime, name: str, secret: str) -> devices.Device | None:
-    hashed(rt.settings.data, secret)  # the same work for unknown names
-    if not LABEL.fullmatch(name):
-        return None
-    with rt.db.read() as connection:
         try:
-            return devices.by_name(connection, name)
+            return devices.by_name(connection, name) if LABEL.fullmatch(name) else None
         except NotFound:
             return None
 

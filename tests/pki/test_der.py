@@ -7,9 +7,10 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pki import der
+from pki import der, setup
 from pki.ocsp import parse
-from pki.status_signing import Entry, crl_body  # noqa: F401 - the CRL is tested through the signer
+from pki.profiles import ECDSA_SHA256
+from pki.status_signing import Entry, crl_body
 
 
 @given(st.integers(-(2**200), 2**200))
@@ -71,3 +72,19 @@ def test_the_ocsp_parser_refuses_or_reads_but_never_breaks(data: bytes) -> None:
         parse(data)
     except der.MalformedDer:
         return
+
+
+def test_a_long_crl_is_read_by_the_library() -> None:
+    root, now = setup.make_root(), datetime(2026, 7, 1, tzinfo=UTC)
+    reasons = [0, 1, 6, 9]
+    entries = [Entry(serial=(1 << 126) + n, since=now, reason=reasons[n % 4]) for n in range(20_000)]
+    body = crl_body(
+        root.certificate, entries, number=300, this_update=now, next_update=datetime(2051, 1, 1, tzinfo=UTC)
+    )
+    signature = der.sequence(der.integer(1), der.integer(1))
+    found = x509.load_der_x509_crl(der.signed(body, ECDSA_SHA256, signature))
+    assert len(found) == len(entries)
+    assert found.next_update_utc is not None and found.next_update_utc.year == 2051
+    listed = found.get_revoked_certificate_by_serial_number((1 << 126) + 19_998)
+    assert listed is not None
+    assert listed.extensions.get_extension_for_class(x509.CRLReason).value.reason is x509.ReasonFlags.certificate_hold

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from OpenSSL import SSL
 
 from lachan.runtime import Runtime
 from pki import service
@@ -173,3 +175,22 @@ def test_tls_unique_in_challenge_password(signer_rt: Runtime, doors: Doors, *, r
     text = answer.read()
     connection.close()
     assert answer.status == (200 if right else 400), text
+
+
+def test_exporter_of_tls_13_in_challenge_password(signer_rt: Runtime, doors: Doors) -> None:
+    """What takes tls-unique's place in TLS 1.3 (RFC 9266)."""
+    cam, context = camera(signer_rt), SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.load_verify_locations(str(doors.anchors))
+    context.set_verify(SSL.VERIFY_PEER)
+    with socket.create_connection(("localhost", doors.ports["device"]), timeout=None) as raw:
+        connection = SSL.Connection(context, raw)
+        connection.set_connect_state()
+        connection.do_handshake()
+        exporter = connection.export_keying_material(b"EXPORTER-Channel-Binding", 32, b"")
+        body = base64.b64encode(csr(challenge=base64.b64encode(exporter)))
+        credentials = base64.b64encode(f"{cam.name}:{cam.secret}".encode())
+        head = b"POST /.well-known/est/simpleenroll HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        head += b"Content-Type: application/pkcs10\r\nAuthorization: Basic " + credentials
+        connection.sendall(head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
