@@ -2,7 +2,7 @@
 
 Steps of one round: read what is new in every stream; parse, drop repetitions, run the engine; if anything was found, one
 transaction writes the alerts, their facts and the checkpoint, and moves nothing if another detector has moved it. Without
-findings the checkpoint follows within a second.
+news (a known episode that goes on is none) this waits up to a second, so that a storm is not one of transactions.
 
 After a restart the engine's memory is rebuilt: the log from `rebuild_from` to the checkpoint runs through the engine and
 its findings are thrown away, for they are rows already. A kill at any place loses nothing and doubles nothing.
@@ -43,6 +43,7 @@ KEEP_BYTES = 2 << 30
 _CHECKPOINT_EVERY = 1.0
 _HOUSEKEEPING = 30.0
 _LATENESS = 120.0
+_TOLD = 50_000  # episodes remembered as told
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +105,8 @@ class Detector:
         self._committed: dict[str, int] = {}
         self._marks: dict[str, deque[tuple[float, int]]] = {}
         self._findings: list[Finding] = []
+        self._told: dict[tuple[str, ...], tuple[float, frozenset[str]]] = {}
+        self._judged = 0  # how many of the findings were asked whether they are urgent
         self._saved = self._kept_house = time.monotonic()
         self.counters: Counter[str] = Counter()
         self._rebuild()
@@ -116,7 +119,7 @@ class Detector:
                 self._findings += self._take(stream, record)
                 self._positions[stream] = record.end
                 busy = True
-        if self._findings or time.monotonic() - self._saved > _CHECKPOINT_EVERY:
+        if self._urgent() or time.monotonic() - self._saved > _CHECKPOINT_EVERY:
             self.commit()
         if time.monotonic() - self._kept_house > _HOUSEKEEPING:
             self._keep_house()
@@ -136,11 +139,24 @@ class Detector:
                 alerts.record(connection, finding, self._evidence)
         raised = bool(self._findings)
         self.counters["findings"] += len(self._findings)
-        self._findings = []
+        self._findings, self._judged = [], 0
         self._committed = dict(self._positions)
         self._saved = time.monotonic()
         if raised:
             self._rt.wake()
+
+    def _urgent(self) -> bool:
+        """Whether a finding says something new; that a known episode goes on may wait a second."""
+        urgent = False
+        for finding in self._findings[self._judged :]:
+            key = (finding.rule.id, *finding.group)
+            last, senders = self._told.get(key, (float("-inf"), frozenset()))
+            urgent = urgent or finding.first > last + finding.rule.span or not finding.senders <= senders
+            self._told[key] = (max(last, finding.last), senders | finding.senders)
+        self._judged = len(self._findings)
+        if len(self._told) > _TOLD:
+            self._told.clear()
+        return urgent
 
     def _take(self, stream: str, record: segments.Record) -> list[Finding]:
         delivery = Delivery.unpack(record.payload)

@@ -120,6 +120,7 @@ class Group(Generic[T]):
     evicted: int = 0
     touched: float = 0.0
     _number: int = 0
+    _known: set[float] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.times = [[] for _ in range(self.condition.slots)]
@@ -141,17 +142,22 @@ class Group(Generic[T]):
         return self.entries[low : bisect_right(self.entries, (end, math.inf))]
 
     def _extend(self, at: float) -> list[Change]:
+        start, end = at - self.span, at + self.span
+        # Each window that the event may complete lies in this one, and conditions are monotone.
+        if not self.condition.satisfied(self.times, start, end):
+            return []
+        near = (slot[bisect_left(slot, at) : bisect_right(slot, end)] for slot in self.times)
         found: list[float] = []
-        low, high = bisect_left(self.entries, (at,)), bisect_right(self.entries, (at + self.span, math.inf))
-        for moment in sorted({entry.at for entry in self.entries[low:high]}):
-            place = bisect_left(self.moments, moment)
-            known = place < len(self.moments) and self.moments[place] == moment
-            if not known and self.condition.satisfied(self.times, moment - self.span, moment):
-                self.moments.insert(place, moment)
+        for moment in sorted(set().union(*near) - self._known):
+            if self.condition.satisfied(self.times, moment - self.span, moment):
+                insort(self.moments, moment)
+                self._known.add(moment)
                 found.append(moment)
                 self._join(moment)
-        del self.moments[: len(self.moments) - EVENTS]
-        del self.episodes[: len(self.episodes) - _EPISODES]
+        for moment in self.moments[: max(0, len(self.moments) - EVENTS)]:
+            self._known.discard(moment)
+        del self.moments[: max(0, len(self.moments) - EVENTS)]
+        del self.episodes[: max(0, len(self.episodes) - _EPISODES)]
         changes = ((episode, [m for m in found if episode.first <= m <= episode.last]) for episode in self.episodes)
         return [Change(episode, moments) for episode, moments in changes if moments]
 
