@@ -154,6 +154,13 @@ def test_the_command_verifies_with_the_export_and_a_key_alone(story: Runtime, tm
     since = lachan("verify", str(file), "--key", str(keys), "--since", str(old))
     assert since.returncode == 0
     assert "only grew" in since.stdout
+    with story.db.write() as connection:
+        outbox.append(connection, events.SignedIn(user="an"), actor=system("test"))
+    sealer.seal_now(story)
+    old.write_text((story.settings.data / "ledger" / "checkpoint").read_text())
+    cut = lachan("verify", str(file), "--key", str(keys), "--since", str(old))  # the export of before: its tail is missing
+    assert cut.returncode == 1
+    assert "truncated: " in cut.stdout
     assert lachan("verify", str(file), "--key", str(file)).returncode == 1
     assert lachan("verify", str(tmp_path / "none"), "--key", str(keys)).returncode == 1
     assert lachan("verify", str(file)).returncode == 2
