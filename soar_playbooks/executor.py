@@ -47,8 +47,13 @@ def run_job(rt: Runtime, job: jobs.Job) -> None:
     advance(rt, job.payload["run_id"])
 
 
-def advance(rt: Runtime, run_id: str) -> None:
+def advance(rt: Runtime, run_id: str, *, playbook: Playbook | None = None) -> None:
     """Claim a run and take it as far as it goes now.
+
+    Args:
+        rt: the runtime.
+        run_id: which run.
+        playbook: its playbook, if the caller has just verified it; otherwise it is verified here.
 
     Raises:
         lachan.jobs.Again: a peer does not answer; the run goes on then.
@@ -57,7 +62,7 @@ def advance(rt: Runtime, run_id: str) -> None:
     if run is None:
         return
     try:
-        playbook = _verified(rt, run)
+        playbook = playbook or _verified(rt, run)
         while playbook is not None and run.step:
             run = _one(rt, playbook, run)
     except Pause:

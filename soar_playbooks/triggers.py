@@ -38,9 +38,9 @@ def on_alert_raised(rt: Runtime, stored: StoredEvent) -> None:
     with rt.db.read() as connection:
         loaded = [row for row in service.listing(connection) if row.mode is not Mode.OFF]
     for row in loaded:
-        run_id = _start(rt, stored, alert, row)
-        if run_id is not None:
-            executor.advance(rt, run_id)
+        started = _start(rt, stored, alert, row)
+        if started is not None:
+            executor.advance(rt, started[0], playbook=started[1])
 
 
 def sweep(rt: Runtime) -> None:
@@ -64,15 +64,16 @@ def matches(trigger: Trigger, alert: AlertRaised) -> bool:
     )
 
 
-def _start(rt: Runtime, stored: StoredEvent, alert: AlertRaised, row: Loaded) -> str | None:
-    """Write the run, if the playbook is triggered and holds every check; its id, or None."""
+def _start(rt: Runtime, stored: StoredEvent, alert: AlertRaised, row: Loaded) -> tuple[str, Playbook] | None:
+    """Write the run, if the playbook is triggered and holds every check; its id and playbook, or None."""
     try:
         with rt.db.read() as connection:  # an alert that triggers nothing keeps off the write lock
             playbook = service.verified(connection, row.digest, starting=True)
         if not any(matches(trigger, alert) for trigger in playbook.policy.triggers):
             return None
         with faults.write(rt, faults.Record.RUN) as connection:
-            return _write(rt, connection, stored, alert, row, playbook)
+            run_id = _write(rt, connection, stored, alert, row, playbook)
+        return (run_id, playbook) if run_id is not None else None
     except LachanError as error:
         with rt.db.write() as connection:
             _refused(connection, alert, row, error)

@@ -222,12 +222,14 @@ def _apply(
 ) -> dict[str, Any]:
     """Write a verdict into the row, and say so."""
     first = not row["guard"] and row["since"] is None
-    values = {
+    values: dict[str, Any] = {
         "wanted": max(Level(row["wanted"]), asked.level, key=lambda level: level.rank),
         "guard": verdict.guard, "guard_reason": verdict.reason, "needed": verdict.needed,
         "round": row["round"] if first else row["round"] + 1,
         "counted": sorted({*row["counted"], *verdict.counted}), "until": _until(row, asked, first=first),
     }  # fmt: skip
+    if verdict.guard and asked.principal.kind is not PrincipalKind.SYSTEM:  # whoever asks for more may not approve it
+        values |= {"requester_id": asked.principal.id, "requested_by": asked.principal.label, "reason": asked.reason}
     connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
     row |= values
     if verdict.level is not None and (row["since"] is None or verdict.level.rank > Level(row["level"]).rank):

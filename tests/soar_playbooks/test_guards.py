@@ -329,6 +329,25 @@ def test_eviction_needs_two_other_persons(rt: Runtime) -> None:
         assert decision(rt, device) is answer
 
 
+def test_whoever_asks_for_a_harder_level_may_not_approve_it(rt: Runtime) -> None:
+    from lachan.identity import Role
+    from tests.conftest import person
+
+    load(rt)
+    device, both = new_device(rt), person("dung", Role.ANALYST, Role.APPROVER)
+    raise_alert(rt, device)
+    work(rt)
+    with rt.db.write() as connection:
+        row = decisions.propose(rt, connection, both, device=device, level=Level.EVICT, reason="stolen")
+    assert (row["state"], row["level"], row["wanted"], row["needed"]) == ("active", "quarantine", "evict", 2)
+    with pytest.raises(FourEyes), rt.db.write() as connection:
+        decisions.approve(rt, connection, both, containment_id=row["id"])
+    for approver in (AN, BINH):
+        with rt.db.write() as connection:
+            decisions.approve(rt, connection, approver, containment_id=row["id"])
+    assert decision(rt, device) is trust.Answer.DENY
+
+
 def test_only_the_executor_acts_in_the_name_of_a_run(rt: Runtime) -> None:
     load(rt)
     device = new_device(rt)
