@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lachan.demo.recording import shift
@@ -113,11 +113,13 @@ TEXT = st.text() | st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["@timestamp", "message", "host", "process", "event", "x"]), JSON | TEXT))
 def test_no_document_breaks_the_reader(document: dict[str, Any]) -> None:
     parsed(document)
 
 
+@settings(deadline=None)
 @given(st.binary())
 def test_no_bytes_break_the_reader(raw: bytes) -> None:
     parsed(raw.replace(b"\n", b""))

@@ -59,7 +59,7 @@ def test_alert_comes_soon_after_the_answer(open_rt: Runtime) -> None:
             send(open_rt, collector("gw"), documents(line))
             until(lambda before=before: sum(raised(open_rt).values()) > before, timeout=30, every=0.002)
             times.append(time.monotonic() - began)
-    assert sorted(times)[2] < 2, times
+    assert sorted(times)[2] < 5, times
 
 
 def test_newest_lines_come_first_and_only_of_whom_was_asked(open_rt: Runtime) -> None:
