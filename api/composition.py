@@ -49,7 +49,7 @@ def check_exceptions(app: FastAPI, named: frozenset[str]) -> None:
 
 
 def generator_dependencies(app: FastAPI) -> list[str]:
-    """Routes that depend on a generator: with it a connection waits for a thread to be given back (ADR 0007)."""
+    """Routes that depend on a generator: with it a connection waits for a thread to be given back (docs/adr/0006)."""
     return [
         f"{route.path}: {call.__qualname__}"
         for route in api_routes(app)

@@ -4,7 +4,7 @@ Steps: server certificates → apps → three uvicorn servers → say ready → 
 certificate must be renewed. Both TLS doors end TLS in ``api.tls``; the people door asks for no client certificate.
 
 Limits: one process. The thread limit is the database pool less four (the threads of the device door, and a reserve),
-so that a request never waits for a connection while holding a thread that another one needs (ADR 0007).
+so that a request never waits for a connection while holding a thread that another one needs (docs/adr/0006).
 """
 
 from __future__ import annotations

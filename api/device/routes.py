@@ -16,5 +16,6 @@ OPEN: frozenset[str] = frozenset(
 # Refused while the decision is `limited` (containment level degrade, or a failed assessment).
 WITHHELD_WHEN_LIMITED: frozenset[str] = frozenset()
 
-# Still answered while the decision is `quarantine`; `deny` has none.
-REMEDIES: frozenset[str] = frozenset({"GET /device/v1/self"})
+# Still answered while the decision is `quarantine`; `deny` has none. Empty: the refusal itself tells the reasons, and a
+# certificate on hold is refused anyway.
+REMEDIES: frozenset[str] = frozenset()

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from api.device import routes
 from api.models import door_anchors, door_closed, door_status
 from lachan import clock, devices, outbox, trust
 from lachan.trust import Answer, Signal
@@ -193,13 +194,33 @@ def test_quarantine_closes_open_connections_and_holds_against_resumption(doors: 
     assert ("SessionsClosed", neighbour.id) not in names
 
 
-def test_a_quarantined_device_may_still_ask_about_itself(doors: Town) -> None:
+def test_exceptions_hold_for_the_decision_that_they_are_made_for(doors: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     camera = doors.add_device("cam-1")
     credential = doors.authority.device(camera)
+
+    def reason() -> str:
+        found = ask(doors, credential).json()
+        return found.get("answer") or found["reason"]
+
     contain(doors, camera.id, Answer.QUARANTINE)
-    until(lambda: ask(doors, credential).json().get("answer") == "quarantine", timeout=5)
+    until(lambda: reason() == "quarantine", timeout=5)
+    told = ask(doors, credential).json()
+    assert (told["status"], told["reasons"]) == (403, [{"source": "containment", "reason": "test", "ref": "c1"}])
+    monkeypatch.setattr(routes, "REMEDIES", frozenset({f"GET {SELF}"}))
+    assert ask(doors, credential).json()["answer"] == "quarantine"
+    contain(doors, camera.id, Answer.DENY)
+    until(lambda: reason() == "deny" and ask(doors, credential).status_code == 403, timeout=5)  # deny knows no remedy
     contain(doors, camera.id, Answer.LIMITED)
-    until(lambda: ask(doors, credential).json().get("answer") == "limited", timeout=5)
+    until(lambda: reason() == "limited", timeout=5)
+    assert ask(doors, credential).status_code == 200
+    monkeypatch.setattr(routes, "WITHHELD_WHEN_LIMITED", frozenset({f"GET {SELF}"}))
+    assert ask(doors, credential).json()["code"] == "device-limited"
+
+
+def test_an_exception_that_names_no_route_keeps_the_door_shut(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "OPEN", routes.OPEN | {"GET /device/v1/typo"})
+    with pytest.raises(RuntimeError, match="typo"), town.open():
+        pass
 
 
 def test_retiring_a_device_shuts_it_out_while_connected(doors: Town) -> None:
