@@ -46,6 +46,7 @@ class Device:
         self.certificate = self.folder / "device.pem"
         self.watch: Watch | None = None
         self.page: Page | None = None
+        self.heartbeat: Any = None
 
     def context(self, *, certificate: bool = True) -> ssl.SSLContext:
         """TLS towards the door, with the camera's own certificate if it has one."""
@@ -174,6 +175,14 @@ class Device:
         self.page = Page(weak, self.folder)
         return {"ok": True, "port": self.page.port}
 
+    def mqtt(self, port: int, password: str) -> dict[str, Any]:
+        """Keep a connection to the city's broker and beat on it; what became of it is told by ``mqtt_seen``."""
+        from lachan.demo.heartbeat import Heartbeat
+
+        self.heartbeat = Heartbeat(self.name, port=port, password=password)
+        self.heartbeat.start()
+        return {"ok": True}
+
 
 class Watch(threading.Thread):
     """One connection held open and used without a pause, to see when it is cut."""
@@ -275,6 +284,7 @@ def main() -> None:
     commands: dict[str, Callable[..., dict[str, Any]]] = {
         "enrol": device.enrol, "bulk": device.bulk, "update": device.update, "watch": device.watched,
         "seen": device.seen, "resume": device.resume, "page": device.serve_page, "ask": lambda: _status(device),
+        "mqtt": device.mqtt, "mqtt_seen": lambda: {"ok": True, **device.heartbeat.seen()},
     }  # fmt: skip
     for line in sys.stdin:
         words = json.loads(line)

@@ -121,6 +121,7 @@ class City:
         self.urls: dict[str, Any] = {}
         self.server: subprocess.Popen[str] | None = None
         self.cameras: list[Camera] = []
+        self.others: list[subprocess.Popen[bytes]] = []  # what else runs beside lachan and ends with the city
         self.first_link = ""
 
     def lachan(self, *words: str, expect: int | None = 0) -> Any:
@@ -214,7 +215,7 @@ class City:
         raise StepFailed(f"{what}: not within {within:.0f} s")
 
     def close(self) -> None:
-        """End the cameras and lachan, by their process ids."""
+        """End the cameras, lachan, and what else runs beside it, by their process ids."""
         for camera in self.cameras:
             if camera.process.poll() is None:
                 camera.process.terminate()
@@ -231,3 +232,6 @@ class City:
                 self.server.wait()
             if self.server.stdout:
                 self.server.stdout.close()
+        for process in self.others:
+            process.terminate()
+            process.wait()

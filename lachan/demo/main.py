@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lachan import cliutil
+from lachan.demo import broker
 from lachan.demo.city import City
 from lachan.demo.story import STEPS, SUCCESS_RULES, Story
 from lachan.demo.words import WORDS
@@ -64,8 +65,9 @@ def _tell(city: City, args: Any) -> int:
         if not args.json:
             print(text, flush=True)
 
-    say(f"{words['intro']}\n{words['recording']}\n")
-    story = Story(city, broken=args.break_step)
+    say(f"{words['intro']}\n{words['recording']}")
+    story = Story(city, broken=args.break_step, broker=broker.beside(city))
+    say(words["broker" if story.broker else "no_broker"] + "\n")
     told: list[Told] = []
     began = time.monotonic()
     for name, step in STEPS:
@@ -92,6 +94,7 @@ def _tell(city: City, args: Any) -> int:
         "tamper_detected": story.tamper_detected,
         "seconds": round(time.monotonic() - began, 1),
         "console": city.urls.get("people"),
+        "broker": story.broker is not None,
     }
     if args.json:
         print(json.dumps(document, ensure_ascii=False), flush=True)

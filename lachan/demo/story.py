@@ -16,6 +16,7 @@ from typing import Any
 
 from lachan import clock
 from lachan.demo import replay
+from lachan.demo.broker import Broker
 from lachan.demo.city import Camera, City, Person, tell
 from lachan.ledger.document import encode
 
@@ -32,8 +33,9 @@ SUCCESS_RULES = ("ssh_login_after_storm", "loader_fetch", "exec_from_shared_fold
 class Story:
     """The city, its people and cameras, and what was measured on the way."""
 
-    def __init__(self, city: City, *, broken: str | None = None) -> None:
+    def __init__(self, city: City, *, broken: str | None = None, broker: Broker | None = None) -> None:
         self.city = city
+        self.broker = broker
         self.broken = broken
         self.people: dict[str, Person] = {}
         self.cameras: dict[str, Camera] = {}
@@ -77,6 +79,8 @@ class Story:
 def start(story: Story) -> Proof:
     """Found the installation, serve it, sign everybody in."""
     city = story.city
+    if story.broken == "start":
+        (city.data / "in-use").mkdir(parents=True)
     city.found()
     city.open()
     story.people["admin"] = city.admin()
@@ -109,6 +113,8 @@ def enrol(story: Story) -> Proof:
         camera = story.cameras[name] = story.city.camera(name)
         story.secrets[name] = secret
         serials.append(camera.must("enrol", secret="lce_wrong" if story.broken == "enrol" else secret)["serial_number"])
+        if story.broker:
+            story.broker.admit(story.city, camera)
     return story.proof(
         "CertificateIssued", TURNING
     ), f"EST simpleenroll, serial numbers {', '.join(s[:8] + '…' for s in serials)}"
@@ -243,9 +249,9 @@ def quarantine(story: Story) -> Proof:
     ):
         answer = camera.do("enrol", save=False, **words)
         tell(answer.get("ok") is False and answer.get("status") in (401, 403), f"{what} is not refused: {answer}")
-    return story.proof(
-        "DeviceContained", TURNING
-    ), "open session closed; new session, renewal, old secret, new key refused"
+    broker = story.broker.cut(story.city, camera, story.sent) if story.broker else ""
+    proof = story.proof("DeviceContained", TURNING)
+    return proof, f"open session closed; new session, renewal, old secret, new key refused{broker}"
 
 
 def neighbour(story: Story) -> Proof:
@@ -256,7 +262,9 @@ def neighbour(story: Story) -> Proof:
     changes = camera.must("seen")["changes"]
     tell([state for _, state in changes] == ["200"], f"the neighbour saw {changes}")
     tell(camera.must("enrol", renew=True)["status"] == 200, "the neighbour could not renew")
-    return story.proof("CertificateIssued", NEIGHBOUR), "one connection all along, and a renewal by mutual TLS"
+    broker = story.broker.untouched(camera) if story.broker else ""
+    proof = story.proof("CertificateIssued", NEIGHBOUR)
+    return proof, f"one connection all along, and a renewal by mutual TLS{broker}"
 
 
 def release(story: Story) -> Proof:
@@ -271,7 +279,9 @@ def release(story: Story) -> Proof:
     camera = story.cameras[TURNING]
     story.city.wait(lambda: camera.do("ask").get("status") == 200, "the camera being let in again", within=5)
     tell(camera.must("enrol", renew=True)["status"] == 200, "the released camera could not renew")
-    return story.proof("ContainmentEnded", TURNING), "binh and chi agreed; the camera works and renewed its certificate"
+    broker = story.broker.back(story.city, camera) if story.broker else ""
+    proof = story.proof("ContainmentEnded", TURNING)
+    return proof, f"binh and chi agreed; the camera works and renewed its certificate{broker}"
 
 
 def ledger(story: Story) -> Proof:

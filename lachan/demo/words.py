@@ -4,6 +4,8 @@ WORDS: dict[str, dict[str, str]] = {
     "en": {
         "intro": "A small city on this machine: one lachan, two cameras of their own processes and keys, five people.",
         "recording": "The attack is a recording of real daemons under a real login storm; its times are shifted by one constant.",
+        "broker": "A real Mosquitto runs beside it: quarantine is shown at the broker too.",
+        "no_broker": "No Mosquitto with its dynamic-security plugin on this machine: the broker's part is left out.",
         "start": "lachan is founded and served",
         "register": "two cameras are made known",
         "enrol": "both enrol over EST with keys of their own",
@@ -28,6 +30,8 @@ WORDS: dict[str, dict[str, str]] = {
     "vi": {
         "intro": "Một thành phố nhỏ trên máy này: một lachan, hai camera với tiến trình và khóa riêng, năm người.",
         "recording": "Cuộc tấn công là bản ghi của các dịch vụ thật bị dò mật khẩu thật; thời gian được dời đi một hằng số.",
+        "broker": "Một Mosquitto thật chạy bên cạnh: việc cách ly được thể hiện cả ở broker.",
+        "no_broker": "Máy này không có Mosquitto kèm plugin dynamic-security: bỏ qua phần broker.",
         "start": "lachan được khởi tạo và chạy",
         "register": "hai camera được khai báo",
         "enrol": "cả hai đăng ký cấp chứng thư qua EST bằng khóa của chính mình",
