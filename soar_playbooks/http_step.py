@@ -40,17 +40,21 @@ class Request:
 
 def prepare(run: Run, step: Step, command: HttpCommand) -> Request:
     """The request of a step with the run's variables in it."""
-    content = substitute(command.content, run.variables)
+    return request(command, substitute(command.content, run.variables), key=f"{run.id}.{step.id}")
+
+
+def request(command: HttpCommand, content: Any, *, key: str) -> Request:
+    """The request of a command with its content, all variables put in."""
     body = b"" if content is None else json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
-    return Request(command.method, command.url, body, f"{run.id}.{step.id}")
+    return Request(command.method, command.url, body, key)
 
 
-def send(rt: Runtime, request: Request, *, timeout: float) -> dict[str, Any]:
+def send(rt: Runtime, asked: Request, *, timeout: float) -> dict[str, Any]:
     """Send it once.
 
     Args:
         rt: for the allow-list.
-        request: what to send.
+        asked: what to send.
         timeout: seconds for everything.
 
     Returns:
@@ -61,21 +65,21 @@ def send(rt: Runtime, request: Request, *, timeout: float) -> dict[str, Any]:
         OutcomeUnknown: it may have had an effect (no answer, or status 5xx).
     """
     scope = operator_scope(rt.settings.outgoing_allow)
-    headers = {"Content-Type": "application/json", "Idempotency-Key": request.key}
+    headers = {"Content-Type": "application/json", "Idempotency-Key": asked.key}
     try:
         answer = http_request(
-            scope, request.method, request.url, timeout=timeout, method="http", headers=headers, body=request.body
+            scope, asked.method, asked.url, timeout=timeout, method="http", headers=headers, body=asked.body
         )
     except (SocketRefused, Invalid) as error:
-        raise StepFailed(f"{request.method} {request.url}: {error.detail}") from error
+        raise StepFailed(f"{asked.method} {asked.url}: {error.detail}") from error
     except ConnectFailed as error:
         if error.reason == "refused":
-            raise StepFailed(f"{request.method} {request.url}: {error.detail}") from error
-        raise OutcomeUnknown(f"{request.method} {request.url}: {error.detail}") from error
+            raise StepFailed(f"{asked.method} {asked.url}: {error.detail}") from error
+        raise OutcomeUnknown(f"{asked.method} {asked.url}: {error.detail}") from error
     if answer.status >= 500:
-        raise OutcomeUnknown(f"{request.method} {request.url}: status {answer.status}")
+        raise OutcomeUnknown(f"{asked.method} {asked.url}: status {answer.status}")
     if not 200 <= answer.status < 300:
-        raise StepFailed(f"{request.method} {request.url}: status {answer.status}")
+        raise StepFailed(f"{asked.method} {asked.url}: status {answer.status}")
     return {**_fields(answer.body), "status": answer.status}
 
 

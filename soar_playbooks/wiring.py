@@ -4,12 +4,14 @@ TABLES = "soar_playbooks.models"
 HANDLERS: dict[str, tuple[str, ...]] = {
     "AlertRaised": ("soar_playbooks.triggers:on_alert_raised", "soar_playbooks.webhooks:on_fact"),
     "ApprovalNeeded": ("soar_playbooks.webhooks:on_fact",),
+    "ContainmentEnded": ("soar_playbooks.undo:on_ended",),
     "HumanPaged": ("soar_playbooks.webhooks:on_fact",),
 }
 JOBS: dict[str, str] = {
     "soar.run": "soar_playbooks.executor:run_job",
     "soar.enforce": "soar_playbooks.containment.reconciler:enforce",
     "soar.expire": "soar_playbooks.containment.service:expire",
+    "soar.undo": "soar_playbooks.undo:run_job",
     "soar.webhook": "soar_playbooks.webhooks:deliver",
 }
 RECURRING: dict[str, tuple[float, str]] = {

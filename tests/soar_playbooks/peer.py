@@ -46,7 +46,9 @@ def serving() -> Iterator[Peer]:
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            peer.requests.append((self.path, headers, json.loads(raw) if self.path != "/hook" else raw.decode()))
+            peer.requests.append(
+                (self.path, headers, raw.decode() if self.path == "/hook" else json.loads(raw or b"{}"))
+            )
             waiting = peer.answers.get(self.path)
             status = waiting.pop(0) if waiting else 200
             if status == 0:  # takes the request and never answers
@@ -58,6 +60,8 @@ def serving() -> Iterator[Peer]:
             self.send_header("Content-Length", "2")
             self.end_headers()
             self.wfile.write(b"{}")
+
+        do_DELETE = do_POST
 
         def log_message(self, *_: object) -> None:
             pass
