@@ -70,7 +70,11 @@ def _devices(made: Console) -> None:
             )  # fmt: skip
             device = devices.register(connection, new, actor=SETUP, criticality=Criticality(criticality))
             if name != "meter-0100":
-                values = {"state": "enrolled", "firmware_version": "2.0.1", "last_seen": clock.now() - timedelta(minutes=3)}
+                values = {
+                    "state": "enrolled",
+                    "firmware_version": "2.0.1",
+                    "last_seen": clock.now() - timedelta(minutes=3),
+                }
                 connection.execute(devices.devices.update().where(devices.devices.c.id == device.id).values(**values))
             made.devices[name] = devices.get(connection, device.id)
 
@@ -100,7 +104,14 @@ def _alerts(made: Console) -> None:
     now, device = clock.now(), made.devices["cam-0042"]
     line = f"Nov 22 cam-0042 dropbear[311]: Password auth succeeded for 'root' from 198.51.100.23:5511 {HOSTILE}"
     evidence = [
-        {"sender": f"device:{device.id}", "received": clock.iso(now), "line": line, "stream": "s", "offset": 0, "number": 1}
+        {
+            "sender": f"device:{device.id}",
+            "received": clock.iso(now),
+            "line": line,
+            "stream": "s",
+            "offset": 0,
+            "number": 1,
+        }
     ]
     why = {
         "rule": {"id": "r-4", "name": "ssh_login_after_storm", "title": "t", "file": "ssh.yml", "author": "lachan"},
@@ -127,7 +138,9 @@ def _alerts(made: Console) -> None:
             severity="critical", subject_bound=True, outcome="success", senders=(f"device:{device.id}",),
         )  # fmt: skip
         outbox.append(connection, raised, actor=system("detector"), happened_at=now - timedelta(seconds=1))
-        installed = FirmwareInstalled(device_id=device.id, release_id=new_id(), version=HOSTILE[:60], outcome="installed")
+        installed = FirmwareInstalled(
+            device_id=device.id, release_id=new_id(), version=HOSTILE[:60], outcome="installed"
+        )
         outbox.append(connection, installed, actor=system("ota"))
 
 
@@ -135,7 +148,14 @@ def _runs(made: Console) -> None:
     now, device = clock.now(), made.devices["cam-0044"]
     document = {"workflow": {STEP: {"name": "Quarantine the device", "type": "action"}}}
     run_id = made.ids["run"] = new_id()
-    plan = [{"step": STEP, "name": "Quarantine the device", "verb": "containment.set", "parameters": {"level": "quarantine"}}]
+    plan = [
+        {
+            "step": STEP,
+            "name": "Quarantine the device",
+            "verb": "containment.set",
+            "parameters": {"level": "quarantine"},
+        }
+    ]
     with made.town.rt.db.write() as connection:
         connection.execute(
             playbook_versions.insert().values(
@@ -177,9 +197,7 @@ def _containment(made: Console) -> None:
         service.activate(rt, connection, found, Level.QUARANTINE, actor=system("playbooks"))
         made.ids["containment"] = row["id"]
     with rt.db.write() as connection:
-        asked = Request(
-            device_id=made.devices["cam-0043"].id, level=Level.QUARANTINE, reason=HOSTILE, principal=SETUP
-        )
+        asked = Request(device_id=made.devices["cam-0043"].id, level=Level.QUARANTINE, reason=HOSTILE, principal=SETUP)
         made.ids["waiting"] = service.request(rt, connection, asked)["id"]
     assert DeviceContained
 
@@ -196,7 +214,9 @@ def _verdicts(made: Console) -> None:
                     since=now,
                 )
             )  # fmt: skip
-        changed = VerdictChanged(device_id=device.id, criterion="CAM-1.1", before="unknown", after="fail", reason="seen")
+        changed = VerdictChanged(
+            device_id=device.id, criterion="CAM-1.1", before="unknown", after="fail", reason="seen"
+        )
         outbox.append(connection, changed, actor=system("posture"))
 
 
@@ -217,4 +237,6 @@ def _release(made: Console) -> None:
                 uploaded_at=now,
             )
         )  # fmt: skip
-        connection.execute(releases.insert().values(**values, digest=statement.digest, target_path=statement.target_path))
+        connection.execute(
+            releases.insert().values(**values, digest=statement.digest, target_path=statement.target_path)
+        )

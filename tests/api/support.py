@@ -110,9 +110,7 @@ class Authority:
     def _keep(self, certificate: x509.Certificate, key: Key) -> Credential:
         stem = self.folder / uuid.uuid4().hex
         chain_file, key_file = stem.with_suffix(".pem"), stem.with_suffix(".key")
-        chain_file.write_bytes(
-            certificate.public_bytes(Encoding.PEM) + self.certificate.public_bytes(Encoding.PEM)
-        )
+        chain_file.write_bytes(certificate.public_bytes(Encoding.PEM) + self.certificate.public_bytes(Encoding.PEM))
         key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return Credential(certificate, key, chain_file, key_file)
 

@@ -52,7 +52,11 @@ def test_the_chain_may_pass_through_others_in_any_order(root: Authority, tmp_pat
     between = below(root, tmp_path / "between")
     leaf = between.device(DEVICE)
     anchor = Anchor(root.certificate, None)
-    for rest in ([between.certificate], [between.certificate, root.certificate], [root.certificate, between.certificate]):
+    for rest in (
+        [between.certificate],
+        [between.certificate, root.certificate],
+        [root.certificate, between.certificate],
+    ):
         assert judge([leaf.der, *der(*rest)], [anchor], at=NOW).device_id == DEVICE
     assert reason([leaf.der], anchor) == "unknown-issuer"
     assert judge([leaf.der], [Anchor(between.certificate, None)], at=NOW).device_id == DEVICE  # an issuing anchor
@@ -104,7 +108,12 @@ def test_a_name_is_read_whatever_its_case(root: Authority, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("certificate", "chain", "expected"),
-    [(":YQ==:", "", [b"a"]), (":YQ==:", ":Yg==:, :Yw==:", [b"a", b"b", b"c"]), ("", "", []), (":YQ==:", ":Yg==:,:Yw==:", [b"a", b"b", b"c"])],
+    [
+        (":YQ==:", "", [b"a"]),
+        (":YQ==:", ":Yg==:, :Yw==:", [b"a", b"b", b"c"]),
+        ("", "", []),
+        (":YQ==:", ":Yg==:,:Yw==:", [b"a", b"b", b"c"]),
+    ],
 )
 def test_forwarded_headers_are_read(certificate: str, chain: str, expected: list[bytes]) -> None:
     assert forwarded_chain(certificate, chain) == expected

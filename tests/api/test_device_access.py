@@ -27,7 +27,9 @@ def contain(town: Town, device_id: str, answer: Answer) -> None:
     with town.rt.db.write() as connection:
         trust.set_signal(
             connection,
-            Signal(device_id=device_id, source="containment", answer=answer, reason="test", ref="c1", since=clock.now()),
+            Signal(
+                device_id=device_id, source="containment", answer=answer, reason="test", ref="c1", since=clock.now()
+            ),
         )
 
 

@@ -52,7 +52,9 @@ def request_for(operation: str) -> tuple[str, str, dict[str, object]]:
     path = re.sub(r"{\w+}", "0192a0a0-0000-7000-8000-000000000000", path)
     if method == "GET":
         return method, path, {}
-    kind = "application/pkcs10" if "/est/" in path else "application/x-ndjson" if "_bulk" in path else "application/json"
+    kind = (
+        "application/pkcs10" if "/est/" in path else "application/x-ndjson" if "_bulk" in path else "application/json"
+    )
     return method, path, {"content": b"", "headers": {"Content-Type": kind}}
 
 

@@ -201,11 +201,16 @@ def test_a_repeated_write_is_done_once(doors: Town, web: httpx.Client) -> None:
     failing = {"Idempotency-Key": "second"}
     assert web.post("/api/v1/devices", json={}, headers=token | failing).status_code == 422
     better = DEVICE | {"name": "cam-7", "serial_number": "sn-7"}
-    assert web.post("/api/v1/devices", json=better, headers=token | failing).status_code == 201  # a failure keeps no key
+    assert (
+        web.post("/api/v1/devices", json=better, headers=token | failing).status_code == 201
+    )  # a failure keeps no key
     with clock.travel(timedelta(days=1, minutes=1)):
         fresh = doors.token(Role.PLATFORM)
         more = DEVICE | {"name": "cam-6", "serial_number": "sn-6"}
-        assert web.post("/api/v1/devices", json=more, headers=bearer(fresh) | {"Idempotency-Key": "third"}).status_code == 201
+        assert (
+            web.post("/api/v1/devices", json=more, headers=bearer(fresh) | {"Idempotency-Key": "third"}).status_code
+            == 201
+        )
     with doors.rt.db.read() as connection:
         assert len(connection.execute(sa.select(idempotency_keys)).all()) == 1  # the old ones were forgotten
 
@@ -278,7 +283,9 @@ def test_the_trust_decision_comes_with_its_reasons(doors: Town, web: httpx.Clien
     assert (found["answer"], found["reasons"][0]["ref"]) == ("quarantine", "c1")
 
 
-def test_every_answer_carries_its_headers_and_failures_are_problems(doors: Town, web: httpx.Client, monkeypatch) -> None:
+def test_every_answer_carries_its_headers_and_failures_are_problems(
+    doors: Town, web: httpx.Client, monkeypatch
+) -> None:
     boss = doors.sign_in("boss", Role.ADMIN)
     answer = web.get("/api/v1/devices", headers=boss.headers)
     policy = answer.headers["content-security-policy"]

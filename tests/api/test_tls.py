@@ -59,7 +59,9 @@ class Place:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.authority = Authority(folder, "ca")
-        made = self.authority.issue("localhost", sans=[x509.DNSName("localhost")], purposes=[ExtendedKeyUsageOID.SERVER_AUTH])
+        made = self.authority.issue(
+            "localhost", sans=[x509.DNSName("localhost")], purposes=[ExtendedKeyUsageOID.SERVER_AUTH]
+        )
         self.door = TlsDoor(server_context(chain=made.chain_file, key=made.key_file, ask_client=True), limits)
         self.client = self.authority.device("0192a0a0-0000-7000-8000-000000000000")
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -70,7 +72,12 @@ class Place:
     async def serve(self, stop: threading.Event, ready: threading.Event) -> None:
         self.origin, self.loop = Origin(), asyncio.get_running_loop()
         config = uvicorn.Config(
-            self.origin, http=self.door.protocol(), ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=1
+            self.origin,
+            http=self.door.protocol(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=1,
         )
         server = _Server(config)
         task = asyncio.create_task(server.serve([self.listener]))
@@ -95,7 +102,9 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
-    found = Place(tmp_path / "ca", getattr(request, "param", Limits(handshake=0.4, header=0.4, stall=0.6, per_address=6)))
+    found = Place(
+        tmp_path / "ca", getattr(request, "param", Limits(handshake=0.4, header=0.4, stall=0.6, per_address=6))
+    )
     stop, ready = threading.Event(), threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(found.serve(stop, ready)))
     thread.start()
@@ -158,7 +167,9 @@ def test_trailers_do_not_become_headers(place: Place) -> None:
 
 def test_expect_100_continue_does_not_eat_the_head(place: Place) -> None:
     with place.tls() as sock:
-        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
+        sock.sendall(
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+        )
         assert sock.recv(1000).startswith(b"HTTP/1.1 100 ")
         assert b"\r\nContent-Length: " in exchange(sock, b"abc")
 
@@ -263,7 +274,15 @@ def test_close_notify_ends_an_answer_so_that_truncation_shows(place: Place) -> N
 
 def openssl(place: Place, *more: str, text: bytes = b"") -> str:
     """``openssl s_client``: a client that can do what Python's ssl cannot."""
-    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{place.port}", "-CAfile", str(place.authority.file), *more]
+    command = [
+        "openssl",
+        "s_client",
+        "-connect",
+        f"127.0.0.1:{place.port}",
+        "-CAfile",
+        str(place.authority.file),
+        *more,
+    ]
     return subprocess.run(command, input=text, capture_output=True, timeout=20, check=False).stdout.decode("latin-1")
 
 
