@@ -34,6 +34,7 @@ def check(data: str | None) -> Iterator[tuple[str, str, str]]:
 
 def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
     from lachan import jobs, migrate
+    from lachan.ledger import sealer
 
     mode = stat.S_IMODE(rt.settings.data.stat().st_mode)
     yield "data folder", "ok" if mode == 0o700 else "missing", f"{rt.settings.data}, mode {mode:04o}"
@@ -41,6 +42,8 @@ def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
     with rt.db.read() as connection:
         given_up = jobs.poisoned(connection)
     yield "jobs", "missing" if given_up else "ok", f"{given_up} given up; their last_error tells why"
+    stopped = sealer.stopped(rt.settings.data)
+    yield "ledger", "missing" if stopped else "ok", stopped or "is being sealed"
     try:
         rt.signer.request("ping")
         yield "signer", "ok", "answers"

@@ -71,5 +71,5 @@ def configure(level: int = logging.INFO) -> None:
 
 
 def get(name: str = "lachan") -> Logger:
-    """Each module asks once for its own: ``log = get(__name__)``."""
+    """Give a module its own, asked for once under the name of that module."""
     return Logger(name)

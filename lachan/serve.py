@@ -5,7 +5,8 @@ Roles: ``sign`` (the only one that holds private keys), ``doors`` (the three HTT
 the sockets handed down, wait until each says that it is ready, print one line. A role that dies is started again, with
 growing pauses; the sockets stay open meanwhile, so no port is lost. SIGTERM ends all of them cleanly.
 
-``lachan serve --role R`` runs one role in this process, so that each scales alone.
+``lachan serve --role R`` runs one role in this process, so that each scales alone; a signer under a user of its own is
+served that way by a unit of its own (docs/limitations.md says what one shared user does not protect).
 """
 
 import contextlib
@@ -187,13 +188,10 @@ class Supervisor:
             "LACHAN_SOCKETS": ",".join(f"{name}={number}" for name, number in passed.items()),
             "LACHAN_READY_FD": str(writing),
         }
-        user: dict[str, Any] = {}
-        if role == "sign" and self.settings.signer_user:
-            user = {"user": self.settings.signer_user, "extra_groups": []}
         process = subprocess.Popen(
             [sys.executable, "-m", "lachan", "serve", "--role", role, "--data", str(self.settings.data)],
             env=env, pass_fds=[*passed.values(), writing], stdin=subprocess.DEVNULL, stdout=sys.stderr,
-            start_new_session=True, **user,
+            start_new_session=True,
         )  # fmt: skip
         os.close(writing)
         self.children[role] = Child(role, process, reading, deaths)

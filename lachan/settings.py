@@ -80,10 +80,6 @@ class Settings(BaseSettings):
     pki_failures_address: int = Field(
         60, ge=1, description="Wrong enrolment secrets per source address and quarter of an hour before it must wait."
     )
-    signer_user: str = Field(
-        "",
-        description="System user that the signer runs as; empty means the same as the rest.",
-    )
     signer_socket: Path | None = Field(
         None, description="Path of the signer's socket; by default signer/signer.sock in the data folder."
     )

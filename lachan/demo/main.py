@@ -10,6 +10,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,20 +69,8 @@ def _tell(city: City, args: Any) -> int:
     say(f"{words['intro']}\n{words['recording']}")
     story = Story(city, broken=args.break_step, broker=broker.beside(city))
     say(words["broker" if story.broker else "no_broker"] + "\n")
-    told: list[Told] = []
     began = time.monotonic()
-    for name, step in STEPS:
-        started = time.monotonic()
-        try:
-            proof, detail = step(story)
-        except LachanError as error:
-            proof, detail, ok = None, error.detail, False
-        else:
-            ok = True
-        told.append(Told(name, ok, round((time.monotonic() - started) * 1000), proof, detail))
-        say(_line(told[-1], words))
-        if not ok:
-            break
+    told = _walk(story, lambda step: say(_line(step, words)))
     ok = len(told) == len(STEPS) and all(step.ok for step in told)
     document = {
         "ok": ok,
@@ -103,6 +92,22 @@ def _tell(city: City, args: Any) -> int:
     if args.keep and ok:
         _keep(story, say, words)
     return cliutil.OK if ok else cliutil.FAILED
+
+
+def _walk(story: Story, show: Callable[[Told], None]) -> list[Told]:
+    """Take the steps one after another, up to the first that fails."""
+    told: list[Told] = []
+    for name, step in STEPS:
+        started, proof, ok = time.monotonic(), None, True
+        try:
+            proof, detail = step(story)
+        except LachanError as error:
+            detail, ok = error.detail, False
+        told.append(Told(name, ok, round((time.monotonic() - started) * 1000), proof, detail))
+        show(told[-1])
+        if not ok:
+            break
+    return told
 
 
 def _line(step: Told, words: dict[str, str]) -> str:
