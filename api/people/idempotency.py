@@ -80,11 +80,11 @@ class Idempotency:
                 await self.app(scope, receive, send)
                 return
             principal = f"{caller.principal.kind}:{caller.principal.id}"
-            await self._run(request, principal, headers["idempotency-key"], send)
+            await self._run(request, receive, principal, headers["idempotency-key"], send)
         except LachanError as error:
             await problems.of_error(request, error)(scope, receive, send)
 
-    async def _run(self, request: Request, principal: str, key: str, send: Send) -> None:
+    async def _run(self, request: Request, receive: Receive, principal: str, key: str, send: Send) -> None:
         if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
             raise KeyMalformed
         body = await request.body()
@@ -95,7 +95,7 @@ class Idempotency:
             return
         answer = _Answer()
         try:
-            await self.app(request.scope, _once(body), answer.take)
+            await self.app(request.scope, _once(body, receive), answer.take)
         finally:
             await run_in_threadpool(record.settle, answer)
         for message in answer.messages:  # kept first, then shown: who has the answer may rely on the key
@@ -112,13 +112,14 @@ def _digest(request: Request, body: bytes) -> str:
     return hashlib.sha256(head.encode() + body).hexdigest()
 
 
-def _once(body: bytes) -> Receive:
+def _once(body: bytes, then: Receive) -> Receive:
+    """The body that was read already; afterwards whatever really comes (the peer's leaving)."""
     sent = False
 
     async def receive() -> Message:
         nonlocal sent
         if sent:
-            return {"type": "http.disconnect"}
+            return await then()
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
