@@ -23,6 +23,16 @@ ROUTES: tuple[str, ...] = (
     "api.people.playbooks",
     "api.people.runs",
     "api.people.containment",
+    "api.people.console.sign_in",
+    "api.people.console.overview",
+    "api.people.console.fleet",
+    "api.people.console.device",
+    "api.people.console.alerts",
+    "api.people.console.runs",
+    "api.people.console.containments",
+    "api.people.console.posture",
+    "api.people.console.firmware",
+    "api.people.console.ledger",
 )
 
 # Reached without signing in.
@@ -33,5 +43,9 @@ OPEN: frozenset[str] = frozenset(
         "DELETE /api/v1/session",
         "GET /livez",
         "GET /readyz",
+        "GET /sign-in",
+        "POST /sign-in",
+        "POST /sign-out",
+        "GET /static/{name}",
     }
 )

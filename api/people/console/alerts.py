@@ -1,0 +1,124 @@
+"""Alerts: is it true, and what will happen if I do nothing?"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from starlette.responses import Response
+
+from api.people.access import may, runtime
+from api.people.alerts import Verdict
+from api.people.console import pages
+from lachan import clock
+from lachan.database import after_commit
+from lachan.identity import Permission, Principal
+from lachan.runtime import Runtime
+from siem_rules import alerts
+from soar_playbooks import schemas, service
+
+router = APIRouter(include_in_schema=False, route_class=pages.Pages)
+Reader = Annotated[Principal, Depends(may(Permission.ALERTS_READ))]
+Worker = Annotated[Principal, Depends(may(Permission.ALERTS_WRITE))]
+Open = Annotated[Runtime, Depends(runtime)]
+PAGE = 50
+_STATES = ("open", "acknowledged", "closed")
+_SEVERITIES = ("critical", "high", "medium", "low")
+
+
+@router.get("/alerts")
+def alerts_page(
+    request: Request,
+    caller: Reader,
+    rt: Open,
+    state: Annotated[str, Query(max_length=20)] = "",
+    severity: Annotated[str, Query(max_length=20)] = "",
+    device: Annotated[str, Query(max_length=36)] = "",
+    after: Annotated[str, Query(max_length=80)] = "",
+) -> Response:
+    """Alerts, newest first."""
+    with rt.db.read() as connection:
+        rows = alerts.listed(
+            connection, caller, limit=PAGE + 1, before=_before(after), state=state, severity=severity,
+            device_id=device,
+        )  # fmt: skip
+    end = rows[PAGE - 1] if len(rows) > PAGE else None
+    return pages.render(
+        request, "alerts.html", rows=rows[:PAGE], state=state, severity=severity, states=_STATES, severities=_SEVERITIES,
+        following=f"{clock.iso(end['created_at'])}~{end['id']}" if end else "",
+    )  # fmt: skip
+
+
+def _before(after: str) -> tuple[datetime, str] | None:
+    """The place that the page before named; one that is none begins at the start."""
+    moment, _, last = after.partition("~")
+    try:
+        return (clock.parse(moment), last) if last else None
+    except ValueError:
+        return None
+
+
+@router.get("/alerts/{alert_id}")
+def alert_page(request: Request, alert_id: str, caller: Reader, rt: Open) -> Response:
+    """One alert: the sentence, the lines, what the playbooks did or would do."""
+    with rt.db.read() as connection:
+        row = alerts.get(connection, caller, alert_id)
+        ran = caller.may(Permission.RUNS_READ)
+        runs = schemas.list_runs(connection, caller, limit=10, alert_id=alert_id) if ran else []
+        loaded = service.listing(connection) if caller.may(Permission.PLAYBOOKS_READ) else []
+    return pages.render(
+        request, "alert.html", alert=row, runs=runs, playbooks=loaded, values=_values(row), evidence=_evidence(row),
+        verdicts=list(Verdict),
+    )  # fmt: skip
+
+
+def _values(row: dict[str, Any]) -> list[str]:
+    """The matched values, to be marked in the lines."""
+    fields = {**row["why"].get("fields", {}), **row["why"].get("group", {})}
+    found: list[str] = []
+    for value in fields.values():
+        found += [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    return found
+
+
+def _evidence(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**line, "at": clock.parse(line["received"])} for line in row["evidence"]]
+
+
+@router.post("/alerts/{alert_id}/acknowledge")
+def acknowledge_by_form(alert_id: str, caller: Worker, rt: Open) -> Response:
+    """Somebody looks at it."""
+    with rt.db.write() as connection:
+        alerts.acknowledge(connection, caller, alert_id)
+        after_commit(connection, rt.wake)
+    return pages.back(f"/alerts/{alert_id}", said="acknowledged")
+
+
+@router.post("/alerts/{alert_id}/assign")
+def assign_by_form(
+    alert_id: str, caller: Worker, rt: Open, assignee: Annotated[str, Form(max_length=200)] = ""
+) -> Response:
+    """It is somebody's now; empty takes it back."""
+    with rt.db.write() as connection:
+        alerts.assign(connection, caller, alert_id, assignee=assignee)
+        after_commit(connection, rt.wake)
+    return pages.back(f"/alerts/{alert_id}", said="assigned")
+
+
+@router.post("/alerts/{alert_id}/comment")
+def comment_by_form(
+    alert_id: str, text: Annotated[str, Form(min_length=1, max_length=4000)], caller: Worker, rt: Open
+) -> Response:
+    """Somebody wrote something about it."""
+    with rt.db.write() as connection:
+        alerts.comment(connection, caller, alert_id, text=text)
+        after_commit(connection, rt.wake)
+    return pages.back(f"/alerts/{alert_id}", said="commented")
+
+
+@router.post("/alerts/{alert_id}/close")
+def close_by_form(alert_id: str, verdict: Annotated[Verdict, Form()], caller: Worker, rt: Open) -> Response:
+    """It turned out to be something."""
+    with rt.db.write() as connection:
+        alerts.close(connection, caller, alert_id, verdict=str(verdict))
+        after_commit(connection, rt.wake)
+    return pages.back(f"/alerts/{alert_id}", said="closed")

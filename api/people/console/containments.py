@@ -1,0 +1,98 @@
+"""Containments: what is in effect, what waits, who must still agree; approve, reject, release by two persons, kill switch."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Form, Query, Request
+from starlette.responses import Response
+
+from api.people.access import may, runtime
+from api.people.console import pages
+from lachan.identity import Permission, Principal
+from lachan.runtime import Runtime
+from soar_playbooks import faults, schemas
+from soar_playbooks.containment import decisions
+
+router = APIRouter(include_in_schema=False, route_class=pages.Pages)
+Reader = Annotated[Principal, Depends(may(Permission.RUNS_READ))]
+Approver = Annotated[Principal, Depends(may(Permission.RUNS_APPROVE))]
+Open = Annotated[Runtime, Depends(runtime)]
+Note = Annotated[str, Form(max_length=500)]
+PAGE = 50
+
+
+@router.get("/containments")
+def containments_page(
+    request: Request,
+    caller: Reader,
+    rt: Open,
+    state: Annotated[str, Query(max_length=10)] = "open",
+    device: Annotated[str, Query(max_length=36)] = "",
+    after: Annotated[str, Query(max_length=36)] = "",
+) -> Response:
+    """Containments, newest first; those that are open unless asked otherwise."""
+    wanted = "" if state == "all" else state
+    with rt.db.read() as connection:
+        rows = schemas.list_containments(
+            connection, caller, limit=PAGE + 1, before=after, state=wanted, device_id=device
+        )
+        switch = decisions.kill_switch_state(connection)
+    following = rows[PAGE - 1]["id"] if len(rows) > PAGE else ""
+    return pages.render(
+        request, "containments.html", rows=rows[:PAGE], state=state, following=following, switch=switch,
+        states=("open", "waiting", "active", "ended", "rejected", "all"),
+    )  # fmt: skip
+
+
+@router.get("/containments/{containment_id}")
+def containment_page(request: Request, containment_id: str, caller: Reader, rt: Open) -> Response:
+    """One containment with its decisions and the evidence that it took effect."""
+    with rt.db.read() as connection:
+        row = schemas.show_containment(rt, connection, caller, containment_id)
+    kind = "contain" if row["guard"] else "release"
+    mine = any(one["person"] == caller.label and one["kind"].startswith(kind) for one in row["decisions"])
+    approved = sum(one["decision"] == "approve" and one["kind"].startswith("contain") for one in row["decisions"])
+    return pages.render(
+        request, "containment.html", row=row, mine=mine, approved=approved, proposer=row["requested_by"] == caller.label
+    )
+
+
+@router.post("/containments/kill-switch")
+def kill_switch_by_form(
+    active: Annotated[bool, Form()],
+    reason: Annotated[str, Form(min_length=1, max_length=500)],
+    caller: Annotated[Principal, Depends(may(Permission.KILL_SWITCH))],
+    rt: Open,
+) -> Response:
+    """Stops automatic containment everywhere, or allows it again."""
+    with rt.db.write() as connection:
+        decisions.set_kill_switch(connection, caller, active=active, reason=reason)
+    return pages.back("/containments", said="stopped" if active else "allowed")
+
+
+@router.post("/containments/{containment_id}/approve")
+def approve_containment_by_form(containment_id: str, caller: Approver, rt: Open, note: Note = "") -> Response:
+    """A person approves what the containment waits for."""
+    with faults.write(rt, faults.Record.APPROVAL) as connection:
+        decisions.approve(rt, connection, caller, containment_id=containment_id, note=note)
+    return pages.back(f"/containments/{containment_id}", said="approved")
+
+
+@router.post("/containments/{containment_id}/reject")
+def reject_containment_by_form(containment_id: str, caller: Approver, rt: Open, note: Note = "") -> Response:
+    """A person rejects what the containment waits for."""
+    with faults.write(rt, faults.Record.APPROVAL) as connection:
+        decisions.reject(rt, connection, caller, containment_id=containment_id, note=note)
+    return pages.back(f"/containments/{containment_id}", said="rejected")
+
+
+@router.post("/containments/{containment_id}/release")
+def release_by_form(
+    containment_id: str,
+    caller: Annotated[Principal, Depends(may(Permission.CONTAIN_RELEASE))],
+    rt: Open,
+    note: Note = "",
+) -> Response:
+    """A person gives one of the two approvals that end a containment."""
+    with faults.write(rt, faults.Record.APPROVAL) as connection:
+        decisions.release(rt, connection, caller, containment_id=containment_id, note=note)
+    return pages.back(f"/containments/{containment_id}", said="released")

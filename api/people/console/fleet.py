@@ -1,0 +1,212 @@
+"""The fleet: which devices are not as they should be? What is not allowed stands first; filters live in the address."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from api.people.access import may, runtime
+from api.people.console import decisions, pages
+from lachan import clock
+from lachan.devices import Criticality, Device, State, devices
+from lachan.identity import Permission, Principal, scope
+from lachan.runtime import Runtime
+from lachan.trust import Answer
+from pki.models import certificates
+from posture.evaluate import Result
+from posture.models import verdicts
+from soar_playbooks.models import containments, runs
+
+router = APIRouter(include_in_schema=False, route_class=pages.Pages)
+Reader = Annotated[Principal, Depends(may(Permission.DEVICES_READ))]
+Open = Annotated[Runtime, Depends(runtime)]
+PAGE = 50
+_WARDS = 100
+_FILTERS = ("vendor", "model", "ward", "site", "state", "criticality")
+_Text = Annotated[str, Query(max_length=100)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A device as the table shows it; None is unknown."""
+
+    device: Device
+    decision: str
+    expires: datetime | None
+    verdicts: dict[str, int] | None
+
+
+@router.get("/fleet")
+def fleet_page(
+    request: Request,
+    caller: Reader,
+    rt: Open,
+    q: _Text = "",
+    vendor: _Text = "",
+    model: _Text = "",
+    ward: _Text = "",
+    site: _Text = "",
+    state: _Text = "",
+    criticality: _Text = "",
+    decision: _Text = "",
+    after: Annotated[str, Query(max_length=80)] = "",
+) -> Response:
+    """The table of devices, with counts by ward."""
+    asked = {"vendor": vendor, "model": model, "ward": ward, "site": site, "state": state, "criticality": criticality}
+    filters = {name: value for name, value in asked.items() if value}
+    with rt.db.read() as connection:
+        found = _devices(connection, caller, filters=filters, q=q, decision=decision, after=after)
+        rows = described(connection, caller, found[:PAGE])
+        wards = _by_ward(connection, caller)
+        totals = _by_answer(connection, caller)
+    return pages.render(
+        request, "fleet.html", rows=rows, wards=wards, totals=totals, filters={**asked, "q": q, "decision": decision},
+        following=_key(rows[-1]) if len(found) > PAGE else "", answers=[*map(str, Answer), decisions.UNKNOWN],
+        states=list(State), criticalities=list(Criticality), after=after,
+    )  # fmt: skip
+
+
+@router.get("/search")
+def search_page(request: Request, caller: Reader, rt: Open, q: _Text = "") -> Response:
+    """Leads to what a number, an address, a name, a ward, a run or a containment names; else to the filtered fleet."""
+    wanted = q.strip()
+    with rt.db.read() as connection:
+        place = _place(connection, caller, wanted) if wanted else "/fleet"
+    target = place or str(request.url.replace(scheme="", netloc="", path="/fleet").include_query_params(q=wanted))
+    return RedirectResponse(target, status_code=303, headers=pages.HEADERS)
+
+
+def _place(connection: sa.Connection, caller: Principal, wanted: str) -> str:
+    for table, path, permission in (
+        (runs, "/runs", Permission.RUNS_READ), (containments, "/containments", Permission.RUNS_READ),
+    ):  # fmt: skip
+        query = scope(caller, sa.select(table.c.id).where(table.c.id == wanted), table.c.vendor)
+        if caller.may(permission) and connection.execute(query).first():
+            return f"{path}/{wanted}"
+    serial = wanted.replace(":", "").lower()
+    named = sa.or_(devices.c.id == wanted, devices.c.name == wanted, devices.c.serial_number == wanted)
+    by_serial = sa.select(certificates.c.device_id).where(certificates.c.serial_number == serial)
+    query = sa.select(devices.c.id).where(sa.or_(named, devices.c.id.in_(by_serial))).limit(2)
+    found = connection.execute(scope(caller, query, devices.c.vendor)).scalars().all()
+    return f"/devices/{found[0]}" if len(found) == 1 else ""
+
+
+def _devices(
+    connection: sa.Connection, caller: Principal, *, filters: dict[str, str], q: str, decision: str, after: str
+) -> list[Device]:
+    """One page and one more: those that a signal speaks against first, worst first, then the others, each by name."""
+    worst = decisions.worst(clock.now())
+    rank, _, name = after.partition("~")
+    place = int(rank) if rank.isdigit() else len(Answer)
+    found: list[Device] = []
+    if place > 0 and decision not in (str(Answer.ALLOW), decisions.UNKNOWN):
+        query = sa.select(devices).join(worst, worst.c.device_id == devices.c.id).where(worst.c.rank > 0)
+        later = sa.or_(worst.c.rank < place, sa.and_(worst.c.rank == place, devices.c.name > name))
+        query = query.where(later).order_by(worst.c.rank.desc(), devices.c.name)
+        if decision:
+            query = query.where(worst.c.rank == _rank(decision))
+        found = _read(connection, caller, query, filters, q, PAGE + 1)
+    if len(found) <= PAGE and decision in ("", str(Answer.ALLOW), decisions.UNKNOWN):
+        calm = devices.c.id.not_in(sa.select(worst.c.device_id).where(worst.c.rank > 0))
+        query = sa.select(devices).where(calm, devices.c.name > (name if rank == "0" else "")).order_by(devices.c.name)
+        if decision:
+            new = devices.c.state == State.REGISTERED
+            query = query.where(new if decision == decisions.UNKNOWN else sa.not_(new))
+        found += _read(connection, caller, query, filters, q, PAGE + 1 - len(found))
+    return found
+
+
+def _rank(decision: str) -> int:
+    return Answer(decision).rank if decision in list(Answer) else -1
+
+
+def _read(
+    connection: sa.Connection, caller: Principal, query: sa.Select[Any], filters: dict[str, str], q: str, limit: int
+) -> list[Device]:
+    for column in _FILTERS:
+        query = query.where(devices.c[column] == filters[column]) if column in filters else query
+    if q:
+        text = f"%{q.replace('/', '//').replace('%', '/%').replace('_', '/_')}%"
+        fields = (devices.c.name, devices.c.serial_number, devices.c.address, devices.c.ward, devices.c.model)
+        query = query.where(sa.or_(*(field.ilike(text, escape="/") for field in fields)))
+    rows = connection.execute(scope(caller, query, devices.c.vendor).limit(limit)).mappings()
+    return [_device(row) for row in rows]
+
+
+def _device(row: Any) -> Device:
+    columns = {name: row[name] for name in Device.__dataclass_fields__}
+    return Device(**{**columns, "criticality": Criticality(row["criticality"]), "state": State(row["state"])})
+
+
+def described(connection: sa.Connection, caller: Principal, found: list[Device]) -> list[Row]:
+    """The devices of a page with what the other rooms know of them."""
+    ids = [device.id for device in found]
+    answers = decisions.of_many(connection, found)
+    expiry = _expiry(connection, ids) if caller.may(Permission.PKI_READ) else {}
+    judged = _verdicts(connection, ids) if caller.may(Permission.POSTURE_READ) else {}
+    return [Row(d, answers[d.id], expiry.get(d.id), judged.get(d.id)) for d in found]
+
+
+def _expiry(connection: sa.Connection, ids: list[str]) -> dict[str, datetime]:
+    """When each device's newest certificate that is not revoked expires."""
+    query = (
+        sa.select(certificates.c.device_id, sa.func.max(certificates.c.not_after).label("until"))
+        .where(certificates.c.device_id.in_(ids), certificates.c.state != "revoked")
+        .group_by(certificates.c.device_id)
+    )
+    return {row.device_id: row.until for row in connection.execute(query)}
+
+
+def _verdicts(connection: sa.Connection, ids: list[str]) -> dict[str, dict[str, int]]:
+    """Verdict counts by device; expired evidence counts as unknown."""
+    c = verdicts.c
+    expired = sa.and_(c.valid_until.is_not(None), c.valid_until <= clock.now())
+    result = sa.case((expired, str(Result.UNKNOWN)), else_=c.result).label("result")
+    query = sa.select(c.device_id, result, sa.func.count()).where(c.device_id.in_(ids)).group_by(c.device_id, result)
+    found: dict[str, dict[str, int]] = {}
+    for device_id, code, number in connection.execute(query):
+        found.setdefault(device_id, {})[code] = number
+    return found
+
+
+def _by_ward(connection: sa.Connection, caller: Principal) -> list[Any]:
+    """Wards with how many devices stand there and how many of them are not allowed, the latter first."""
+    worst = decisions.worst(clock.now())
+    bad = sa.func.count(worst.c.device_id)
+    query = (
+        sa.select(devices.c.ward, sa.func.count(devices.c.id).label("devices"), bad.label("bad"))
+        .select_from(devices.outerjoin(worst, sa.and_(worst.c.device_id == devices.c.id, worst.c.rank > 0)))
+        .where(devices.c.state != State.RETIRED)
+        .group_by(devices.c.ward)
+        .order_by(bad.desc(), devices.c.ward)
+        .limit(_WARDS)
+    )
+    return list(connection.execute(scope(caller, query, devices.c.vendor)))
+
+
+def _by_answer(connection: sa.Connection, caller: Principal) -> dict[str, int]:
+    """How many devices each decision has."""
+    worst = decisions.worst(clock.now())
+    rank = sa.func.coalesce(worst.c.rank, 0)
+    query = (
+        sa.select(rank.label("rank"), devices.c.state, sa.func.count())
+        .select_from(devices.outerjoin(worst, worst.c.device_id == devices.c.id))
+        .group_by(rank, devices.c.state)
+    )
+    found: dict[str, int] = {}
+    for place, state, number in connection.execute(scope(caller, query, devices.c.vendor)):
+        answer = str(list(Answer)[place])
+        name = decisions.UNKNOWN if place == 0 and state == State.REGISTERED else answer
+        found[name] = found.get(name, 0) + number
+    return found
+
+
+def _key(row: Row) -> str:
+    """The place after a row, for the next page."""
+    known: Iterable[str] = [str(answer) for answer in Answer]
+    rank = Answer(row.decision).rank if row.decision in known else 0
+    return f"{rank}~{row.device.name}"

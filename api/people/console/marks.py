@@ -1,0 +1,106 @@
+"""What stands in a page as text from elsewhere: inert, shortened, timed.
+
+`inert` is for everything that a device, a log line or another person wrote: escaped, kept from running into its
+surroundings (``bdi``), with control and direction characters made visible. No links are made of it. Times are shown in
+the zone of Hà Nội, relative with the exact time beside.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from markupsafe import Markup, escape
+
+ZONE = timezone(timedelta(hours=7))
+# Controls, direction overrides and isolates, zero-width and other invisible characters, private use, lone surrogates.
+_HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+_WORD = 2000
+
+
+def inert(value: Any, limit: int = _WORD) -> Markup:
+    """A text that an attacker may have written, made harmless to read."""
+    text = value if isinstance(value, str) else plain(value)
+    cut = text[:limit]
+    shown = Markup("").join(_visible(part) for part in _pieces(cut))
+    return Markup("<bdi>{}{}</bdi>").format(shown, "…" if len(text) > limit else "")
+
+
+def plain(value: Any) -> str:
+    """A JSON value as people read it."""
+    if value is None:
+        return "–"
+    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
+        return ", ".join(map(str, value)) or "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
+
+
+def _pieces(text: str) -> list[str]:
+    """The text cut so that every hidden character stands alone."""
+    found: list[str] = []
+    run = ""
+    for character in text:
+        if unicodedata.category(character) in _HIDDEN and character != "\n":
+            found += [run, character]
+            run = ""
+        else:
+            run += character
+    return [part for part in [*found, run] if part]
+
+
+def _visible(part: str) -> Markup:
+    if len(part) == 1 and unicodedata.category(part) in _HIDDEN and part != "\n":
+        return Markup('<span class="ctl">U+{:04X}</span>').format(ord(part))
+    return escape(part)
+
+
+def marked(line: str, values: list[str], limit: int = _WORD) -> Markup:
+    """A log line, inert, with the values that a rule matched marked."""
+    wanted = sorted({value for value in values if len(value) > 1}, key=len, reverse=True)[:50]
+    line = line[:limit]
+    if not wanted:
+        return inert(line)
+    pattern = re.compile("(" + "|".join(map(re.escape, wanted)) + ")", re.IGNORECASE)
+    parts = pattern.split(line)
+    return Markup("").join(
+        Markup("<mark>{}</mark>").format(inert(part)) if place % 2 else inert(part)
+        for place, part in enumerate(parts)
+        if part
+    )
+
+
+def identifier(value: Any) -> Markup:
+    """An id in monospace, shortened in the middle; a click copies the whole (the title shows it without one)."""
+    text = str(value)
+    short = text if len(text) <= 16 else f"{text[:8]}…{text[-6:]}"
+    return Markup('<code class="id" data-copy="{0}" title="{0}">{1}</code>').format(text, short)
+
+
+def exact(moment: datetime | None) -> str:
+    """A time to the second with its zone."""
+    return "?" if moment is None else f"{moment.astimezone(ZONE):%Y-%m-%d %H:%M:%S} +07"
+
+
+def day(moment: datetime | None) -> str:
+    """A date in Hà Nội."""
+    return "?" if moment is None else f"{moment.astimezone(ZONE):%Y-%m-%d}"
+
+
+def time_tag(moment: datetime, shown: str) -> Markup:
+    """A ``time`` element: what is shown, with the exact time on hover and for programs."""
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(), exact(moment), shown)
+
+
+def lag(happened: datetime, recorded: datetime) -> str:
+    """How much later we knew: ``+0.2 s``."""
+    seconds = (recorded - happened).total_seconds()
+    if abs(seconds) < 0.05:
+        return "+0 s"
+    if abs(seconds) < 90:
+        return f"{seconds:+.1f} s"
+    if abs(seconds) < 5400:
+        return f"{seconds / 60:+.0f} min"
+    return f"{seconds / 3600:+.1f} h" if abs(seconds) < 172800 else f"{seconds / 86400:+.1f} d"

@@ -1,0 +1,172 @@
+"""Makes pages: one Jinja2 environment per language, the frame that every page stands in, and errors as pages.
+
+`Pages` is the route class of every console module: a refusal becomes a page in the reader's language, a stranger's visit
+becomes the way to the sign-in. Parts marked ``{% block live %}`` renew themselves: htmx asks for the same address again,
+and an answer that equals what is shown is 204, so that nothing moves unless something happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from functools import cache
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import jinja2
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from markupsafe import Markup
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from api.people.access import Caller
+from api.people.console import charts, language, marks, words
+from lachan import clock
+from lachan.errors import Invalid, LachanError, Unauthenticated
+from lachan.identity import Permission, Principal
+
+_log = logging.getLogger("lachan.console")
+# Same-origin, not no-referrer: with the latter browsers send `Origin: null` with forms, and those are refused.
+HEADERS = {"Referrer-Policy": "same-origin", "Cache-Control": "no-store"}
+_HTMX = '{"allowEval": false, "includeIndicatorStyles": false, "selfRequestsOnly": true, "historyCacheSize": 0}'
+
+
+class Pages(APIRoute):
+    """A route whose refusals are pages."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with errors turned into pages."""
+        handler = super().get_route_handler()
+
+        async def page(request: Request) -> Response:
+            try:
+                answer = await handler(request)
+            except Unauthenticated as error:
+                answer = _to_sign_in(request, error)
+            except LachanError as error:
+                answer = refusal(request, error)
+            except RequestValidationError as error:
+                fault = error.errors()[0]
+                where = ".".join(str(part) for part in fault["loc"][1:])
+                answer = refusal(request, Invalid(f"{where}: {fault['msg']}"))
+            except HTTPException as error:
+                answer = refusal(request, Invalid(str(error.detail)))
+            return _remember_language(request, answer)
+
+        return page
+
+
+def render(request: Request, template: str, /, status: int = 200, **context: Any) -> Response:
+    """The page for whoever asks; only its live part when htmx asks for that."""
+    tongue = language.choose(request)
+    environment = _environment(tongue)
+    found = environment.get_template(template)
+    everything = {**_frame(request, tongue), **context}
+    if request.headers.get("hx-request") and status == 200 and "live" in found.blocks:
+        part = "".join(found.blocks["live"](found.new_context(everything)))
+        seen = hashlib.sha256(part.encode()).hexdigest()[:16]
+        if request.query_params.get("seen") == seen:
+            return Response(status_code=204, headers=HEADERS)
+        return HTMLResponse(_live(request, part), headers=HEADERS)
+    return HTMLResponse(found.render(everything), status_code=status, headers=HEADERS)
+
+
+def back(address: str, *, said: str = "") -> Response:
+    """To a page after a form was taken; ``said`` names one of `words.SAID`."""
+    return RedirectResponse(f"{address}?said={quote(said)}" if said else address, status_code=303, headers=HEADERS)
+
+
+def refusal(request: Request, error: LachanError) -> Response:
+    """A refusal as a page: in the reader's words where we have them, the code and detail for the operator."""
+    if error.status >= 500:
+        _log.error("%s: %s", error.code, error.detail, exc_info=error)
+    return render(request, "error.html", status=error.status, error=error)
+
+
+def _to_sign_in(request: Request, error: LachanError) -> Response:
+    if request.method == "GET" and not request.headers.get("authorization"):
+        return RedirectResponse("/sign-in", status_code=303, headers=HEADERS)
+    return refusal(request, error)
+
+
+def _remember_language(request: Request, answer: Response) -> Response:
+    wanted = language.asked(request)
+    if wanted:
+        answer.set_cookie(
+            language.COOKIE, wanted, max_age=31_536_000, secure=True, httponly=True, samesite="lax", path="/"
+        )
+    return answer
+
+
+def _frame(request: Request, tongue: str) -> dict[str, Any]:
+    caller: Caller | None = request.scope.get("lachan.caller")
+    me = caller.principal if caller else None
+    translate = language.catalogue(tongue).gettext
+    said = words.SAID.get(request.query_params.get("said", ""), "")
+    return {
+        "request": request, "lang": tongue, "languages": language.LANGUAGES, "me": me, "htmx_config": _HTMX,
+        "csrf": caller.csrf if caller else "", "path": request.url.path, "said": translate(said) if said else "",
+        "now": clock.now(), "may": lambda name: _may(me, name), "here": lambda **changes: _here(request, changes),
+        "live_address": lambda seen: _here(request, {"seen": seen}),
+    }  # fmt: skip
+
+
+def _may(me: Principal | None, name: str) -> bool:
+    return me is not None and me.may(Permission(name))
+
+
+def _here(request: Request, changes: dict[str, Any]) -> str:
+    """The page's own address with some parameters changed; None takes one away."""
+    known = {key: value for key, value in request.query_params.items() if key not in ("said", "seen", "lang")}
+    merged = {key: value for key, value in {**known, **changes}.items() if value not in (None, "")}
+    return f"{request.url.path}?{urlencode(merged)}" if merged else request.url.path
+
+
+def _live(request: Request, part: str) -> Markup:
+    """The live part in its wrapper, which asks again every few seconds."""
+    seen = hashlib.sha256(part.encode()).hexdigest()[:16]
+    return Markup('<div id="live" hx-get="{}" hx-trigger="every 4s" hx-swap="outerHTML">{}</div>').format(
+        _here(request, {"seen": seen}),
+        Markup(part),  # noqa: S704 - our own template made it
+    )
+
+
+@cache
+def _environment(tongue: str) -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("api.people.console", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.i18n"],
+    )  # fmt: skip
+    known = language.catalogue(tongue)
+    made.install_gettext_callables(known.gettext, known.ngettext, newstyle=True)  # type: ignore[attr-defined]
+    made.policies["ext.i18n.trimmed"] = True
+
+    def ago(moment: datetime | None) -> Markup | str:
+        return _ago(known.gettext, moment)
+
+    made.filters |= {
+        "inert": marks.inert, "identifier": marks.identifier, "exact": marks.exact, "day": marks.day, "ago": ago,
+        "time_tag": marks.time_tag, "marked": marks.marked, "plain": marks.plain,
+    }  # fmt: skip
+    made.globals |= {
+        "live": _live, "lag": marks.lag, "bars": charts.bars, "label": lambda kind, code: words.label(known.gettext, kind, code), "shapes": words.SHAPES,
+        "sentence": lambda name, data: words.sentence(known.gettext, name, data),
+        "refusal_words": lambda code: known.gettext(words.REFUSALS[code]) if code in words.REFUSALS else "",
+    }  # fmt: skip
+    return made
+
+
+def _ago(one: Callable[[str], str], moment: datetime | None) -> Markup | str:
+    if moment is None:
+        return one(words.NEVER)
+    seconds = (clock.now() - moment).total_seconds()
+    future, seconds = seconds < 0, abs(seconds)
+    singular, plural, unit = next(entry for entry in words.SPANS if seconds >= entry[2])
+    count = max(1, round(seconds / max(unit, 1)))
+    span = one(singular if count == 1 else plural) % {"n": count}
+    text = one(words.AHEAD if future else words.PAST) % {"span": span} if seconds >= 1 else one(words.JUST_NOW)
+    return marks.time_tag(moment, text)

@@ -1,0 +1,102 @@
+"""One timeline of a device: facts and log lines, newest first, each with when it happened and when we knew.
+
+Facts come from the ledger's table as the reader may see them; log lines are the newest that the device delivered under
+its own certificate. Limits: a line's own time is what the device says, so it stands inside the line; its two clocks here
+are unknown and received.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from api.people.console import words
+from api.people.console.events import SENTENCES
+from api.people.events import shown_to
+from lachan import outbox
+from lachan.errors import LachanError
+from lachan.identity import Permission, Principal
+from lachan.runtime import Runtime
+from siem_rules import logs
+
+KINDS = ("certificate", "firmware", "log", "alert", "verdict", "containment", "people")
+FACTS = 120
+LINES = 12
+_OF_KIND = {kind: tuple(n for n, (k, _) in SENTENCES.items() if k == kind) for kind in (*KINDS, "other")}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the timeline; ``happened`` is None where only the device could say."""
+
+    kind: str
+    happened: datetime | None
+    recorded: datetime
+    name: str
+    data: dict[str, Any] | None
+    actor: str
+    link: str
+    event_id: str
+
+
+def read(rt: Runtime, reader: Principal, device_id: str, *, kind: str = "", before: int = 0) -> tuple[list[Entry], int]:
+    """A stretch of the timeline and the place where the next one begins (0: that was all).
+
+    Args:
+        rt: the installation.
+        reader: who reads; decides what may be seen.
+        device_id: a device that the reader may see.
+        kind: only this kind.
+        before: the place that the stretch before named.
+    """
+    entries: list[Entry] = []
+    following = 0
+    if kind != "log" and reader.may(Permission.EVENTS_READ):
+        entries, following = _facts(rt, reader, device_id, kind, before)
+    if kind in ("", "log") and not before and reader.may(Permission.LOGS_READ):
+        entries += _lines(rt, device_id)
+    entries.sort(key=lambda entry: entry.happened or entry.recorded, reverse=True)
+    return entries, following
+
+
+def _facts(rt: Runtime, reader: Principal, device_id: str, kind: str, before: int) -> tuple[list[Entry], int]:
+    names = _OF_KIND.get(kind, ()) if kind else ()
+    with rt.db.read() as connection:
+        rows = outbox.read(
+            connection, after=before, limit=FACTS + 1, device_id=device_id, vendor=reader.vendor, names=names,
+            newest_first=True,
+        )  # fmt: skip
+        found = shown_to(connection, reader, rows[:FACTS])
+    entries = [
+        Entry(
+            words.kind(fact.name), fact.happened_at, fact.recorded_at, fact.name, fact.data, fact.actor,
+            link(reader, fact.name, fact.data or {}, device_id), fact.id,
+        )
+        for fact in found
+    ]  # fmt: skip
+    return entries, rows[FACTS - 1].seq if len(rows) > FACTS else 0
+
+
+def _lines(rt: Runtime, device_id: str) -> list[Entry]:
+    try:
+        found = logs.newest(rt, limit=LINES, sender=f"device:{device_id}")
+    except (LachanError, OSError):
+        return []  # the log's folder is not there before the first line
+    return [Entry("log", None, line.received, "", {"line": line.line}, line.sender, "", "") for line in found]
+
+
+def link(reader: Principal, name: str, data: dict[str, Any], device_id: str) -> str:
+    """The page that tells more about a fact, if the reader may see it."""
+    places = (
+        ("containment_id", "/containments/{}", Permission.RUNS_READ),
+        ("run_id", "/runs/{}", Permission.RUNS_READ),
+        ("alert_id", "/alerts/{}", Permission.ALERTS_READ),
+        ("release_id", "/firmware/{}", Permission.OTA_READ),
+    )
+    if name in ("PostureAssessed", "VerdictChanged"):
+        return f"/devices/{device_id}/posture" if reader.may(Permission.POSTURE_READ) else ""
+    for field, path, permission in places:
+        if data.get(field) and reader.may(permission):
+            return path.format(data[field])
+    return ""
