@@ -136,7 +136,7 @@ class Detector:
         with self._rt.db.write() as connection:
             self._move(connection)
             for finding in alerts.folded(self._findings):
-                alerts.record(connection, finding, self._evidence)
+                self._record(connection, finding)
         raised = bool(self._findings)
         self.counters["findings"] += len(self._findings)
         self._findings, self._judged = [], 0
@@ -144,6 +144,17 @@ class Detector:
         self._saved = time.monotonic()
         if raised:
             self._rt.wake()
+
+    def _record(self, connection: sa.Connection, finding: Finding) -> None:
+        """Write one finding; one that the database cannot keep is counted and must not stop those beside it."""
+        try:
+            with connection.begin_nested():
+                alerts.record(connection, finding, self._evidence)
+        except (sa.exc.DataError, sa.exc.StatementError, ValueError, OverflowError) as error:
+            if isinstance(error, sa.exc.OperationalError):  # the database does not answer: all of it again, later
+                raise
+            self.counters["unrecorded"] += 1
+            _log.exception("a finding of rule %s cannot be recorded", finding.rule.id)
 
     def _urgent(self) -> bool:
         """Whether a finding says something new; that a known episode goes on may wait a second."""

@@ -80,9 +80,14 @@ def _flatten(document: dict[str, Any], prefix: str, into: dict[str, Any], depth:
             if depth < _DEPTH:
                 _flatten(value, f"{prefix}{name}.", into, depth + 1)
         elif isinstance(value, list):
-            into[prefix + name] = [part for part in value if not isinstance(part, dict | list)]
+            into[prefix + name] = [_storable(part) for part in value if not isinstance(part, dict | list)]
         else:
-            into[prefix + name] = value
+            into[prefix + name] = _storable(value)
+
+
+def _storable(value: Any) -> Any:
+    """A sender's value without NUL: PostgreSQL keeps none in text, and one line must not stop the detector."""
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def _time(fields: dict[str, Any], received: datetime) -> float:

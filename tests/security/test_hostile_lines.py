@@ -1,0 +1,92 @@
+"""Log lines as weapons: none may stop, blind or slow down the detector (a hostile device, collector or neighbour)."""
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from lachan import clock
+from lachan.identity.principal import NOBODY
+from lachan.runtime import Runtime
+from siem_rules import alerts as alert_rows
+from siem_rules import engine, ruleset
+from siem_rules.binding import Binding
+from siem_rules.delivery import Delivery, Sender
+from siem_rules.models import alerts
+from siem_rules.schema.event import parse
+from tests.siem_rules.conftest import open_rt  # noqa: F401
+from tests.siem_rules.support import RECORDING, detect, device, documents, raised, send, shifted
+
+PROBE = "Nov 22 16:19:02 camera authpriv.info sh: XMHDIPC: applet not found"
+
+
+def probe(host: str, **more: Any) -> dict[str, Any]:
+    return {"@timestamp": clock.iso(clock.now()), "host": {"name": host}, "message": PROBE, **more}
+
+
+def test_a_nul_in_a_line_is_kept_as_something_that_every_database_keeps(open_rt: Runtime) -> None:  # noqa: F811
+    """PostgreSQL refuses NUL in text; one forged line, unauthenticated even, must not end detection for the city."""
+    camera = device(open_rt, "cam-a")
+    send(open_rt, NOBODY, documents(probe("x\0y")))
+    send(open_rt, camera, documents(probe("cam\0b")))
+    send(open_rt, camera, shifted(RECORDING))
+    detect(open_rt)
+    assert raised(open_rt)["ssh_login_after_storm"] == 1
+    with open_rt.db.read() as connection:
+        subjects = set(connection.execute(sa.select(alerts.c.subject)).scalars())
+    assert not any("\0" in subject for subject in subjects)
+    assert "x\ufffdy" in subjects
+
+
+def test_a_finding_that_cannot_be_written_does_not_stop_the_others(
+    open_rt: Runtime,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    genuine = alert_rows.record
+
+    def record(connection: sa.Connection, finding: engine.Finding, fetch: alert_rows.Fetch) -> str:
+        if finding.rule.name == "busybox_probe":
+            genuine(connection, finding, fetch)
+            raise ValueError("the database cannot keep it")
+        return genuine(connection, finding, fetch)
+
+    monkeypatch.setattr(alert_rows, "record", record)
+    send(open_rt, device(open_rt, "cam-a"), shifted(RECORDING))
+    detector = detect(open_rt)
+    assert detector.counters["unrecorded"] == 1
+    assert raised(open_rt)["ssh_login_after_storm"] == 1
+    assert raised(open_rt)["busybox_probe"] == 0  # what it had begun to write was taken back
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "sh: + " + "http://" * 37_000,
+        "dropbear[1]: Password auth succeeded for '" + "'" * 260_000,
+        "dropbear[1]: Bad password attempt for '" + "' from " * 37_000,
+        "dropbear[1]: Exit before auth from <" + "1:" * 130_000,
+        "login: " + "FAILED LOGIN " * 20_000,
+        "<1>1 t h a p m " + "[" * 260_000,
+        "<1>1 t h a p m " + "[\\]" * 80_000,
+        " " * 260_000,
+        "a:" * 130_000,
+    ],
+)
+def test_no_line_takes_long(message: str) -> None:
+    """CPU seconds of this thread for one line of the largest size, through parser, all rules and their explanation."""
+    head = "" if message.startswith("<") else "Nov 22 16:19:02 camera authpriv.info "
+    document = {"message": head + message, "process": {"command_line": message, "executable": message}}
+    document |= {"url": {"full": message}, "user": {"name": message}, "event": {"category": "process"}}
+    delivery = Delivery(Sender.of(NOBODY), datetime.now(UTC), "", (None,), (json.dumps(document).encode(),))
+    mind = engine.Engine(ruleset.ours(), lambda *_: Binding(False, None, "x", "", ("claim", "nobody:nobody", "x")))
+    begin = time.thread_time()
+    event = parse(delivery, 0)
+    for product, category in (("linux", "process_creation"), ("linux", "authentication"), ("linux", "")):
+        event.source.update(product=product, category=category)
+        mind.process(event, received=0.0)
+    for rule in ruleset.ours().rules.values():
+        rule.matcher.explain(event.fields)
+    assert time.thread_time() - begin < 0.5
