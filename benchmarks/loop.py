@@ -47,6 +47,10 @@ def main() -> int:
     city = City(folder, settings=BUDGETS)
     try:
         found = measure(city, args.runs, args.lines)
+    except BaseException:
+        log = folder / "lachan.log"
+        print(log.read_text("utf-8")[-4000:] if log.exists() else "", file=sys.stderr)
+        raise
     finally:
         city.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import http.server
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -47,6 +48,7 @@ class Device:
         self.watch: Watch | None = None
         self.page: Page | None = None
         self.heartbeat: Any = None
+        self.resumable: tuple[ssl.SSLContext, ssl.SSLSession | None] | None = None
 
     def context(self, *, certificate: bool = True) -> ssl.SSLContext:
         """TLS towards the door, with the camera's own certificate if it has one."""
@@ -153,9 +155,8 @@ class Device:
 
     def resume(self) -> dict[str, Any]:
         """Offer the session of an earlier handshake again: a resumed session is a new request for the door."""
-        context = self.context()
+        context, earlier = self.resumable or (self.context(), None)
         address = (self.door.hostname or "", self.door.port or 443)
-        import socket
 
         def request(session: ssl.SSLSession | None) -> tuple[int, bool, ssl.SSLSession | None]:
             with socket.create_connection(address, timeout=20) as raw:
@@ -166,8 +167,8 @@ class Device:
                     answer += part
                 return int(answer.split()[1]), bool(tls.session_reused), tls.session
 
-        status, reused, session = request(getattr(self, "_session", None))
-        self._session = session
+        status, reused, session = request(earlier)
+        self.resumable = (context, session)
         return {"ok": True, "status": status, "reused": reused}
 
     def serve_page(self, weak: bool) -> dict[str, Any]:
