@@ -5,6 +5,7 @@ as those would leave it. Names and log lines carry what an attacker would write 
 """
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from lachan import clock, devices, outbox
 from lachan.devices import Criticality, Device, NewDevice
 from lachan.enforcement import Level
-from lachan.events import AlertRaised, CertificateIssued, DeviceContained, FirmwareInstalled, RunStarted, VerdictChanged
+from lachan.events import AlertRaised, CertificateIssued, FirmwareInstalled, RunStarted, VerdictChanged
 from lachan.identity.principal import system
 from lachan.ids import new_id
 from ota_signing.models import artifacts, releases
@@ -23,7 +24,7 @@ from posture.models import verdicts
 from siem_rules.models import alerts
 from soar_playbooks.containment import service
 from soar_playbooks.containment.service import Request
-from soar_playbooks.models import playbook_versions, run_journal, runs
+from soar_playbooks.models import containments, playbook_versions, run_journal, runs
 from tests.api.support import SETUP, Session, Town
 
 HOSTILE = 'root<script>alert(1)</script>"\u202egnp.exe\u2066 https://evil.example/\u0007'
@@ -39,6 +40,7 @@ class Console:
     devices: dict[str, Device] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
     people: dict[str, Session] = field(default_factory=dict)
+    browsers: ExitStack = field(default_factory=ExitStack)
 
 
 def furnish(town: Town) -> Console:
@@ -190,8 +192,6 @@ def _containment(made: Console) -> None:
             "level": "quarantine", "wanted": "quarantine", "reason": "A detection shows a compromise.", "run_id": "",
             "alert_id": made.ids["alert"], "requested_by": "system:playbooks", "counted": [], "created_at": now,
         }  # fmt: skip
-        from soar_playbooks.models import containments
-
         connection.execute(containments.insert().values(**row))
         found = service.find(connection, row["id"])
         service.activate(rt, connection, found, Level.QUARANTINE, actor=system("playbooks"))
@@ -199,7 +199,6 @@ def _containment(made: Console) -> None:
     with rt.db.write() as connection:
         asked = Request(device_id=made.devices["cam-0043"].id, level=Level.QUARANTINE, reason=HOSTILE, principal=SETUP)
         made.ids["waiting"] = service.request(rt, connection, asked)["id"]
-    assert DeviceContained
 
 
 def _verdicts(made: Console) -> None:

@@ -45,16 +45,10 @@ class Pages(APIRoute):
         async def page(request: Request) -> Response:
             try:
                 answer = await handler(request)
-            except Unauthenticated as error:
-                answer = _to_sign_in(request, error)
-            except LachanError as error:
-                answer = refusal(request, error)
-            except RequestValidationError as error:
-                fault = error.errors()[0]
-                where = ".".join(str(part) for part in fault["loc"][1:])
-                answer = refusal(request, Invalid(f"{where}: {fault['msg']}"))
-            except HTTPException as error:
-                answer = refusal(request, Invalid(str(error.detail)))
+            except (LachanError, RequestValidationError, HTTPException) as error:
+                if request.headers.get("authorization"):
+                    raise  # a machine reads the problem document
+                answer = _as_page(request, error)
             return _remember_language(request, answer)
 
         return page
@@ -87,10 +81,15 @@ def refusal(request: Request, error: LachanError) -> Response:
     return render(request, "error.html", status=error.status, error=error)
 
 
-def _to_sign_in(request: Request, error: LachanError) -> Response:
-    if request.method == "GET" and not request.headers.get("authorization"):
+def _as_page(request: Request, error: Exception) -> Response:
+    if isinstance(error, Unauthenticated) and request.method == "GET":
         return RedirectResponse("/sign-in", status_code=303, headers=HEADERS)
-    return refusal(request, error)
+    if isinstance(error, LachanError):
+        return refusal(request, error)
+    if isinstance(error, RequestValidationError):
+        fault = error.errors()[0]
+        return refusal(request, Invalid(f"{'.'.join(str(part) for part in fault['loc'][1:])}: {fault['msg']}"))
+    return refusal(request, Invalid(str(getattr(error, "detail", ""))))
 
 
 def _remember_language(request: Request, answer: Response) -> Response:
