@@ -1,0 +1,1 @@
+"""The whole loop at a served installation: real processes, the public doors, SQLite."""
