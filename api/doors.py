@@ -25,6 +25,7 @@ from api import server_certificates
 from api.device.app import Door
 from api.device.app import build as build_device
 from api.people.app import build as build_people
+from api.plain import PlainDoor
 from api.status.app import build as build_status
 from api.tls import Limits, TlsDoor, server_context
 from lachan.runtime import Runtime
@@ -66,7 +67,7 @@ async def _serve(
     device_app = build_device(rt)
     door = Door(rt, device_app, tls["device"])
     apps = {"device": device_app, "people": build_people(rt), "status": build_status(rt)}
-    servers = {name: _server(app, tls.get(name)) for name, app in apps.items()}
+    servers = {name: _server(app, tls.get(name) or PlainDoor(_limits(rt))) for name, app in apps.items()}
     await door.start()
     running = [asyncio.create_task(server.serve([sockets[name]])) for name, server in servers.items()]
     renewing = asyncio.create_task(_renew(rt, tls))
@@ -95,11 +96,11 @@ def _limits(rt: Runtime) -> Limits:
     return Limits(per_address=rt.settings.door_connections_per_address, total=rt.settings.door_connections)
 
 
-def _server(app: FastAPI, tls: TlsDoor | None) -> _Server:
+def _server(app: FastAPI, door: TlsDoor | PlainDoor) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            http=tls.protocol() if tls else "httptools",
+            http=door.protocol(),
             ws="none",
             lifespan="off",
             log_config=None,

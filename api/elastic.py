@@ -7,7 +7,11 @@ wrong one) → `siem_rules.bulk.read` → `siem_rules.ingest` → answer when th
 
 from __future__ import annotations
 
+import threading
 import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import orjson
 from fastapi import Request, Response
@@ -21,6 +25,8 @@ from siem_rules.errors import BacklogFull
 
 #: Bytes of a body after decompression; the door limits what comes over the wire.
 BODY = 32 << 20
+#: Bytes of bodies that may wait in memory at once: of one sender, and of all.
+OF_ONE, OF_ALL = 2 * BODY, 8 * BODY
 HEADERS = {"X-Elastic-Product": "Elasticsearch"}
 
 
@@ -33,11 +39,61 @@ async def deliver(request: Request, rt: Runtime, principal: Principal, *, index:
         principal: who delivers.
         index: the index named in the path.
     """
-    body = await request.body()
     batch = request.headers.get("idempotency-key", "")[:255]
-    return await run_in_threadpool(
-        _deliver, rt, principal, body, request.headers.get("content-encoding", ""), batch, index
-    )
+    encoding = request.headers.get("content-encoding", "")
+    with _ROOM.for_sender(principal.label) as room:
+        body = bytearray()
+        async for piece in request.stream():
+            if not room.take(len(piece)):
+                return _rejected("Too many bytes of bodies wait here at once.", 1)
+            body += piece
+        if encoding and not room.take(BODY):
+            return _rejected("Too many compressed bodies wait here at once.", 1)
+        return await run_in_threadpool(_deliver, rt, principal, bytes(body), encoding, batch, index)
+
+
+class _Room:
+    """How many bytes of bodies are in memory, in all and of each sender: a flood of them waits outside."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def for_sender(self, label: str) -> Iterator[_Share]:
+        """A share that is given back at the end of the block."""
+        share = _Share(self, label)
+        try:
+            yield share
+        finally:
+            self.change(label, -share.taken)
+
+    def change(self, label: str, size: int) -> bool:
+        """Count bytes; False, and nothing counted, when there is no room for them."""
+        with self._lock:
+            if size > 0 and (self._taken[label] + size > OF_ONE or self._taken.total() + size > OF_ALL):
+                return False
+            self._taken[label] += size
+            if not self._taken[label]:
+                del self._taken[label]
+            return True
+
+
+class _Share:
+    """What one request has taken."""
+
+    def __init__(self, room: _Room, label: str) -> None:
+        self._room, self._label, self.taken = room, label, 0
+
+    def take(self, size: int) -> bool:
+        """Take more room; False when there is none."""
+        if not self._room.change(self._label, size):
+            return False
+        self.taken += size
+        return True
+
+
+_ROOM = _Room()
 
 
 def _deliver(rt: Runtime, principal: Principal, body: bytes, encoding: str, batch: str, index: str) -> Response:
@@ -47,11 +103,15 @@ def _deliver(rt: Runtime, principal: Principal, body: bytes, encoding: str, batc
     except bulk.BulkRefused as error:
         return _json(error.document(), error.status)
     except BacklogFull as error:
-        cause = {"type": "es_rejected_execution_exception", "reason": error.detail}
-        refused = _json({"error": {"root_cause": [cause], **cause}, "status": 429}, 429)
-        refused.headers["Retry-After"] = str(error.fields.get("retry_after", 5))
-        return refused
+        return _rejected(error.detail, int(error.fields.get("retry_after", 5)))
     return _json({"took": answer.took, "errors": answer.errors, "items": answer.items}, 200)
+
+
+def _rejected(reason: str, retry_after: int) -> Response:
+    cause = {"type": "es_rejected_execution_exception", "reason": reason}
+    refused = _json({"error": {"root_cause": [cause], **cause}, "status": 429}, 429)
+    refused.headers["Retry-After"] = str(retry_after)
+    return refused
 
 
 def _plain(body: bytes, encoding: str) -> bytes:

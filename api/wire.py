@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
+    from api.plain import PlainProtocol
     from api.tls import TlsProtocol
 
 MAX_HEAD = 64 * 1024
@@ -24,14 +25,14 @@ _IRREGULAR = {b"www-authenticate": b"WWW-Authenticate", b"etag": b"ETag", b"te":
 
 
 class HttpInner(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol inside one TLS connection.
+    """uvicorn's HTTP/1.1 protocol inside one connection, TLS (``api.tls``) or plain (``api.plain``).
 
     Attributes:
         facts: What the TLS layer knows of the peer; each request's scope gets it as ``lachan.tls``.
         head_due: Whether the next thing written is the head of an answer.
     """
 
-    def __init__(self, outer: TlsProtocol, **uvicorn_arguments: Any) -> None:
+    def __init__(self, outer: TlsProtocol | PlainProtocol, **uvicorn_arguments: Any) -> None:
         super().__init__(**uvicorn_arguments)
         self.outer = outer
         self.facts: dict[str, Any] = {}

@@ -13,6 +13,8 @@ import orjson
 
 #: A line longer than this is refused by itself; one log line is never so long.
 LINE_BYTES = 256 << 10
+#: A body with more actions is refused: the answer has an entry for each, and a small gzip can hold millions of them.
+MOST_ITEMS = 50_000
 _ACTIONS = ("index", "create", "update", "delete")
 
 
@@ -70,12 +72,14 @@ def read(body: bytes, *, default_index: str = "") -> list[Item]:
         default_index: the index of the request's path; empty without one.
 
     Raises:
-        BulkRefused: the body is empty, does not end in a newline, or has a malformed action line.
+        BulkRefused: the body is empty, does not end in a newline, has a malformed action line, or too many of them.
     """
     if not body.strip():
         raise BulkRefused("parse_exception", "request body is required")
     if not body.endswith(b"\n"):
         raise BulkRefused("illegal_argument_exception", "The bulk request must be terminated by a newline [\\n]")
+    if body.count(b"\n") > 4 * MOST_ITEMS:  # blank lines too: each costs memory before it is skipped
+        raise _too_many()
     lines = body.split(b"\n")[:-1]
     items: list[Item] = []
     place = 0
@@ -83,6 +87,8 @@ def read(body: bytes, *, default_index: str = "") -> list[Item]:
         if not lines[place].strip():
             place += 1
             continue
+        if len(items) >= MOST_ITEMS:
+            raise _too_many()
         item = _action(lines[place], place + 1, default_index)
         place += 1
         if item.action != "delete":
@@ -95,6 +101,10 @@ def read(body: bytes, *, default_index: str = "") -> list[Item]:
             place += 1
         items.append(item)
     return items
+
+
+def _too_many() -> BulkRefused:
+    return BulkRefused("content_too_long_exception", f"a body may have {MOST_ITEMS} actions at most", 413)
 
 
 def _action(line: bytes, number: int, default_index: str) -> Item:

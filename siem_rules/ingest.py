@@ -10,6 +10,7 @@ Whether a batch counts once when it is sent twice: lines with an ``_id`` do, and
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ from siem_rules.models import checkpoints
 STREAMS = 16
 #: Bytes that the detector may be behind before senders are told to wait.
 HIGH_WATER = 256 << 20
+#: Part of that which one sender may fill while the detector is behind; beyond it that sender waits, and nobody else.
+SHARE = 16
 _instances: dict[Path, "Ingest"] = {}
 _instances_lock = threading.Lock()
 
@@ -105,6 +108,7 @@ class Ingest:
         self._seen = Seen()
         self._lock = threading.Lock()
         self._checked, self._behind = 0.0, 0
+        self._sent: Counter[str] = Counter()
         newest = segments.segment_files(self._writer.stream)[-2:]
         for record in segments.read(self._writer.stream, newest[0][0], limit=1 << 40):
             for key in Delivery.unpack(record.payload).line_keys():
@@ -120,17 +124,19 @@ class Ingest:
             batch: the sender's key of the batch; empty without one.
 
         Raises:
-            BacklogFull: the detector is too far behind; nothing was kept.
+            BacklogFull: the detector is too far behind, or this sender has filled its share; nothing was kept.
             OSError: the disk failed; what is kept is unknown, the sender must send again.
         """
         began = time.monotonic()
-        self._check_backlog()
+        self._check_backlog(sender)
         with self._lock:
             kept = self._sort_out(sender, items, batch)
             end = self._writer.end
             if kept is not None:
                 try:
-                    end = self._writer.append(kept.pack())
+                    record = kept.pack()
+                    end = self._writer.append(record)
+                    self._sent[sender.label] += len(record)
                 except OSError:
                     for key in kept.line_keys():
                         if key is not None:
@@ -175,13 +181,16 @@ class Ingest:
             tuple(whole.lines[place] for place in kept),
         )
 
-    def _check_backlog(self) -> None:
-        now = time.monotonic()
-        if now - self._checked > 1:
-            self._checked = now
-            self._behind = self._backlog()
+    def _check_backlog(self, sender: Sender) -> None:
+        now, share = time.monotonic(), self._high_water // SHARE
+        if now - self._checked > 1 or self._sent[sender.label] > share:
+            self._checked, self._behind = now, self._backlog()
+            if self._behind <= share:
+                self._sent.clear()
         if self._behind > self._high_water:
             raise BacklogFull(f"The detector is {self._behind >> 20} MiB behind.", retry_after=5)
+        if self._behind > share and self._sent[sender.label] > share:
+            raise BacklogFull("The detector is behind, and most of that is yours.", retry_after=2)
 
 
 def _first_free(root: Path, prefix: str) -> segments.Writer:

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from api import elastic
 from lachan import clock
 from lachan.identity.principal import NOBODY
 from lachan.runtime import Runtime
 from siem_rules import alerts as alert_rows
-from siem_rules import engine, ruleset
+from siem_rules import bulk, engine, ingest, ruleset
 from siem_rules.binding import Binding
 from siem_rules.delivery import Delivery, Sender
+from siem_rules.errors import BacklogFull
 from siem_rules.models import alerts
 from siem_rules.schema.event import parse
 from tests.siem_rules.conftest import open_rt  # noqa: F401
@@ -90,3 +92,38 @@ def test_no_line_takes_long(message: str) -> None:
     for rule in ruleset.ours().rules.values():
         rule.matcher.explain(event.fields)
     assert time.thread_time() - begin < 0.5
+
+
+def test_a_small_gzip_of_millions_of_actions_is_refused(open_rt: Runtime) -> None:  # noqa: F811
+    """Each action costs an answer of a kilobyte; 100 KB on the wire must not become gigabytes in the door."""
+    for body in (b'{"index":{}}\n{}\n' * (bulk.MOST_ITEMS + 1), b"\n" * (8 * bulk.MOST_ITEMS) + b"{}\n"):
+        with pytest.raises(bulk.BulkRefused) as caught:
+            bulk.read(body, default_index="logs")
+        assert caught.value.status == 413
+    assert len(bulk.read(b'{"index":{}}\n{}\n' * 1000, default_index="logs")) == 1000
+
+
+def test_a_flood_of_one_sender_keeps_nobody_else_out(open_rt: Runtime) -> None:  # noqa: F811
+    """The detector lags because of one: that one is told to wait, the others are heard."""
+    loud, quiet = device(open_rt, "cam-loud"), device(open_rt, "cam-quiet")
+    ingest.instance(open_rt)._high_water = 1 << 20
+    with pytest.raises(BacklogFull):
+        for _ in range(100):
+            send(open_rt, loud, documents({"message": "x" * 40_000}))
+    assert 1 << 16 <= ingest.backlog(open_rt) < 1 << 18
+    assert not send(open_rt, quiet, documents({"message": "y"})).errors
+    detect(open_rt)
+    ingest.instance(open_rt)._checked = 0.0
+    assert not send(open_rt, loud, documents({"message": "z"})).errors
+
+
+def test_waiting_bodies_of_one_sender_leave_room_for_others() -> None:
+    room = elastic._Room()
+    with room.for_sender("device:a") as first, room.for_sender("device:a") as second:
+        assert first.take(elastic.OF_ONE)
+        assert not second.take(1)
+        with room.for_sender("device:b") as other:
+            assert other.take(elastic.BODY)
+    with room.for_sender("device:a") as again:
+        assert again.take(elastic.OF_ONE)
+    assert not room._taken
