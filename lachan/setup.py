@@ -92,9 +92,9 @@ def link_url(settings: Settings, token: str) -> str:
     return f"{settings.people_url.rstrip('/')}/sign-in#{token}"
 
 
-def main(argv: list[str]) -> int:
-    """``lachan init --data DIR [--offline DIR] [--admin NAME]``."""
-    parser = cliutil.parser("init", "Make an installation: authority, signer, ledger, first administrator.")
+def main(argv: list[str], *, command: str = "init") -> int:
+    """``lachan init --data DIR [--offline DIR] [--admin NAME]``; also ``lachan pki init``, the same ceremony."""
+    parser = cliutil.parser(command, "Make an installation: authority, signer, ledger, first administrator.")
     parser.add_argument("--offline", metavar="DIR", help="folder for the keys that leave the machine (DATA-offline)")
     parser.add_argument("--admin", default="admin", metavar="NAME", help="the first administrator's name")
     args = parser.parse_args(argv)

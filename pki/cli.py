@@ -1,7 +1,8 @@
 """``lachan pki``: status, one-time secrets, suspend, release, revoke, CRL, lint.
 
 Runs on the server, as whoever owns the data folder; the signer must run for ``crl`` and for what changes certificates to
-reach the CRL at once. ``lachan init`` makes the authorities; there is no second ceremony here.
+reach the CRL at once. ``lachan pki init`` is ``lachan init``: the one ceremony that makes the root (its key goes into the
+offline folder and leaves the machine), the issuing authority, and the installation that they belong to.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from lachan import cliutil, clock, devices, verbs
+from lachan import cliutil, clock, devices, setup, verbs
 from lachan.runtime import Runtime
 from pki import service
 from pki.errors import NoCertificate
@@ -20,6 +21,8 @@ from pki.states import Reason
 
 def main(argv: list[str]) -> int:
     """Run one ``pki`` command; returns its exit code."""
+    if argv[:1] == ["init"]:
+        return setup.main(argv[1:], command="pki init")
     words = _parser().parse_args(argv)
     with cliutil.opened(words.data) as rt:
         run: Callable[[Runtime, argparse.Namespace], None] = words.run
@@ -37,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         found.set_defaults(run=run)
         return found
 
+    verbs_.add_parser("init", help="make root and issuing authority, and the installation they belong to")
     status = command("status", "the authorities, or a device's certificates", _status)
     status.add_argument("--device", metavar="NAME", help="whose certificates")
     secret = verbs_.add_parser("secret", help="one-time enrolment secrets").add_subparsers(required=True)
