@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from html.parser import HTMLParser
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
 from api.people.access import COOKIE
-from api.people.console import language, words
+from api.people.console import language, marks, timeline, words
+from lachan import clock
 from lachan.database import metadata
 from lachan.identity import Role
 from lachan.identity.secrets import make_pepper
 from lachan.runtime import Runtime
 from lachan.settings import Settings
+from siem_rules.logs import Line
 from tests.api.console_town import Console, furnish
 from tests.api.support import Town
 
@@ -179,6 +183,26 @@ def test_what_an_attacker_wrote_is_inert_everywhere(city: Console) -> None:
         assert not [a for a in page.all("a") if "evil" in (a.get("href") or "")], template
         shown += "U+202E" in page.text and "alert(1)" in page.text
     assert shown >= 5  # it is there to be read, not hidden
+
+
+def test_lines_and_times_at_the_edges_are_shown_not_stumbled_over() -> None:
+    now = clock.now()
+    odd = ("[" * 2000, '{"@timestamp": 5}', '{"@timestamp": "9999-12-31T23:59:59-14:00", "message": 1}', "null", "{")
+    for text in (*odd, '{"@timestamp": "9999-12-31T23:59:59Z", "message": "x"}'):
+        entry = timeline._line(Line(now, "device:x", text))
+        assert entry.happened is None and entry.data is not None
+    told = timeline._line(Line(now, "device:x", json.dumps({"@timestamp": clock.iso(now), "message": "hello"})))
+    assert (told.happened, told.data) == (now, {"line": "hello"})
+    for edge in (datetime.max, datetime.min):
+        moment = edge.replace(tzinfo=UTC)
+        assert marks.exact(moment).endswith("+07") and marks.day(moment)
+        assert marks.lag(moment, now) and marks.time_tag(moment, "x")
+    assert (
+        "U+202E" in marks.inert("\u202e")
+        and "&lt;" in marks.inert({"a": "<"})
+        and marks.inert("x" * 9, 3) == "<bdi>xxx…</bdi>"
+    )
+    assert marks.marked("a.b a+b", ["a+b", "."]) == "<bdi>a.b </bdi><mark><bdi>a+b</bdi></mark>"
 
 
 def test_matched_fields_are_marked_in_the_evidence(city: Console) -> None:

@@ -58,8 +58,12 @@ class Browser:
         return str(wait.until(lambda: self.all(selector)[:1] or None, timeout=10)[0])
 
     def text(self, selector: str = "body") -> str:
-        """What a reader sees of an element."""
-        return str(self.ask("GET", f"/element/{self.one(selector)}/text"))
+        """What a reader sees of an element, also of one that is renewed while we look."""
+        while True:
+            answer = self._http.get(f"{self._path}/element/{self.one(selector)}/text").json()["value"]
+            if not isinstance(answer, dict):
+                return str(answer)
+            assert answer["error"] == "stale element reference", answer["message"]
 
     def click(self, selector: str) -> None:
         """Click an element."""

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any
 
+import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import Response
 
@@ -11,6 +12,7 @@ from api.people.alerts import Verdict
 from api.people.console import pages
 from lachan import clock
 from lachan.database import after_commit
+from lachan.devices import devices
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
 from siem_rules import alerts
@@ -41,9 +43,10 @@ def alerts_page(
             connection, caller, limit=PAGE + 1, before=_before(after), state=state, severity=severity,
             device_id=device,
         )  # fmt: skip
+        names = _names(connection, [row["device_id"] for row in rows if row["device_id"]])
     end = rows[PAGE - 1] if len(rows) > PAGE else None
     return pages.render(
-        request, "alerts.html", rows=rows[:PAGE], state=state, severity=severity, states=_STATES, severities=_SEVERITIES,
+        request, "alerts.html", rows=rows[:PAGE], names=names, state=state, severity=severity, states=_STATES, severities=_SEVERITIES,
         following=f"{clock.iso(end['created_at'])}~{end['id']}" if end else "",
     )  # fmt: skip
 
@@ -65,10 +68,17 @@ def alert_page(request: Request, alert_id: str, caller: Reader, rt: Open) -> Res
         ran = caller.may(Permission.RUNS_READ)
         runs = schemas.list_runs(connection, caller, limit=10, alert_id=alert_id) if ran else []
         loaded = service.listing(connection) if caller.may(Permission.PLAYBOOKS_READ) else []
+        name = _names(connection, [row["device_id"]]).get(row["device_id"]) if row["device_id"] else None
     return pages.render(
-        request, "alert.html", alert=row, runs=runs, playbooks=loaded, values=_values(row), evidence=_evidence(row),
+        request, "alert.html", alert=row, name=name, runs=runs, playbooks=loaded, values=_values(row), evidence=_evidence(row),
         verdicts=list(Verdict),
     )  # fmt: skip
+
+
+def _names(connection: sa.Connection, ids: list[str]) -> dict[str, str]:
+    """The registry's names of devices: what a line calls itself is its own claim."""
+    query = sa.select(devices.c.id, devices.c.name).where(devices.c.id.in_(ids))
+    return {row.id: row.name for row in connection.execute(query)}
 
 
 def _values(row: dict[str, Any]) -> list[str]:

@@ -81,12 +81,20 @@ def identifier(value: Any) -> Markup:
 
 def exact(moment: datetime | None) -> str:
     """A time to the second with its zone."""
-    return "?" if moment is None else f"{moment.astimezone(ZONE):%Y-%m-%d %H:%M:%S} +07"
+    return "?" if moment is None else f"{_local(moment):%Y-%m-%d %H:%M:%S} +07"
 
 
 def day(moment: datetime | None) -> str:
     """A date in Hà Nội."""
-    return "?" if moment is None else f"{moment.astimezone(ZONE):%Y-%m-%d}"
+    return "?" if moment is None else f"{_local(moment):%Y-%m-%d}"
+
+
+def _local(moment: datetime) -> datetime:
+    """The time in Hà Nội; at the calendar's ends, where devices may claim to be, the end itself."""
+    try:
+        return moment.astimezone(ZONE)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=ZONE) if moment.year > 1 else datetime.min.replace(tzinfo=ZONE)
 
 
 def time_tag(moment: datetime, shown: str) -> Markup:

@@ -152,7 +152,7 @@ def _environment(tongue: str) -> jinja2.Environment:
         "time_tag": marks.time_tag, "marked": marks.marked, "plain": marks.plain,
     }  # fmt: skip
     made.globals |= {
-        "live": _live, "lag": marks.lag, "bars": charts.bars, "label": lambda kind, code: words.label(known.gettext, kind, code), "shapes": words.SHAPES,
+        "live": _live, "lag": marks.lag, "bars": charts.bars, "label": lambda kind, code: words.label(known.gettext, kind, code), "shapes": words.SHAPES, "noise": words.NOISE,
         "sentence": lambda name, data: words.sentence(known.gettext, name, data),
         "refusal_words": lambda code: known.gettext(words.REFUSALS[code]) if code in words.REFUSALS else "",
     }  # fmt: skip

@@ -1,20 +1,20 @@
 """One timeline of a device: facts and log lines, newest first, each with when it happened and when we knew.
 
 Facts come from the ledger's table as the reader may see them; log lines are the newest that the device delivered under
-its own certificate. Limits: a line's own time is what the device says, so it stands inside the line; its two clocks here
-are unknown and received.
+its own certificate. Limits: when a line happened is what the device says, so lines stand where we received them.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from api.people.console import words
 from api.people.console.events import SENTENCES
 from api.people.events import shown_to
-from lachan import outbox
+from lachan import clock, outbox
 from lachan.errors import LachanError
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
@@ -23,12 +23,13 @@ from siem_rules import logs
 KINDS = ("certificate", "firmware", "log", "alert", "verdict", "containment", "people")
 FACTS = 120
 LINES = 12
+_CREDIBLE = timedelta(days=3650)  # a line that claims to be further away says nothing
 _OF_KIND = {kind: tuple(n for n, (k, _) in SENTENCES.items() if k == kind) for kind in (*KINDS, "other")}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the timeline; ``happened`` is None where only the device could say."""
+    """One line of the timeline; ``happened`` is None where a log line does not say."""
 
     kind: str
     happened: datetime | None
@@ -56,7 +57,7 @@ def read(rt: Runtime, reader: Principal, device_id: str, *, kind: str = "", befo
         entries, following = _facts(rt, reader, device_id, kind, before)
     if kind in ("", "log") and not before and reader.may(Permission.LOGS_READ):
         entries += _lines(rt, device_id)
-    entries.sort(key=lambda entry: entry.happened or entry.recorded, reverse=True)
+    entries.sort(key=_place, reverse=True)
     return entries, following
 
 
@@ -83,7 +84,24 @@ def _lines(rt: Runtime, device_id: str) -> list[Entry]:
         found = logs.newest(rt, limit=LINES, sender=f"device:{device_id}")
     except (LachanError, OSError):
         return []  # the log's folder is not there before the first line
-    return [Entry("log", None, line.received, "", {"line": line.line}, line.sender, "", "") for line in found]
+    return [_line(line) for line in found]
+
+
+def _line(line: logs.Line) -> Entry:
+    """A line as people read it: the message and the time that it claims, where it is JSON that has them."""
+    happened, text = None, line.line
+    try:
+        document = json.loads(text)
+        claimed = clock.parse(document["@timestamp"])
+        happened = claimed if abs(claimed - line.received) < _CREDIBLE else None
+        text = document["message"] if isinstance(document["message"], str) else text
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        pass  # a plain line, or an attacker's idea of JSON: shown as it is
+    return Entry("log", happened, line.received, "", {"line": text}, line.sender, "", "")
+
+
+def _place(entry: Entry) -> datetime:
+    return entry.recorded if entry.kind == "log" else entry.happened or entry.recorded
 
 
 def link(reader: Principal, name: str, data: dict[str, Any], device_id: str) -> str:

@@ -22,6 +22,8 @@ _CODES = {
     "before": "verdict", "after": "verdict", "criticality": "criticality",
 }  # fmt: skip
 _LONG = re.compile(r"[0-9a-f]{24,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|playbook--[0-9a-f-]{36}")
+# Book-keeping inside an enforcement point's evidence, which tells a reader nothing.
+NOISE = frozenset({"intent", "attempts", "settled", "acted_for", "redundant", "level", "observed_at"})
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _ACTORS = frozenset({"person", "token", "system", "collector"})
 
@@ -246,7 +248,8 @@ def sentence(translate: Translate, name: str, data: Mapping[str, Any] | None) ->
 def _value(translate: Translate, key: str, value: Any) -> Markup | str:
     """A field of a fact: its word where it is a code, short where it is an id or a time, inert in any case."""
     if isinstance(value, dict):
-        return marks.inert(", ".join(f"{name} {marks.plain(inner)}" for name, inner in sorted(value.items())), 300)
+        said = (f"{name} {marks.plain(inner)}" for name, inner in sorted(value.items()) if name not in NOISE)
+        return marks.inert(", ".join(said), 300)
     if key in _CODES and str(value) in LABELS[_CODES[key]]:
         return label(translate, _CODES[key], value)
     if isinstance(value, str) and _LONG.fullmatch(value):
