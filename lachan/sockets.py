@@ -246,17 +246,6 @@ def permit(scope: Scope, host: str, port: int, *, method: str) -> Address:
     return address
 
 
-def _standing(scope: Scope) -> None:
-    now = clock.now()
-    if (scope.not_before and now < scope.not_before) or (scope.not_after and now >= scope.not_after):
-        raise SocketRefused(
-            f"{scope.name}: outside its window",
-            reason=Refusal.OUTSIDE_WINDOW,
-            scope=scope.name,
-        )
-    scope.standing()
-
-
 def _resolve(scope: Scope, name: str, port: int) -> Address:
     try:
         return _plain(ipaddress.ip_address(name.partition("%")[0]))
@@ -314,7 +303,7 @@ def _refuse_special(scope: Scope, host: str, port: int, address: Address) -> Non
                 kind=label,
             )
     exact = any(e.network is not None and e.network.num_addresses == 1 and address in e.network for e in scope.entries)
-    if not address.is_loopback and not exact and _is_own(address):
+    if not address.is_loopback and not exact and is_own(address):
         raise _refused(Refusal.OWN_ADDRESS, scope, host, port, address=str(address))
 
 
@@ -327,8 +316,15 @@ def _inside(entry: Entry, special: Network, address: Address) -> bool:
     return network.prefixlen >= special.prefixlen
 
 
-def _is_own(address: Address) -> bool:
+def special(address: Address) -> bool:
+    """Whether an address lies in a range that only an entry of its own may open, also behind a translator."""
+    carried = _carried(_plain(address))
+    return any(carried.version == network.version and carried in network for _, network in _SPECIAL)
+
+
+def is_own(address: Address) -> bool:
     """True when the kernel would bind the address; sends nothing."""
+    address = _plain(address)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.bind((str(address), 0))

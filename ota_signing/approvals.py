@@ -20,12 +20,13 @@ from ota_signing.models import approvals, artifacts, releases
 from ota_signing.statement import Statement
 
 
-def verify(connection: sa.Connection, release_id: str, *, people_too: bool = True) -> Statement:
+def verify(connection: sa.Connection, release_id: str, *, minimum: int, people_too: bool = True) -> Statement:
     """Make sure that enough people approved exactly what stands in the database now.
 
     Args:
         connection: an open connection.
         release_id: the release.
+        minimum: fewest approvals by the signer's own settings, whatever the row says; settled at the signature, too.
         people_too: also ask whether the approvers are active and had sessions. That is settled when the signature is
             made: somebody who leaves the city's service later takes no firmware with them.
 
@@ -54,7 +55,7 @@ def verify(connection: sa.Connection, release_id: str, *, people_too: bool = Tru
         _verify_words(connection, statement, approval)
         if people_too:
             _verify_person(connection, release_id, approval)
-    needed = max(statement.approvals_needed, 1)
+    needed = max(statement.approvals_needed, minimum, 1)
     if len(found) < needed:
         raise _refused("approvals-missing", release_id, f"{len(found)} of {needed} approvals are there.")
     return statement

@@ -54,7 +54,7 @@ def release(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
     release_id = strict(request, {"release_id": str})["release_id"]
     try:
         with signer.db.read() as connection:
-            statement = approvals.verify(connection, release_id)
+            statement = approvals.verify(connection, release_id, minimum=signer.settings.ota_approvals)
         _measure(signer.settings.data, statement)
     except ReleaseRefused as error:
         raise _refusal(error) from error
@@ -124,7 +124,7 @@ def _wanted(signer: "SignerContext") -> tuple[dict[str, TargetFile], dict[str, s
         )
         for release_id in connection.execute(query).scalars().all():
             try:
-                statement = approvals.verify(connection, release_id, people_too=False)
+                statement = approvals.verify(connection, release_id, minimum=1, people_too=False)
                 _recall(signer, statement)
             except ReleaseRefused as error:
                 refused[release_id] = str(error.fields["reason"])

@@ -26,7 +26,7 @@ from lachan.errors import Forbidden
 from lachan.events import EngagementApproved, EngagementRequested, EngagementStopped
 from lachan.identity import Permission, Principal, require
 from lachan.ids import new_id
-from lachan.sockets import Entry, Refusal, Scope, SocketRefused
+from lachan.sockets import Entry, Refusal, Scope, SocketRefused, is_own, special
 from posture.errors import EngagementDecided, EngagementInvalid, EngagementNotFound, NotApproved, OwnApproval
 from posture.models import engagements
 from posture.probes.target import CONNECT
@@ -141,6 +141,7 @@ def request(connection: sa.Connection, wanted: Wanted, *, actor: Principal) -> E
     targets = [{"device_id": d, "address": _address(connection, d, actor)} for d in dict.fromkeys(wanted.device_ids)]
     networks = [str(_network(text)) for text in wanted.networks]
     _check_addresses([*(t["address"] for t in targets), *networks], networks, loopback=wanted.loopback)
+    _check_targets([t["address"] for t in targets], networks, loopback=wanted.loopback)
     values: dict[str, Any] = {
         "id": new_id(), "reason": wanted.reason, "targets": targets, "networks": networks,
         "ports": sorted(set(wanted.ports)), "methods": sorted({str(m) for m in wanted.methods}),
@@ -176,9 +177,7 @@ def approve(connection: sa.Connection, engagement_id: str, *, actor: Principal) 
     connection.execute(
         engagements.update()
         .where(engagements.c.id == engagement_id)
-        .values(
-            state=State.APPROVED, approved_by=actor.label, approved_at=clock.now(), approved_digest=found.digest
-        )
+        .values(state=State.APPROVED, approved_by=actor.label, approved_at=clock.now(), approved_digest=found.digest)
     )
     event = EngagementApproved(engagement_id=engagement_id, approver=actor.label, digest=found.digest)
     outbox.append(connection, event, actor=actor)
@@ -299,6 +298,20 @@ def _check_addresses(addresses: list[str], networks: list[str], *, loopback: boo
         if network.num_addresses > MOST_ADDRESSES:
             raise EngagementInvalid(f"{text} covers more than {MOST_ADDRESSES} addresses.", address=text)
         if network.is_loopback and not loopback:
+            raise EngagementInvalid(f"{text} is this machine itself: ask for loopback explicitly.", address=text)
+
+
+def _check_targets(addresses: list[str], networks: list[str], *, loopback: bool) -> None:
+    """A device's address is what its manufacturer registered: it names nothing special and not this machine by itself."""
+    named = [_network(text) for text in networks]
+    for text in filter(_literal, addresses):
+        address = _network(text).network_address
+        if address.is_loopback:
+            continue  # asked for explicitly
+        meant = any(address.version == net.version and address in net and special(net[0]) for net in named)
+        if address.is_unspecified or (special(address) and not meant):
+            raise EngagementInvalid(f"{text} is no address of a device: name its network if it is.", address=text)
+        if is_own(address) and not loopback:
             raise EngagementInvalid(f"{text} is this machine itself: ask for loopback explicitly.", address=text)
 
 

@@ -12,6 +12,7 @@ knows the outcome. Keys are forgotten after a day.
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import timedelta
 from typing import Any, ClassVar, cast
 
@@ -26,10 +27,13 @@ from api.models import idempotency_keys
 from api.people import access
 from lachan import clock
 from lachan.database import insert_ignore
-from lachan.errors import Conflict, Invalid, LachanError
+from lachan.errors import Conflict, Invalid, LachanError, TooLarge
 from lachan.runtime import Runtime
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# These tell repetitions apart by themselves (batch key, digest), and their bodies are too large to wait in memory.
+_OWN_WAY = re.compile(r"(/[^/]+)?/_bulk|/api/v1/artifacts(/.*)?")
+_BODY = 1024 * 1024
 _KEPT_HEADERS = frozenset({"content-type", "location", "etag"})
 KEEP = timedelta(days=1)
 
@@ -70,7 +74,7 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs one request."""
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        if scope["type"] != "http" or scope["method"] not in _WRITES or not _applies(headers):
+        if scope["type"] != "http" or scope["method"] not in _WRITES or not _applies(scope["path"], headers):
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive)
@@ -87,7 +91,7 @@ class Idempotency:
     async def _run(self, request: Request, receive: Receive, principal: str, key: str, send: Send) -> None:
         if not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
             raise KeyMalformed
-        body = await request.body()
+        body = await _body(request)
         record = _Record(cast(Runtime, request.app.state.rt), principal, key, _digest(request, body))
         kept = await run_in_threadpool(record.reserve)
         if kept is not None:
@@ -102,9 +106,24 @@ class Idempotency:
             await send(message)
 
 
-def _applies(headers: Headers) -> bool:
+def _applies(path: str, headers: Headers) -> bool:
     kind = headers.get("content-type", "application/json").split(";")[0].strip().lower()
-    return "idempotency-key" in headers and (kind == "application/json" or kind.endswith("+json"))
+    json = kind == "application/json" or kind.endswith("+json")
+    return "idempotency-key" in headers and json and not _OWN_WAY.fullmatch(path)
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body, which must wait here; whoever asks was not yet asked what they may.
+
+    Raises:
+        TooLarge: If it is larger than a JSON body of this door has reason to be.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _BODY:
+            raise TooLarge(f"With an Idempotency-Key a body may have {_BODY} bytes.", limit=_BODY)
+    return bytes(body)
 
 
 def _digest(request: Request, body: bytes) -> str:

@@ -20,7 +20,7 @@ from lachan.events import SignedIn, SignedOut, SignInLinkMade, UserAdded
 from lachan.identity.errors import BadCsrf, BadLink, BadRoles, NameTaken, NoSession
 from lachan.identity.models import people, sessions, sign_in_links
 from lachan.identity.permissions import Permission, Role
-from lachan.identity.principal import Principal, PrincipalKind, require
+from lachan.identity.principal import PersonNeeded, Principal, PrincipalKind, require
 from lachan.identity.secrets import hashed, random_text, same
 from lachan.ids import new_id
 
@@ -45,11 +45,11 @@ def add(
     """Add a person; returns their id.
 
     Raises:
-        Forbidden: the actor may not add people.
+        Forbidden: the actor may not add people; PersonNeeded: a token asks.
         NameTaken: somebody has that name.
         BadRoles: no role, a role that is for machines, or a manufacturer without vendor.
     """
-    require(actor, Permission.USERS_WRITE)
+    _require_no_machine(actor)
     wanted = frozenset(roles)
     if not wanted or not wanted <= HUMAN_ROLES or (Role.MANUFACTURER in wanted) != (vendor is not None):
         raise BadRoles(f"People may have the roles {', '.join(sorted(HUMAN_ROLES))}; a manufacturer needs a vendor.")
@@ -67,10 +67,10 @@ def make_link(connection: sa.Connection, data: Path, *, name: str, actor: Princi
     """Make a person's one-time link token; earlier unused ones stop working.
 
     Raises:
-        Forbidden: the actor may not.
+        Forbidden: the actor may not; PersonNeeded: a token asks.
         NotFound: there is no such active person.
     """
-    require(actor, Permission.USERS_WRITE)
+    _require_no_machine(actor)
     person = connection.execute(sa.select(people).where(people.c.name == name, people.c.active)).mappings().first()
     if person is None:
         raise NotFound(f"No person named {name}.")
@@ -83,6 +83,13 @@ def make_link(connection: sa.Connection, data: Path, *, name: str, actor: Princi
     )
     outbox.append(connection, SignInLinkMade(user=name), actor=actor)
     return token
+
+
+def _require_no_machine(actor: Principal) -> None:
+    """Tokens make no people and no links: one that could would approve with a session that it made for itself."""
+    require(actor, Permission.USERS_WRITE)
+    if actor.kind not in (PrincipalKind.PERSON, PrincipalKind.SYSTEM):
+        raise PersonNeeded(f"{actor.label} is no person.", permission=str(Permission.USERS_WRITE))
 
 
 def sign_in(connection: sa.Connection, data: Path, token: str) -> NewSession:

@@ -122,7 +122,7 @@ def test_link_local_does_not_name_the_metadata_address() -> None:
 
 
 def test_own_addresses_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "_is_own", lambda address: str(address) == "192.0.2.7")
+    monkeypatch.setattr(sockets, "is_own", lambda address: str(address) == "192.0.2.7")
     with pytest.raises(SocketRefused) as refused:
         sockets.permit(scope("192.0.2.0/24:80"), "192.0.2.7", 80, method="http")
     assert refused.value.reason is Refusal.OWN_ADDRESS
@@ -131,8 +131,8 @@ def test_own_addresses_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_kernel_knows_its_own_addresses() -> None:
-    assert sockets._is_own(ipaddress.ip_address("127.0.0.1"))
-    assert not sockets._is_own(ipaddress.ip_address("192.0.2.1"))
+    assert sockets.is_own(ipaddress.ip_address("127.0.0.1"))
+    assert not sockets.is_own(ipaddress.ip_address("192.0.2.1"))
 
 
 def test_a_name_is_resolved_once(witness: Witness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,15 @@
 
 import socket
 import ssl
+from collections.abc import Iterator
 
 import pytest
 
-from tests.api.conftest import doors, town  # noqa: F401
+from lachan.identity import Role
 from tests.api.support import Town
 
 
-def plain(town: Town, door: str) -> socket.socket:  # noqa: F811
+def plain(town: Town, door: str) -> socket.socket:
     """A connection to a door; through TLS where the door speaks it."""
     raw = socket.create_connection(("localhost", town.ports[door]), timeout=10)
     return raw if door == "status" else town.context().wrap_socket(raw, server_hostname="localhost")
@@ -38,7 +39,7 @@ TWO_WAYS = (
 )
 
 
-def test_a_head_without_end_is_cut_off(doors: Town) -> None:  # noqa: F811
+def test_a_head_without_end_is_cut_off(doors: Town) -> None:
     """A header line that never ends, and headers that never end, must not be kept in memory."""
     for door in DOORS:
         for filling in (b"x" * 65536, b"X-A: b\r\n" * 8192):
@@ -52,7 +53,7 @@ def test_a_head_without_end_is_cut_off(doors: Town) -> None:  # noqa: F811
             assert sent < 32 << 20, door  # what the kernel's buffers took
 
 
-def test_requests_that_can_be_read_in_two_ways_are_refused(doors: Town) -> None:  # noqa: F811
+def test_requests_that_can_be_read_in_two_ways_are_refused(doors: Town) -> None:
     """Nothing behind such a request is taken for a second one."""
     for door in DOORS:
         for head in TWO_WAYS:
@@ -63,7 +64,7 @@ def test_requests_that_can_be_read_in_two_ways_are_refused(doors: Town) -> None:
             assert heard.count(b"HTTP/1.1 ") == 1
 
 
-def test_no_path_leads_out_of_a_folder(doors: Town) -> None:  # noqa: F811
+def test_no_path_leads_out_of_a_folder(doors: Town) -> None:
     """Dots, encoded slashes and backslashes in /tuf and /firmware reach no file that is not firmware or metadata."""
     device = doors.add_device("cam-1")
     with doors.client("device", doors.authority.device(device)) as client:
@@ -77,3 +78,22 @@ def test_no_path_leads_out_of_a_folder(doors: Town) -> None:  # noqa: F811
     with doors.client("status") as client:
         for path in ("/ca/..%2fpepper.crt", "/crl/..%2fpepper.crl", "/ca/%2e%2e/pepper.crt"):
             assert client.get(path).status_code == 404, path
+
+
+def test_a_key_does_not_make_the_door_hold_a_body_of_gigabytes(doors: Town) -> None:
+    """The repetition of a JSON write is recognised by its body; whoever sends an endless one is not waited for."""
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 24 << 20:
+            sent += 1 << 16
+            yield b" " * (1 << 16)
+
+    bearer = {"Authorization": f"Bearer {doors.token(Role.COLLECTOR, site='s')}", "Content-Type": "application/json"}
+    with doors.client("people") as client:
+        refused = client.post("/api/v1/devices/import", content=endless(), headers=bearer | {"Idempotency-Key": "k"})
+        assert refused.status_code == 413
+        # An upload has its own way of being repeated: it is refused for what it is, and nothing of it is read.
+        refused = client.post("/api/v1/artifacts?vendor=v&name=n", headers=bearer | {"Idempotency-Key": "k"})
+        assert refused.status_code == 403

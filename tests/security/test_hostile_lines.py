@@ -19,7 +19,6 @@ from siem_rules.delivery import Delivery, Sender
 from siem_rules.errors import BacklogFull
 from siem_rules.models import alerts
 from siem_rules.schema.event import parse
-from tests.siem_rules.conftest import open_rt  # noqa: F401
 from tests.siem_rules.support import RECORDING, detect, device, documents, raised, send, shifted
 
 PROBE = "Nov 22 16:19:02 camera authpriv.info sh: XMHDIPC: applet not found"
@@ -29,7 +28,7 @@ def probe(host: str, **more: Any) -> dict[str, Any]:
     return {"@timestamp": clock.iso(clock.now()), "host": {"name": host}, "message": PROBE, **more}
 
 
-def test_a_nul_in_a_line_is_kept_as_something_that_every_database_keeps(open_rt: Runtime) -> None:  # noqa: F811
+def test_a_nul_in_a_line_is_kept_as_something_that_every_database_keeps(open_rt: Runtime) -> None:
     """PostgreSQL refuses NUL in text; one forged line, unauthenticated even, must not end detection for the city."""
     camera = device(open_rt, "cam-a")
     send(open_rt, NOBODY, documents(probe("x\0y")))
@@ -44,7 +43,7 @@ def test_a_nul_in_a_line_is_kept_as_something_that_every_database_keeps(open_rt:
 
 
 def test_a_finding_that_cannot_be_written_does_not_stop_the_others(
-    open_rt: Runtime,  # noqa: F811
+    open_rt: Runtime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     genuine = alert_rows.record
@@ -94,7 +93,7 @@ def test_no_line_takes_long(message: str) -> None:
     assert time.thread_time() - begin < 0.5
 
 
-def test_a_small_gzip_of_millions_of_actions_is_refused(open_rt: Runtime) -> None:  # noqa: F811
+def test_a_small_gzip_of_millions_of_actions_is_refused(open_rt: Runtime) -> None:
     """Each action costs an answer of a kilobyte; 100 KB on the wire must not become gigabytes in the door."""
     for body in (b'{"index":{}}\n{}\n' * (bulk.MOST_ITEMS + 1), b"\n" * (8 * bulk.MOST_ITEMS) + b"{}\n"):
         with pytest.raises(bulk.BulkRefused) as caught:
@@ -103,7 +102,7 @@ def test_a_small_gzip_of_millions_of_actions_is_refused(open_rt: Runtime) -> Non
     assert len(bulk.read(b'{"index":{}}\n{}\n' * 1000, default_index="logs")) == 1000
 
 
-def test_a_flood_of_one_sender_keeps_nobody_else_out(open_rt: Runtime) -> None:  # noqa: F811
+def test_a_flood_of_one_sender_keeps_nobody_else_out(open_rt: Runtime) -> None:
     """The detector lags because of one: that one is told to wait, the others are heard."""
     loud, quiet = device(open_rt, "cam-loud"), device(open_rt, "cam-quiet")
     ingest.instance(open_rt)._high_water = 1 << 20
