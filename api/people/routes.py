@@ -32,6 +32,7 @@ ROUTES: tuple[str, ...] = (
     "api.people.console.containments",
     "api.people.console.posture",
     "api.people.console.firmware",
+    "api.people.console.authorities",
     "api.people.console.ledger",
 )
 

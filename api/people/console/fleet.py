@@ -61,8 +61,7 @@ def fleet_page(
     with rt.db.read() as connection:
         found = _devices(connection, caller, filters=filters, q=q, decision=decision, after=after)
         rows = described(connection, caller, found[:PAGE])
-        wards = _by_ward(connection, caller)
-        totals = _by_answer(connection, caller)
+        wards, totals = _counted(connection, caller)
     return pages.render(
         request, "fleet.html", rows=rows, wards=wards, totals=totals, filters={**asked, "q": q, "decision": decision},
         following=_key(rows[-1]) if len(found) > PAGE else "", answers=[*map(str, Answer), decisions.UNKNOWN],
@@ -173,36 +172,39 @@ def _verdicts(connection: sa.Connection, ids: list[str]) -> dict[str, dict[str, 
     return found
 
 
-def _by_ward(connection: sa.Connection, caller: Principal) -> list[Any]:
-    """Wards with how many devices stand there and how many of them are not allowed, the latter first."""
-    worst = decisions.worst(clock.now())
-    bad = sa.func.count(worst.c.device_id)
-    query = (
-        sa.select(devices.c.ward, sa.func.count(devices.c.id).label("devices"), bad.label("bad"))
-        .select_from(devices.outerjoin(worst, sa.and_(worst.c.device_id == devices.c.id, worst.c.rank > 0)))
-        .where(devices.c.state != State.RETIRED)
-        .group_by(devices.c.ward)
-        .order_by(bad.desc(), devices.c.ward)
-        .limit(_WARDS)
-    )
-    return list(connection.execute(scope(caller, query, devices.c.vendor)))
+@dataclass
+class Ward:
+    """How many devices stand in a ward, and how many of them are not allowed."""
+
+    ward: str
+    devices: int = 0
+    bad: int = 0
 
 
-def _by_answer(connection: sa.Connection, caller: Principal) -> dict[str, int]:
-    """How many devices each decision has."""
+def _counted(connection: sa.Connection, caller: Principal) -> tuple[list[Ward], dict[str, int]]:
+    """The wards, those with most devices that are not allowed first; and how many devices each decision has.
+
+    One pass over the registry, one over what signals speak against: a join of both would cost several times as much.
+    """
+    wards: dict[str, Ward] = {}
+    totals: dict[str, int] = {}
+    place, state, number = devices.c.ward, devices.c.state, sa.func.count()
+    everything = sa.select(place, state, number).group_by(place, state)
+    for ward, life, count in connection.execute(scope(caller, everything, devices.c.vendor)):
+        name = decisions.UNKNOWN if life == State.REGISTERED else str(Answer.ALLOW)
+        totals[name] = totals.get(name, 0) + count
+        if life != State.RETIRED:
+            wards.setdefault(ward, Ward(ward)).devices += count
     worst = decisions.worst(clock.now())
-    rank = sa.func.coalesce(worst.c.rank, 0)
-    query = (
-        sa.select(rank.label("rank"), devices.c.state, sa.func.count())
-        .select_from(devices.outerjoin(worst, worst.c.device_id == devices.c.id))
-        .group_by(rank, devices.c.state)
-    )
-    found: dict[str, int] = {}
-    for place, state, number in connection.execute(scope(caller, query, devices.c.vendor)):
-        answer = str(list(Answer)[place])
-        name = decisions.UNKNOWN if place == 0 and state == State.REGISTERED else answer
-        found[name] = found.get(name, 0) + number
-    return found
+    query = sa.select(place, state, worst.c.rank, number).join(worst, worst.c.device_id == devices.c.id)
+    query = query.where(worst.c.rank > 0).group_by(place, state, worst.c.rank)
+    for ward, life, rank, count in connection.execute(scope(caller, query, devices.c.vendor)):
+        totals[decisions.UNKNOWN if life == State.REGISTERED else str(Answer.ALLOW)] -= count
+        answer = str(list(Answer)[rank])
+        totals[answer] = totals.get(answer, 0) + count
+        if life != State.RETIRED:
+            wards[ward].bad += count
+    return sorted(wards.values(), key=lambda one: (-one.bad, one.ward))[:_WARDS], totals
 
 
 def _key(row: Row) -> str:

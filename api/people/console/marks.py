@@ -94,7 +94,7 @@ def _local(moment: datetime) -> datetime:
     try:
         return moment.astimezone(ZONE)
     except OverflowError:
-        return datetime.max.replace(tzinfo=ZONE) if moment.year > 1 else datetime.min.replace(tzinfo=ZONE)
+        return datetime(9999, 12, 31, 23, 59, 59, tzinfo=ZONE) if moment.year > 1 else datetime(1, 1, 1, tzinfo=ZONE)
 
 
 def time_tag(moment: datetime, shown: str) -> Markup:

@@ -213,6 +213,7 @@ LABELS: dict[str, dict[str, str]] = {
         "model": N_("model"),
         "criterion": N_("criterion"),
     },
+    "authority": {"root": N_("root"), "issuing": N_("issuing authority")},
     "basis": {
         "observed": N_("observed"),
         "declared": N_("declared"),
