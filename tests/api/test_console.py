@@ -218,6 +218,7 @@ def test_a_manufacturer_meets_its_own_devices_only(city: Console) -> None:
         "/devices/{cam_0042}",
         "/devices/{cam_0042}/posture",
         "/posture?by=vendor",
+        "/authorities",
         "/firmware",
     ):
         answer = client.get(address(city, template))
@@ -270,6 +271,11 @@ def test_live_parts_answer_204_until_something_happened(city: Console) -> None:
     again = re.search(r'hx-get="([^"]+)"', first.text)
     assert again
     assert client.get(again[1], headers={"HX-Request": "true"}).status_code in (200, 204)
+    quiet = client.get("/firmware?state=halted", headers={"HX-Request": "true"}).text
+    seen = re.search(r'hx-get="([^"]+)"', quiet)
+    assert seen and client.get(seen[1].replace("&amp;", "&"), headers={"HX-Request": "true"}).status_code == 204
+    ended = web(city).get("/runs", headers={"HX-Request": "true"})
+    assert (ended.status_code, ended.headers["hx-redirect"], ended.text) == (401, "/sign-in", "")
     assert (
         client.get(address(city, "/containments/{containment}"), headers={"HX-Request": "true"}).text.count("<form")
         == 0

@@ -82,6 +82,10 @@ def refusal(request: Request, error: LachanError) -> Response:
 
 
 def _as_page(request: Request, error: Exception) -> Response:
+    if isinstance(error, Unauthenticated) and request.headers.get("hx-request"):
+        return Response(
+            status_code=401, headers={**HEADERS, "HX-Redirect": "/sign-in"}
+        )  # a part asked; the page must go
     if isinstance(error, Unauthenticated) and request.method == "GET":
         return RedirectResponse("/sign-in", status_code=303, headers=HEADERS)
     if isinstance(error, LachanError):
