@@ -5,6 +5,7 @@ Each test brings devices and a site of its own; nothing that a test leaves behin
 
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,11 @@ def attack() -> str:
     return b"".join(replay.ending(replay.ATTACK, clock.now())).decode()
 
 
-@pytest.fixture(scope="session")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    """The one installation."""
-    made = Town(tmp_path_factory.mktemp("town"))
+@contextmanager
+def served(folder: Path) -> Iterator[Town]:
+    """An open town in a new folder; all its processes end with the block."""
+    folder.mkdir(exist_ok=True)
+    made = Town(folder)
     try:
         made.open()
         yield made
@@ -95,3 +97,10 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         for person in made.story.people.values():
             person.http.close()
         made.city.close()
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """The one installation."""
+    with served(tmp_path_factory.mktemp("town")) as made:
+        yield made

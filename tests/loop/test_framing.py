@@ -12,7 +12,7 @@ import pytest
 
 from lachan import clock
 from lachan.demo import replay
-from tests.loop.conftest import Town, attack
+from tests.loop.conftest import Town, attack, served
 from tests.support.wait import until
 
 PROBE = "Nov 22 16:19:02 camera authpriv.info sh: XMHDIPC: applet not found"
@@ -109,10 +109,21 @@ def test_words_about_b_leave_b_up_and_its_own_compromise_is_contained(town: Town
     b.process.terminate()
 
 
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Town]:
+    """An installation of its own: what a flood leaves to do would keep other tests waiting."""
+    with served(tmp_path / "town") as made:
+        yield made
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_thousand_forged_alerts_of_one_sender_hide_no_compromise_at_the_site(town: Town, tmp_path: Path) -> None:
-    """Each forged line is about another device of the site, so each is an alert of its own and starts a run."""
+def test_a_thousand_forged_alerts_of_one_sender_hide_no_compromise_at_the_site(fresh: Town, tmp_path: Path) -> None:
+    """Each forged line is about another device of the site, so each is an alert of its own and starts a run.
+
+    The real compromise comes behind all of them, and is contained when its turn comes.
+    """
+    town = fresh
     file = tmp_path / "flood.csv"
     rows = [f"flood-{number},acme,A1,FLOOD-{number},flooded" for number in range(1000)]
     file.write_text("\n".join(["name,vendor,model,serial_number,site", *rows]), "utf-8")
