@@ -6,6 +6,7 @@ and model only. ``limited`` devices may update, since updating is often the reme
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from lachan.errors import Invalid
 from lachan.events import FirmwareInstalled
 from lachan.identity import Permission, Principal, require
 from lachan.ids import new_id
-from ota_signing.errors import NoSuchRelease, ReleaseHalted, TrustWithheld
+from ota_signing.errors import NoSuchRelease, ReleaseHalted, TooManyReports, TrustWithheld
 from ota_signing.models import installs, releases
 from ota_signing.schemas import Install, InstallOutcome, ReleaseState
 from ota_signing.store import Store
@@ -25,6 +26,9 @@ from ota_signing.versions import Version
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
+
+
+REPORTS = 30  # of one device within an hour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +120,7 @@ def report(
     Raises:
         NoSuchRelease: there is no such release for this device's vendor and model.
         Invalid: it claims to have installed it and names another version.
+        TooManyReports: it has told of `REPORTS` other outcomes within an hour.
     """
     require(device, Permission.SELF)
     with rt.db.write() as connection:
@@ -128,6 +133,7 @@ def report(
         before = _last(connection, device.id)
         if before and (before.release_id, before.version, before.outcome) == (release_id, version, outcome):
             return before
+        _refuse_flood(connection, device.id)
         made = Install(
             id=new_id(), device_id=device.id, release_id=release_id, version=version, outcome=outcome,
             detail=detail[:500], reported_at=clock.now(),
@@ -139,6 +145,12 @@ def report(
         event = FirmwareInstalled(device_id=device.id, release_id=release_id, version=version, outcome=outcome)
         outbox.append(connection, event, actor=device)
         return made
+
+
+def _refuse_flood(connection: sa.Connection, device_id: str) -> None:
+    lately = sa.and_(installs.c.device_id == device_id, installs.c.reported_at > clock.now() - timedelta(hours=1))
+    if connection.execute(sa.select(sa.func.count()).where(lately)).scalar_one() >= REPORTS:
+        raise TooManyReports(f"{REPORTS} reports within an hour are enough.", retry_after=600)
 
 
 def history(connection: sa.Connection, device_id: str, *, limit: int = 50) -> list[Install]:

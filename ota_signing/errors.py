@@ -1,6 +1,6 @@
 """What can go wrong in this room; each class says what to do next."""
 
-from lachan.errors import Conflict, Forbidden, Gone, Invalid, LachanError, NotFound, TooLarge
+from lachan.errors import Conflict, Forbidden, Gone, Invalid, LachanError, NotFound, TooLarge, TooMany
 
 
 class ArtifactTooLarge(TooLarge):
@@ -19,6 +19,12 @@ class ArtifactMissing(LachanError):
     """The row is there, the file is not."""
 
     status, title, hint = 500, "An artifact's file is missing", "Restore the artifacts folder from the backup."
+
+
+class TooManyReports(TooMany):
+    """The device tells of another outcome again and again; each is a fact that is kept for ever."""
+
+    title, hint = "Too many reports", "Report once after each installation."
 
 
 class NoSuchArtifact(NotFound):

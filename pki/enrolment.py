@@ -35,6 +35,7 @@ from pki.errors import (
     KeyUnfit,
     SecretForOtherProfile,
     SecretRefused,
+    TooManyRenewals,
 )
 from pki.issuing import Issued, record
 from pki.models import certificates
@@ -43,6 +44,7 @@ from pki.profiles import get
 from pki.states import Reason, State
 
 AGAIN = timedelta(minutes=10)
+RENEWALS, RENEWAL_WINDOW = 20, timedelta(hours=1)  # of one device; each costs a signature, a row and a fact for ever
 REFUSALS_TOLD = 10  # facts about refusals per device and window; a flood must not fill the ledger
 
 
@@ -119,6 +121,7 @@ def reenrol(
         CsrMalformed: as in `enrol`.
         CertificateNotCurrent: the certificate is not this device's, not in force, or of another profile.
         DeviceContained, DeviceRetired, KeyInUse, SignerRefused, SignerUnavailable: as in `enrol`.
+        TooManyRenewals: it has renewed `RENEWALS` times within `RENEWAL_WINDOW`.
         IdentityMismatch: subject or subjectAltName are not those of the certificate.
     """
     csr = read(csr_der)
@@ -130,7 +133,7 @@ def reenrol(
             if profile is not None and profile != row.profile:
                 raise CertificateNotCurrent(f"The certificate shown is of the profile {row.profile}, not {profile}.")
             check_unchanged(csr, certificate)
-            issued = _again(connection, csr, row) or _issue(rt, connection, device, row.profile, csr)
+            issued = _again(connection, csr, row) or _renew(rt, connection, device, row.profile, csr)
     except LachanError as error:
         _record_refusal(rt, device_id, error, [])
         raise
@@ -200,6 +203,19 @@ def _issue(rt: Runtime, connection: sa.Connection, device: devices.Device, profi
     issued = record(connection, answer, profile=profile, device_id=device.id, actor=_as_principal(device))
     after_commit(connection, rt.wake)
     return issued
+
+
+def _renew(rt: Runtime, connection: sa.Connection, device: devices.Device, profile: str, csr: Csr) -> Issued:
+    """Issue, unless this one device keeps the signer and the ledger busy."""
+    c = certificates.c
+    recent = sa.select(sa.func.count(), sa.func.min(c.issued_at)).where(
+        c.device_id == device.id, c.issued_at > clock.now() - RENEWAL_WINDOW
+    )
+    count, oldest = connection.execute(recent).one()
+    if count >= RENEWALS:
+        wait = (oldest + RENEWAL_WINDOW - clock.now()).total_seconds()
+        raise TooManyRenewals(f"{device.name} has {count} certificates of this hour.", retry_after=max(1, round(wait)))
+    return _issue(rt, connection, device, profile, csr)
 
 
 def _admitted(rt: Runtime, connection: sa.Connection, device_id: str) -> devices.Device:

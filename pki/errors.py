@@ -79,6 +79,12 @@ class TooManyAttempts(TooMany):
     title, hint = "Too many wrong secrets", "Wait as Retry-After says, then use the right secret."
 
 
+class TooManyRenewals(TooMany):
+    """The device renewed its certificate far too often."""
+
+    title, hint = "Too many renewals", "Keep the certificate you have, and wait as Retry-After says."
+
+
 class DeviceContained(Forbidden):
     """The trust decision is quarantine or deny: no new certificate, whatever is shown."""
 

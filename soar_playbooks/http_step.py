@@ -89,8 +89,10 @@ def pause(attempt: int) -> timedelta:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
+    """The answer's fields, if every database can keep them; the effect is known either way and must stay known."""
     try:
         found = json.loads(body)
-    except ValueError:
+        kept = json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and "\\u0000" not in kept else {}

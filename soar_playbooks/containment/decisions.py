@@ -122,6 +122,7 @@ def release(
     if row["state"] != State.ACTIVE:
         raise ReleaseNotPossible(f"Containment {row['id']} is {row['state']}.")
     _not_the_proposer(row, principal)
+    _never_asked(connection, row, principal)
     given = decide_once(connection, principal, subject_id=row["id"], kind="release", decision="approve", note=note)
     event = ReleaseApproved(
         device_id=row["device_id"], containment_id=row["id"], person=principal.label, approvals=given,
@@ -181,8 +182,9 @@ def count(connection: sa.Connection, subject_id: str, kind: str) -> int:
 
 
 def given(connection: sa.Connection, subject_id: str) -> list[dict[str, Any]]:
-    """All decisions on a run or containment, oldest first."""
-    query = sa.select(approvals).where(approvals.c.subject_id == subject_id).order_by(approvals.c.at)
+    """All decisions on a run or containment, oldest first; who asked for it is no decision."""
+    query = sa.select(approvals).where(approvals.c.subject_id == subject_id, approvals.c.kind != "asked")
+    query = query.order_by(approvals.c.at)
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
@@ -197,3 +199,12 @@ def _waiting(connection: sa.Connection, principal: Principal, containment_id: st
 def _not_the_proposer(row: dict[str, Any], principal: Principal) -> None:
     if row["requester_id"] and row["requester_id"] == principal.id:
         raise FourEyes(f"{principal.label} proposed this containment; another person must decide.")
+
+
+def _never_asked(connection: sa.Connection, row: dict[str, Any], principal: Principal) -> None:
+    """Whoever asked for a containment does not release it, also when somebody else has asked for more since."""
+    asked = sa.and_(
+        approvals.c.subject_id == row["id"], approvals.c.kind == "asked", approvals.c.person_id == principal.id
+    )
+    if connection.execute(sa.select(approvals.c.person_id).where(asked)).first():
+        raise FourEyes(f"{principal.label} asked for this containment; two others must release it.")

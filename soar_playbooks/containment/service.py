@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock, devices, jobs, outbox, trust
-from lachan.database import after_commit, for_update
+from lachan.database import after_commit, for_update, insert_ignore
 from lachan.devices import Device
 from lachan.enforcement import Level
 from lachan.events import ApprovalNeeded, ContainmentEnded, ContainmentWaiting, DeviceContained, HumanPaged
@@ -24,7 +24,7 @@ from lachan.ids import new_id
 from soar_playbooks.containment import budgets, guards, reconciler
 from soar_playbooks.containment.guards import Asked, Facts, Guard, Verdict
 from soar_playbooks.errors import ReleaseNotPossible, UnknownContainment
-from soar_playbooks.models import containments
+from soar_playbooks.models import approvals, containments
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -100,6 +100,9 @@ def request(rt: Runtime, connection: sa.Connection, asked: Request) -> dict[str,
 def activate(rt: Runtime, connection: sa.Connection, row: dict[str, Any], level: Level, *, actor: Principal) -> None:
     """Let a level take effect now: row, trust signal, fact and the reconciler's work, in one transaction."""
     now = clock.now()
+    if row["since"] is not None:  # who agreed to release it from less has not agreed to release it from this
+        stale = sa.and_(approvals.c.subject_id == row["id"], approvals.c.kind == "release")
+        connection.execute(approvals.update().where(stale).values(kind=f"void-{row['level']}"))
     values = {"state": State.ACTIVE, "level": level, "since": row["since"] or now}
     connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
     row |= values
@@ -232,8 +235,11 @@ def _apply(
         values |= {"requester_id": asked.principal.id, "requested_by": asked.principal.label, "reason": asked.reason}
     connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
     row |= values
+    _remember_requester(connection, row)
     if verdict.level is not None and (row["since"] is None or verdict.level.rank > Level(row["level"]).rank):
         activate(rt, connection, row, verdict.level, actor=asked.principal)
+    elif row["state"] == State.ACTIVE:
+        _signal(connection, row)  # it may last longer now: signal and row end together
     if row["until"] is not None:
         jobs.enqueue(
             connection, "soar.expire", {"containment_id": row["id"]}, due_at=row["until"], key=f"expire:{row['id']}"
@@ -244,6 +250,16 @@ def _apply(
     if verdict.guard:
         _tell_waiting(connection, row, asked)
     return row
+
+
+def _remember_requester(connection: sa.Connection, row: dict[str, Any]) -> None:
+    """Keep everybody who ever asked for this containment: a later request must not make an earlier one forgotten."""
+    if row["requester_id"]:
+        values = {
+            "subject_id": row["id"], "kind": "asked", "person_id": row["requester_id"], "person": row["requested_by"],
+            "session": "", "decision": "asked", "note": row["reason"], "at": clock.now(),
+        }  # fmt: skip
+        insert_ignore(connection, approvals, values, index=("subject_id", "kind", "person_id"))
 
 
 def _tell_waiting(connection: sa.Connection, row: dict[str, Any], asked: Request) -> None:

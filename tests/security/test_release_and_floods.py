@@ -1,0 +1,124 @@
+"""Releases that were agreed to for something else; devices with a good certificate that ask without end."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from lachan import clock, trust
+from lachan.enforcement import Level
+from lachan.identity import Principal, Role
+from lachan.runtime import Runtime
+from ota_signing import delivery
+from ota_signing.errors import TooManyReports
+from ota_signing.schemas import InstallOutcome
+from pki import enrolment, service
+from pki.errors import TooManyRenewals
+from soar_playbooks import http_step
+from soar_playbooks.containment import decisions
+from soar_playbooks.containment import service as containment
+from soar_playbooks.containment.service import State
+from soar_playbooks.errors import FourEyes
+from tests.conftest import person
+from tests.ota_signing.conftest import House
+from tests.pki.support import camera, csr, key
+from tests.soar_playbooks.support import AN, BINH, decision, new_device
+
+DUNG = person("dung", Role.APPROVER, Role.ANALYST)
+CHI = person("chi", Role.ANALYST)
+GIANG = person("giang", Role.APPROVER)
+
+
+def propose(rt: Runtime, who: Principal, device: Any, level: Level, **more: Any) -> dict[str, Any]:
+    with rt.db.write() as connection:
+        return decisions.propose(rt, connection, who, device=device, level=level, reason=f"{level}!", **more)
+
+
+def approve(rt: Runtime, who: Principal, row: dict[str, Any]) -> dict[str, Any]:
+    with rt.db.write() as connection:
+        return decisions.approve(rt, connection, who, containment_id=row["id"])
+
+
+def release(rt: Runtime, who: Principal, row: dict[str, Any]) -> dict[str, Any]:
+    with rt.db.write() as connection:
+        return decisions.release(rt, connection, who, containment_id=row["id"])
+
+
+def test_who_asked_for_it_cannot_release_it_after_somebody_asked_for_more(rt: Runtime) -> None:
+    """Dũng asks for quarantine, a friend asks for isolation, and Dũng is no longer "the proposer": he still is."""
+    device = new_device(rt)
+    row = approve(rt, AN, propose(rt, DUNG, device, Level.QUARANTINE))
+    propose(rt, CHI, device, Level.ISOLATE)
+    with rt.db.write() as connection:
+        decisions.reject(rt, connection, BINH, containment_id=row["id"])
+    with pytest.raises(FourEyes):
+        release(rt, DUNG, row)
+    release(rt, AN, row)
+    assert release(rt, BINH, row)["state"] == State.ENDED
+
+
+def test_agreeing_to_release_from_less_is_not_agreeing_to_release_from_more(rt: Runtime) -> None:
+    """An's old yes to ending a mild measure must not be half of the release of a cut that came later."""
+    device = new_device(rt)
+    row = approve(rt, BINH, propose(rt, CHI, device, Level.DEGRADE))
+    release(rt, AN, row)
+    approve(rt, BINH, propose(rt, CHI, device, Level.QUARANTINE))
+    assert release(rt, GIANG, row)["approvals"] == 1
+    assert decision(rt, device) is trust.Answer.QUARANTINE
+    assert release(rt, AN, row)["state"] == State.ENDED
+    assert decision(rt, device) is trust.Answer.ALLOW
+
+
+def test_row_and_signal_of_a_lengthened_containment_end_together(rt: Runtime) -> None:
+    """Else the doors let a device in while its containment is said to be in force."""
+    device = new_device(rt)
+    row = approve(rt, BINH, propose(rt, CHI, device, Level.QUARANTINE, until=timedelta(hours=1)))
+    propose(rt, CHI, device, Level.ISOLATE, until=timedelta(hours=9))
+    with clock.travel(timedelta(hours=2)), rt.db.read() as connection:
+        assert containment.find(connection, row["id"])["until"] > clock.now()
+        assert trust.decision(connection, device.id).answer is trust.Answer.QUARANTINE
+
+
+@pytest.mark.parametrize("body", [b"[" * 60_000, b'{"a": NaN}', b'{"a": "\\u0000"}', b'{"a": 1e999}', b"\xff", b"7"])
+def test_a_peers_strange_answer_is_an_answer(body: bytes) -> None:
+    """The request had its effect; an answer that breaks the worker would have it sent again."""
+    assert http_step._fields(body) == {}
+
+
+def test_renewing_without_end_is_refused(signer_rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new key is a signature, a row and a sealed fact; the whole city shares one signer."""
+    monkeypatch.setattr(enrolment, "RENEWALS", 3)
+    cam = camera(signer_rt)
+    mine = key()
+    certificate = cam.enrol(signer_rt, csr(mine)).certificate
+
+    def renew() -> Any:
+        fresh = csr(key(), subject=certificate.subject, names=list(_names(certificate)))
+        return service.reenrol(signer_rt, device_id=cam.id, certificate=certificate, csr_der=fresh)
+
+    renew()
+    renew()
+    with pytest.raises(TooManyRenewals) as refused:
+        renew()
+    assert 3000 < refused.value.fields["retry_after"] <= 3600
+    with clock.travel(timedelta(minutes=61)):
+        assert renew().certificate
+
+
+def _names(certificate: Any) -> Any:
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+
+def test_reporting_without_end_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "REPORTS", 3)
+    device, made = house.device(), house.published()
+
+    def report(outcome: InstallOutcome) -> Any:
+        return delivery.report(house.rt, device, release_id=made.id, version="2.0.0", outcome=outcome)
+
+    for outcome in (InstallOutcome.FAILED, InstallOutcome.INSTALLED, InstallOutcome.FAILED):
+        report(outcome)
+    with pytest.raises(TooManyReports):
+        report(InstallOutcome.INSTALLED)
+    assert report(InstallOutcome.FAILED)  # the same again is no new fact
