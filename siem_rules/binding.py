@@ -10,6 +10,7 @@ A device that names nobody, or whose syslog head carries a name that no device h
 itself. If the name is another registered device's, the line is a claim about that one, and stays a claim.
 """
 
+import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def bind(event: LogEvent, subject_field: str, resolve: Resolve) -> Binding:
         if itself is not None:
             return _bound(itself, claim or itself.name)
     elif sender.site is not None and claim:
-        found = resolve(claim, sender.site)
+        found = _best(claim, resolve(claim, sender.site))
         if len(found) == 1 and found[0].site == sender.site:
             return _bound(found[0], claim)
     return Binding(False, None, claim, sender.site or "", ("claim", sender.label, claim))
@@ -93,7 +94,25 @@ def _itself(sender: Sender, claim: str, resolve: Resolve, *, silent: bool) -> Kn
     if not claim or claim in (own.id, own.name, own.address):
         return own
     # Only a head's word is worth asking the registry for: a flood of made-up names must not become one of queries.
-    return own if silent and not resolve(claim, None) else None
+    return own if silent and not _best(claim, resolve(claim, None)) else None
+
+
+def _best(claim: str, found: tuple[Known, ...]) -> tuple[Known, ...]:
+    """Those that the claim means: by id or name; by address only if nobody is called so and it is an IP address.
+
+    The address is free text of whoever registers a device. It must take no other device's name from it, nor the word
+    that cameras write into their syslog heads.
+    """
+    named = tuple(device for device in found if claim in (device.id, device.name))
+    return named or (found if _is_address(claim) else ())
+
+
+def _is_address(claim: str) -> bool:
+    try:
+        ipaddress.ip_address(claim.strip("[]"))
+    except ValueError:
+        return "." in claim  # a host name of the operator's network
+    return True
 
 
 def _named(event: LogEvent, subject_field: str) -> str | None:
@@ -130,8 +149,9 @@ class Registry:
         )
         if site is not None:
             query = query.where(columns.site == site)
+        called = sa.case((sa.or_(columns.id == claim, columns.name == claim), 0), else_=1)
         with self._database.read() as connection:
-            rows = connection.execute(query.limit(3)).all()
+            rows = connection.execute(query.order_by(called).limit(3)).all()
         found = tuple(
             Known(str(row.id), str(row.name), str(row.vendor), row.site or "", row.address or "") for row in rows
         )

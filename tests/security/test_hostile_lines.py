@@ -19,7 +19,7 @@ from siem_rules.delivery import Delivery, Sender
 from siem_rules.errors import BacklogFull
 from siem_rules.models import alerts
 from siem_rules.schema.event import parse
-from tests.siem_rules.support import RECORDING, detect, device, documents, raised, send, shifted
+from tests.siem_rules.support import RECORDING, collector, detect, device, documents, raised, send, shifted
 
 PROBE = "Nov 22 16:19:02 camera authpriv.info sh: XMHDIPC: applet not found"
 
@@ -126,3 +126,18 @@ def test_waiting_bodies_of_one_sender_leave_room_for_others() -> None:
     with room.for_sender("device:a") as again:
         assert again.take(elastic.OF_ONE)
     assert not room._taken
+
+
+def test_an_address_takes_no_name_from_anybody(open_rt: Runtime) -> None:
+    """A manufacturer registers a device whose "address" is its rival's name, or what all cameras call themselves."""
+    rival = device(open_rt, "cam-rival")
+    for number, address in enumerate(("cam-rival", "cam-rival", "cam-rival", "camera")):
+        device(open_rt, f"squatter-{number}", address=address)
+    send(open_rt, collector("gw"), documents(probe("cam-rival")))
+    bare = {name: value for name, value in probe("").items() if name != "host"}  # its syslog head says "camera"
+    send(open_rt, rival, documents(bare))
+    detect(open_rt)
+    with open_rt.db.read() as connection:
+        rows = connection.execute(sa.select(alerts.c.device_id, alerts.c.subject_bound)).all()
+    assert rows
+    assert {tuple(row) for row in rows} == {(rival.id, True)}
