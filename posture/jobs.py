@@ -23,9 +23,7 @@ ACTOR = system("posture")
 BATCH = 200  # devices judged anew in one go
 
 
-def ask(
-    rt: Runtime, connection: sa.Connection, device_id: str, engagement_id: str | None, *, actor: Principal
-) -> str:
+def ask(rt: Runtime, connection: sa.Connection, device_id: str, engagement_id: str | None, *, actor: Principal) -> str:
     """Make an assessment due, in the caller's transaction; the device is looked at by the worker.
 
     Returns:

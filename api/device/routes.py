@@ -4,7 +4,12 @@ The rule: an operation needs a verified device whose trust decision is allow or 
 written ``METHOD /path`` as the route is; the door does not start when one names no route.
 """
 
-ROUTES: tuple[str, ...] = ("api.device.own", "api.device.est", "api.device.bulk", "api.device.firmware",)
+ROUTES: tuple[str, ...] = (
+    "api.device.own",
+    "api.device.est",
+    "api.device.bulk",
+    "api.device.firmware",
+)
 
 # Reached without a certificate. Each of these authenticates in its own way or tells nothing that is not public.
 OPEN: frozenset[str] = frozenset(

@@ -95,7 +95,9 @@ def _export(rt: Any, args: argparse.Namespace) -> int:
         length = file.tell()
     draft.replace(path)
     result = {"file": str(path), "bytes": length}
-    cliutil.show(result, as_json=args.json, text=f"{path}: {length} bytes. Check it: lachan ledger verify {path} --key KEY")
+    cliutil.show(
+        result, as_json=args.json, text=f"{path}: {length} bytes. Check it: lachan ledger verify {path} --key KEY"
+    )
     return cliutil.OK
 
 

@@ -137,8 +137,10 @@ def header(value: dict[str, Any]) -> Header:
     if value["format"] != FORMAT:
         raise Malformed(f"the format is not {FORMAT}")
     scope = value["scope"]
-    if not isinstance(scope, dict) or scope.keys() != Scope().json().keys() or not all(
-        part is None or isinstance(part, str) for part in scope.values()
+    if (
+        not isinstance(scope, dict)
+        or scope.keys() != Scope().json().keys()
+        or not all(part is None or isinstance(part, str) for part in scope.values())
     ):
         raise Malformed("the scope is malformed")
     try:

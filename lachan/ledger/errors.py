@@ -30,4 +30,7 @@ class NotSealed(NotFound):
 class LedgerDiverged(Conflict):
     """The database and the signer's last checkpoint do not belong to one history."""
 
-    title, hint = "The ledger does not extend its last checkpoint", "Restore database and signer folder from one backup."
+    title, hint = (
+        "The ledger does not extend its last checkpoint",
+        "Restore database and signer folder from one backup.",
+    )

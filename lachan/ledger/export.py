@@ -68,7 +68,10 @@ def _values(
             raise NotSealed("The ledger has no checkpoint yet.")
         point, note = last
         scope = Scope(
-            device_id, vendor, clock.iso(period.start) if period.start else None, clock.iso(period.end) if period.end else None
+            device_id,
+            vendor,
+            clock.iso(period.start) if period.start else None,
+            clock.iso(period.end) if period.end else None,
         )
         contents = _contents(connection, point, scope, period)
         nodes = tree.StoredNodes(connection)
@@ -86,9 +89,7 @@ def _values(
                 yield _event(next(bodies), point, nodes)
 
 
-def _contents(
-    connection: sa.Connection, point: Checkpoint, scope: Scope, period: Period
-) -> list[tuple[int, str, str]]:
+def _contents(connection: sa.Connection, point: Checkpoint, scope: Scope, period: Period) -> list[tuple[int, str, str]]:
     query = sa.select(leaves.c.leaf_index, events.c.id, events.c.name).join(events, events.c.seq == leaves.c.event_seq)
     query = query.where(leaves.c.leaf_index < point.size).order_by(leaves.c.leaf_index)
     if scope.device_id is not None:
@@ -138,6 +139,8 @@ def _earlier(since: str, point: Checkpoint, nodes: merkle.Nodes) -> dict[str, An
         return None
     old = parse_checkpoint(since)
     if old.size > point.size:
-        raise NoteRefused(f"The earlier checkpoint has {old.size} events, this ledger {point.size}: its tail is missing.")
+        raise NoteRefused(
+            f"The earlier checkpoint has {old.size} events, this ledger {point.size}: its tail is missing."
+        )
     proof = merkle.consistency_path(old.size, point.size, nodes)
     return {"checkpoint": since, "proof": [document.b64(step) for step in proof]}

@@ -130,7 +130,9 @@ def _ask(rt: Runtime, edge: merkle.Frontier, known: int) -> str:
         old = int(answer["size"])
         if old > size:
             break
-    raise LedgerDiverged(f"The signer's last checkpoint has {old} leaves, the database {size}.", signed=old, stored=size)
+    raise LedgerDiverged(
+        f"The signer's last checkpoint has {old} leaves, the database {size}.", signed=old, stored=size
+    )
 
 
 def _publish(rt: Runtime, folder: Path) -> None:

@@ -70,7 +70,9 @@ def checkpoint(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]
 
 def is_known(connection: sa.Connection, subject: str) -> bool:
     """Whether the database knows the checkpoint of this size."""
-    return connection.execute(sa.select(checkpoints.c.size).where(checkpoints.c.size == int(subject))).first() is not None
+    return (
+        connection.execute(sa.select(checkpoints.c.size).where(checkpoints.c.size == int(subject))).first() is not None
+    )
 
 
 def verifier(keys: KeyStore) -> Verifier:

@@ -20,7 +20,9 @@ from lachan.outbox import events
 TILE_HEIGHT = 8  # levels that one C2SP tile spans
 TILE_WIDTH = 1 << TILE_HEIGHT
 TILES_KEPT = 64
-_XMIN = sa.text("SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s")
+_XMIN = sa.text(
+    "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint FROM pg_current_snapshot() s"
+)
 
 
 class StoredNodes:

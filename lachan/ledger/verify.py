@@ -141,7 +141,9 @@ class _Check:
                 elif value.get("type") == "end":
                     ended = True
                     if value != {"type": "end", "lines": number - 1, "sha256": digest.hexdigest()}:
-                        self.found(Fault.MALFORMED, "the digest at the end does not fit: some line was changed", line=number)
+                        self.found(
+                            Fault.MALFORMED, "the digest at the end does not fit: some line was changed", line=number
+                        )
                 else:
                     self._take(document.entry(value, number))
             except Malformed as error:
@@ -199,8 +201,17 @@ class _Check:
         for entry in self.entries:
             start, end = entry.span
             if start < highest:
-                what = "stands after a later one, or twice" if isinstance(entry, EventLine) else "hashes stand out of order"
-                self.found(Fault.REORDERED, f"it {what}", index=start if isinstance(entry, EventLine) else None, line=entry.line)
+                what = (
+                    "stands after a later one, or twice"
+                    if isinstance(entry, EventLine)
+                    else "hashes stand out of order"
+                )
+                self.found(
+                    Fault.REORDERED,
+                    f"it {what}",
+                    index=start if isinstance(entry, EventLine) else None,
+                    line=entry.line,
+                )
             highest = max(highest, end)
         reached = 0
         for start, end in sorted(entry.span for entry in self.entries):

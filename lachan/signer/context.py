@@ -78,6 +78,8 @@ def strict(request: Mapping[str, Any], wanted: Mapping[str, type | UnionType]) -
             found[name] = None
             continue
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-            raise SignatureRefused(f"the field {name!r} is {type(value).__name__}, wanted {getattr(kind, '__name__', kind)}")
+            raise SignatureRefused(
+                f"the field {name!r} is {type(value).__name__}, wanted {getattr(kind, '__name__', kind)}"
+            )
         found[name] = value
     return found

@@ -42,7 +42,12 @@ class Dispatcher:
     """
 
     def __init__(
-        self, settings: Settings, db: Database, keys: KeyStore, signing: Mapping[str, str], on_refusal: Callable[[], None]
+        self,
+        settings: Settings,
+        db: Database,
+        keys: KeyStore,
+        signing: Mapping[str, str],
+        on_refusal: Callable[[], None],
     ) -> None:
         self.folder: Path = settings.signer_home
         self.settings, self.db, self.keys = settings, db, keys

@@ -14,5 +14,7 @@ reconciled = sa.Table(
     "signer_reconciled",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("position", sa.BigInteger, nullable=False, comment="byte of the signer's log up to which it was compared"),
+    sa.Column(
+        "position", sa.BigInteger, nullable=False, comment="byte of the signer's log up to which it was compared"
+    ),
 )

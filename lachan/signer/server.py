@@ -48,7 +48,12 @@ class SignerServer:
     """
 
     def __init__(
-        self, settings: Settings, db: Database, *, keys: KeyStore | None = None, signing: Mapping[str, str] | None = None
+        self,
+        settings: Settings,
+        db: Database,
+        *,
+        keys: KeyStore | None = None,
+        signing: Mapping[str, str] | None = None,
     ) -> None:
         folder = settings.signer_home
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)

@@ -144,7 +144,9 @@ def _complete(target: Target, found: list[Observation], ports: list[Port]) -> li
         sweep = observe("net.port_sweep_vs_ixit", Outcome.SILENT, "ports_seen", text, address=target.host)
         found.append(replace(sweep, ports=tuple(opened)))
     elif opened:
-        sweep = observe("net.port_sweep_vs_ixit", Outcome.UNREACHABLE, "unreachable", _silent(ports), address=target.host)
+        sweep = observe(
+            "net.port_sweep_vs_ixit", Outcome.UNREACHABLE, "unreachable", _silent(ports), address=target.host
+        )
         found.append(replace(sweep, ports=tuple(opened)))
     said = {o.probe for o in found}
     for method, names in PROBES.items():
@@ -166,7 +168,9 @@ def _why(target: Target, name: str, method: str, found: list[Observation], ports
     if any(port.state == "silent" for port in ports):
         return observe(name, Outcome.UNREACHABLE, "unreachable", _silent(ports), address=target.host)
     if not any(port.state == "open" for port in ports):
-        return observe(name, Outcome.UNREACHABLE, "all_closed", "every port refused the connection", address=target.host)
+        return observe(
+            name, Outcome.UNREACHABLE, "all_closed", "every port refused the connection", address=target.host
+        )
     return observe(name, Outcome.SILENT, "no_service", "no such service on the ports looked at", address=target.host)
 
 

@@ -81,7 +81,9 @@ def _banner(target: Target, page: Page) -> Observation:
     said = "; ".join(filter(None, (page.answer.header("server"), page.answer.header("x-powered-by"))))
     where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
     if _VERSION.search(said):
-        return observe("http.banner", Outcome.CONTRADICTS, "version_disclosed", f"tells its version: {said[:100]}", **where)
+        return observe(
+            "http.banner", Outcome.CONTRADICTS, "version_disclosed", f"tells its version: {said[:100]}", **where
+        )
     return observe("http.banner", Outcome.SILENT, "nothing_found", "names no version", **where)
 
 
@@ -96,7 +98,9 @@ def _authentication(target: Target, page: Page) -> list[Observation]:
         code, detail = "basic_over_cleartext", "takes passwords by Basic authentication without TLS"
         return [observe(name, Outcome.CONTRADICTS, code, detail, **where) for name in names]
     if "digest" in schemes and clear and not any("sha-256" in c.lower() for c in page.challenges):
-        first = observe(names[0], Outcome.CONTRADICTS, "digest_md5", "offers Digest with MD5 only, without TLS", **where)
+        first = observe(
+            names[0], Outcome.CONTRADICTS, "digest_md5", "offers Digest with MD5 only, without TLS", **where
+        )
     else:
         first = observe(names[0], Outcome.CONFIRMS, "login_scheme_sound", f"asks by {', '.join(schemes)}", **where)
     return [first, observe(names[1], Outcome.SILENT, "nothing_found", "no Basic login without TLS here", **where)]
@@ -129,7 +133,9 @@ def _addresses(target: Target, page: Page, paths: Iterable[Mapping[str, str]]) -
     for entry, answer in pages:
         name = names[entry["kind"]]
         if name not in hits and _given(entry, answer):
-            code = {"backup": "backup_file", "listing": "directory_listing", "config": "configuration_open"}[entry["kind"]]
+            code = {"backup": "backup_file", "listing": "directory_listing", "config": "configuration_open"}[
+                entry["kind"]
+            ]
             text = f"hands out {entry['path']} without a login"
             hits[name] = observe(
                 name, Outcome.CONTRADICTS, code, text, port=page.port, address=answer.address,

@@ -32,7 +32,13 @@ def verifier(tmp_path: Path) -> Path:
         "GOMODCACHE": str(caches / "mod"), "GOWORK": "off", "GOTOOLCHAIN": "local",
     }  # fmt: skip
     built = subprocess.run(
-        [go, "build", "-o", program, "."], cwd=HERE, env=environment, capture_output=True, text=True, check=False, timeout=170
+        [go, "build", "-o", program, "."],
+        cwd=HERE,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
     )
     if "dial tcp" in built.stderr or "no such host" in built.stderr:
         need.missing("needs golang.org/x/mod, and the Go module proxy cannot be reached")

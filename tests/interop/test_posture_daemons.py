@@ -177,7 +177,9 @@ $SERVER["socket"] == "{BAD}:8080" {{
     )  # fmt: skip
     net.start("busybox", "telnetd", "-F", "-l", "/bin/false", "-p", "23", "-b", BAD, port=23, address=BAD)
     subprocess.run(["dropbearkey", "-t", "rsa", "-s", "1024", "-f", folder / "host"], check=True, capture_output=True)
-    net.start("dropbear", "-F", "-E", "-r", folder / "host", "-p", f"{BAD}:22", "-P", folder / "pid", port=22, address=BAD)
+    net.start(
+        "dropbear", "-F", "-E", "-r", folder / "host", "-p", f"{BAD}:22", "-P", folder / "pid", port=22, address=BAD
+    )
 
 
 def _good(net: Net, folder: Path) -> None:
@@ -236,12 +238,19 @@ def test_the_planted_faults_of_a_real_bad_camera(net: Net, rt: Runtime) -> None:
     with rt.db.read() as connection:
         decision = trust.decision(connection, device_id)
     assert decision.answer is Answer.LIMITED
-    assert {(s.ref, s.reason) for s in decision.reasons} >= {("CAM-1.1", "default_login_accepted"), ("CAM-6.3", "telnet_open")}
+    assert {(s.ref, s.reason) for s in decision.reasons} >= {
+        ("CAM-1.1", "default_login_accepted"),
+        ("CAM-6.3", "telnet_open"),
+    }
     declare(rt)
     service.assess(rt, device_id, actor=ANALYST)
     with rt.db.read() as connection:
         verdict = next(v for v, _, _ in service.current(connection, device_id) if v.criterion == "CAM-6.1")
-    assert (verdict.result, verdict.reason, verdict.detail) == ("fail", "undeclared_port", "open, but not declared: 22, 23, 80")
+    assert (verdict.result, verdict.reason, verdict.detail) == (
+        "fail",
+        "undeclared_port",
+        "open, but not declared: 22, 23, 80",
+    )
 
 
 def test_a_real_good_camera_gets_no_pass_from_silence(net: Net, rt: Runtime) -> None:
@@ -297,7 +306,9 @@ def test_a_name_of_loopback_gets_nothing(net: Net, rt: Runtime) -> None:
 
 def test_outside_its_window_or_scope_nothing_is_sent(net: Net, rt: Runtime) -> None:
     now = clock.now()
-    device_id, early = engaged(rt, BAD, "early", not_before=now + timedelta(hours=1), not_after=now + timedelta(hours=2))
+    device_id, early = engaged(
+        rt, BAD, "early", not_before=now + timedelta(hours=1), not_after=now + timedelta(hours=2)
+    )
     before = net.packets()
     with pytest.raises(SocketRefused) as refused:
         net.inside(lambda: service.assess(rt, device_id, actor=ANALYST, engagement_id=early))

@@ -31,7 +31,9 @@ def story(ledger_rt: Runtime) -> Runtime:
         ids = [
             devices.register(
                 connection,
-                devices.NewDevice(name=f"cam-{i}", vendor=f"vendor-{i}", model="m", serial_number=f"s{i}", site="north"),
+                devices.NewDevice(
+                    name=f"cam-{i}", vendor=f"vendor-{i}", model="m", serial_number=f"s{i}", site="north"
+                ),
                 actor=system("test"),
             ).id
             for i in range(2)
@@ -158,7 +160,9 @@ def test_the_command_verifies_with_the_export_and_a_key_alone(story: Runtime, tm
         outbox.append(connection, events.SignedIn(user="an"), actor=system("test"))
     sealer.seal_now(story)
     old.write_text((story.settings.data / "ledger" / "checkpoint").read_text())
-    cut = lachan("verify", str(file), "--key", str(keys), "--since", str(old))  # the export of before: its tail is missing
+    cut = lachan(
+        "verify", str(file), "--key", str(keys), "--since", str(old)
+    )  # the export of before: its tail is missing
     assert cut.returncode == 1
     assert "truncated: " in cut.stdout
     assert lachan("verify", str(file), "--key", str(file)).returncode == 1

@@ -110,7 +110,9 @@ def test_a_crash_after_any_step_is_mended(ledger_rt: Runtime, monkeypatch: pytes
 
 def test_the_steps_of_this_test_are_those_of_the_code():
     source = Path(sealer.__file__).read_text()
-    assert [line.split('"ledger.')[1].split('"')[0] for line in source.splitlines() if 'reached("ledger.' in line] == list(STEPS)
+    assert [
+        line.split('"ledger.')[1].split('"')[0] for line in source.splitlines() if 'reached("ledger.' in line
+    ] == list(STEPS)
 
 
 def test_a_lost_note_and_lost_files_are_made_again(ledger_rt: Runtime):

@@ -19,7 +19,9 @@ FULL = write(BODIES)
 SCOPED = write(BODIES, scope=Scope(device_id="d0"))
 EVENTS = range(1, len(BODIES) + 1)  # their lines in FULL
 sizes = st.integers(1, 70)
-scopes = st.sampled_from([Scope(), Scope(device_id="d0"), Scope(device_id="d1", start="2026-11-22T10:00:07"), Scope(vendor="none")])
+scopes = st.sampled_from(
+    [Scope(), Scope(device_id="d0"), Scope(device_id="d1", start="2026-11-22T10:00:07"), Scope(vendor="none")]
+)
 
 
 def refused(lines, **more) -> list[dict]:
@@ -31,7 +33,8 @@ def refused(lines, **more) -> list[dict]:
 def names(findings: list[dict], i: int, fault: Fault | None = None) -> bool:
     """Whether the event that stood at this place is named: index, id and name."""
     return any(
-        (f["index"], f["id"], f["name"]) == (i, f"id-{i}", f"Fact{i % 4}") and fault in (None, f["fault"]) for f in findings
+        (f["index"], f["id"], f["name"]) == (i, f"id-{i}", f"Fact{i % 4}") and fault in (None, f["fault"])
+        for f in findings
     )
 
 
@@ -78,7 +81,9 @@ def test_any_change_to_an_event_line_is_named(size: int, scope: Scope, data: st.
         changed = data.draw(st.integers(0, 80).filter(lambda i: i != index))
     else:
         proof = value["proof"]
-        changed = data.draw(st.sampled_from([[*proof, b64(bytes(32))], proof[1:] if proof else [b64(bytes(32))], proof[::-1]]))
+        changed = data.draw(
+            st.sampled_from([[*proof, b64(bytes(32))], proof[1:] if proof else [b64(bytes(32))], proof[::-1]])
+        )
         if changed == proof:
             return
     assert names(refused(edit(lines, number, **{field: changed})), index)
@@ -101,7 +106,7 @@ def test_a_changed_byte_in_an_event_line_names_the_event(data: st.DataObject):
     place = data.draw(st.integers(0, len(line) - 2))
     letter = data.draw(st.integers(32, 126).filter(lambda c: c != line[place]))
     changed = line[:place] + bytes([letter]) + line[place + 1 :]
-    for lines in ([*FULL[:number], changed, *FULL[number + 1:]], seal([*FULL[:number], changed, *FULL[number + 1:]])):
+    for lines in ([*FULL[:number], changed, *FULL[number + 1 :]], seal([*FULL[:number], changed, *FULL[number + 1 :]])):
         assert names(refused(lines), number - 1)
 
 

@@ -22,9 +22,7 @@ def running(house: House, device_id: str) -> str | None:
 
 def report(house: House, device, release, outcome=INSTALLED, version=None, detail=""):
     version = version or release.version
-    return delivery.report(
-        house.rt, device, release_id=release.id, version=version, outcome=outcome, detail=detail
-    )
+    return delivery.report(house.rt, device, release_id=release.id, version=version, outcome=outcome, detail=detail)
 
 
 def told(house: House) -> int:

@@ -201,8 +201,5 @@ def test_a_session_without_csrf_approves_nothing(town: Town, house: House) -> No
         headers = {"Cookie": session.headers["Cookie"]}
         body = {"digest": release.digest}
         assert http.post(f"/api/v1/releases/{release.id}/approve", json=body, headers=headers).status_code == 403
-        wrong = http.post(
-            f"/api/v1/releases/{release.id}/approve", json={"digest": "0" * 64}, headers=session.headers
-        )
+        wrong = http.post(f"/api/v1/releases/{release.id}/approve", json={"digest": "0" * 64}, headers=session.headers)
         assert (wrong.status_code, wrong.json()["code"]) == (409, "digest-moved")
-

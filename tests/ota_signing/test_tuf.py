@@ -238,9 +238,7 @@ def expire(mirror: Mirror, role: str) -> None:
     if role != "timestamp":
         stamp = mirror.metadata(files["timestamp"])
         meta = tuf_metadata._file(mirror.metadata(files["snapshot"]).read_bytes())
-        stamp.write_bytes(
-            forge(stamp, key_of(mirror.house, "timestamp"), lambda s: setattr(s, "snapshot_meta", meta))
-        )
+        stamp.write_bytes(forge(stamp, key_of(mirror.house, "timestamp"), lambda s: setattr(s, "snapshot_meta", meta)))
 
 
 def test_changed_and_endless_firmware_is_refused(mirror: Mirror) -> None:

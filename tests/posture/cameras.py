@@ -190,7 +190,9 @@ def digest_fits(said: str, *, user: str, password: str) -> bool:
     return given["response"] == hexed(f"{first}:{middle}:{second}")
 
 
-def make_certificate(folder: Path, *, name: str = "camera", key: str = "ec", days: int = 30, digest: str = "sha256") -> Path:
+def make_certificate(
+    folder: Path, *, name: str = "camera", key: str = "ec", days: int = 30, digest: str = "sha256"
+) -> Path:
     """A self-signed certificate and its key as PEM files; the path of the certificate (the key ends in ``.key``)."""
     kind = ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"] if key == "ec" else [f"rsa:{key}"]
     path = folder / f"{name}.pem"

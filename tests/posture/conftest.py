@@ -21,7 +21,9 @@ APPROVER = person("binh", Role.APPROVER)
 ALL = tuple(Method)
 
 
-def register(rt: Runtime, name: str = "cam-1", *, address: str | None = "127.0.0.1", vendor: str = "acme") -> devices.Device:
+def register(
+    rt: Runtime, name: str = "cam-1", *, address: str | None = "127.0.0.1", vendor: str = "acme"
+) -> devices.Device:
     """A camera in the registry."""
     new = devices.NewDevice(
         name=name, vendor=vendor, model="C1", serial_number=f"SN-{name}", site="hk", ward="Hàng Bạc", address=address

@@ -47,7 +47,10 @@ def test_from_request_to_verdict(door: tuple[Town, httpx.Client], rt: Runtime, b
     asked = send(client, analyst, "/engagements", **body(device.id, bad.port))
     assert asked.status_code == 201, asked.text
     engagement = asked.json()
-    assert (engagement["state"], engagement["targets"]) == ("requested", [{"device_id": device.id, "address": "127.0.0.1"}])
+    assert (engagement["state"], engagement["targets"]) == (
+        "requested",
+        [{"device_id": device.id, "address": "127.0.0.1"}],
+    )
 
     early = send(client, analyst, f"/devices/{device.id}/assess", engagement_id=engagement["id"])
     assert early.status_code == 409
@@ -78,7 +81,9 @@ def test_from_request_to_verdict(door: tuple[Town, httpx.Client], rt: Runtime, b
     proof = client.get(f"/api/v1/posture/assessments/{run_id}/proof?criterion=CAM-1.1", headers=analyst.headers).json()
     assert proof["root"] == whole["merkle_root"]
     counted = client.get("/api/v1/posture/counts?by=ward", headers=analyst.headers).json()
-    assert counted == [{"key": "Hàng Bạc", "devices": 1, "assessed": 1, "pass": 0, "fail": 6, "not_applicable": 0, "unknown": 44}]
+    assert counted == [
+        {"key": "Hàng Bạc", "devices": 1, "assessed": 1, "pass": 0, "fail": 6, "not_applicable": 0, "unknown": 44}
+    ]
 
     stopped = send(client, approver, f"/engagements/{engagement['id']}/stop", reason="done")
     assert stopped.json()["state"] == "stopped"

@@ -67,7 +67,9 @@ def test_drafts_and_unseen_texts_never_hold() -> None:
 
 
 def test_what_can_only_be_refuted_by_network_is_marked_so() -> None:
-    refute = {row.id for row in catalogue().device_criteria() if row.primary is Primary.NETWORK and row.can is Can.REFUTE}
+    refute = {
+        row.id for row in catalogue().device_criteria() if row.primary is Primary.NETWORK and row.can is Can.REFUTE
+    }
     assert {"CAM-1.1", "CAM-5.2", "CAM-5.3", "CAM-6.2", "CAM-6.3"} <= refute
 
 

@@ -24,7 +24,9 @@ from tests.posture.conftest import ANALYST, APPROVER, approved, register, wanted
 BOTH = person("both", Role.ANALYST, Role.APPROVER)
 
 
-def request(rt: Runtime, device_id: str, *ports: int, actor: Principal = ANALYST, **changes: Any) -> engagements.Engagement:
+def request(
+    rt: Runtime, device_id: str, *ports: int, actor: Principal = ANALYST, **changes: Any
+) -> engagements.Engagement:
     with rt.db.write() as connection:
         return engagements.request(connection, wanted(device_id, *ports, **changes), actor=actor)
 
@@ -59,7 +61,10 @@ def test_nobody_approves_their_own(rt: Runtime) -> None:
     ("who", "error"),
     [
         (person("binh", Role.APPROVER, session=None), PersonNeeded),
-        (Principal(kind=PrincipalKind.TOKEN, id="t", name="t", roles=frozenset({Role.APPROVER}), session="s"), PersonNeeded),
+        (
+            Principal(kind=PrincipalKind.TOKEN, id="t", name="t", roles=frozenset({Role.APPROVER}), session="s"),
+            PersonNeeded,
+        ),
         (person("chi", Role.ANALYST), Forbidden),
         (person("root", Role.ADMIN), Forbidden),
     ],

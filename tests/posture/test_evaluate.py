@@ -57,7 +57,9 @@ def quiet(*, outcome: Outcome = Outcome.SILENT, code: str = "nothing_found") -> 
     return [observe(name, outcome, code, "looked") for name in sorted(IMPLEMENTED)]
 
 
-def judge(observations: list[Observation], declared: Declaration | None = None, *, as_of: date = DAY) -> dict[str, Verdict]:
+def judge(
+    observations: list[Observation], declared: Declaration | None = None, *, as_of: date = DAY
+) -> dict[str, Verdict]:
     return {v.criterion: v for v in evaluate(catalogue(), observations, declared, as_of=as_of, at=clock.now())}
 
 
@@ -73,7 +75,13 @@ def test_silence_is_never_a_pass() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from([o for o in Outcome if o is not Outcome.CONFIRMS]), min_size=len(IMPLEMENTED), max_size=len(IMPLEMENTED)))
+@given(
+    st.lists(
+        st.sampled_from([o for o in Outcome if o is not Outcome.CONFIRMS]),
+        min_size=len(IMPLEMENTED),
+        max_size=len(IMPLEMENTED),
+    )
+)
 def test_nothing_but_confirmation_or_declaration_passes(outcomes: list[Outcome]) -> None:
     seen = [observe(name, outcome, "x", "y") for name, outcome in zip(sorted(IMPLEMENTED), outcomes, strict=True)]
     assert all(v.result is not Result.PASS for v in judge(seen).values())
@@ -94,7 +102,10 @@ def test_declared_and_tested_passes_as_declared() -> None:
 
 
 def test_declared_but_never_looked_at() -> None:
-    assert (judge([], declaration())["CAM-1.1"].result, judge([], declaration())["CAM-1.1"].reason) == (Result.UNKNOWN, "no_engagement")
+    assert (judge([], declaration())["CAM-1.1"].result, judge([], declaration())["CAM-1.1"].reason) == (
+        Result.UNKNOWN,
+        "no_engagement",
+    )
 
 
 def test_what_was_seen_beats_what_was_declared() -> None:
@@ -114,7 +125,9 @@ def test_what_was_seen_beats_what_was_declared() -> None:
     ],
 )
 @pytest.mark.parametrize("declared", [None, declaration()])
-def test_what_could_not_be_looked_at_is_unknown(outcome: Outcome, code: str, reason: str, declared: Declaration | None) -> None:
+def test_what_could_not_be_looked_at_is_unknown(
+    outcome: Outcome, code: str, reason: str, declared: Declaration | None
+) -> None:
     verdict = judge(replaced("cred.default_http", outcome, code), declared)["CAM-1.1"]
     assert (verdict.result, verdict.reason) == (Result.UNKNOWN, reason)
 
@@ -132,13 +145,26 @@ def test_partly_confirmed_is_not_confirmed() -> None:
 
 
 def test_one_bad_port_outweighs_a_good_one() -> None:
-    seen = [*replaced("tls.versions", Outcome.CONFIRMS, port=443), observe("tls.versions", Outcome.CONTRADICTS, "old_tls_accepted", "TLS 1.0", port=8443)]
+    seen = [
+        *replaced("tls.versions", Outcome.CONFIRMS, port=443),
+        observe("tls.versions", Outcome.CONTRADICTS, "old_tls_accepted", "TLS 1.0", port=8443),
+    ]
     assert judge(seen)["HN-V1-tls"].reason == "old_tls_accepted"
 
 
 def test_records_of_other_rooms_are_not_implemented() -> None:
     verdicts = judge(quiet(), declaration())
-    for row in ("CAM-3.5", "CAM-3.1", "CAM-3.3", "CAM-11.7", "HN-V1-x509", "HN-L2-ota", "CAM-4.3", "CAM-7.1", "CAM-10.1"):
+    for row in (
+        "CAM-3.5",
+        "CAM-3.1",
+        "CAM-3.3",
+        "CAM-11.7",
+        "HN-V1-x509",
+        "HN-L2-ota",
+        "CAM-4.3",
+        "CAM-7.1",
+        "CAM-10.1",
+    ):
         assert (verdicts[row].result, verdicts[row].reason) == (Result.UNKNOWN, "not_implemented"), row
         assert "not implemented yet" in verdicts[row].detail
 

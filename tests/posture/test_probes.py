@@ -75,7 +75,9 @@ def test_the_vendors_pairs_come_first() -> None:
     order = [pair["id"] for pair in login._ordered(catalogue().pairs, "Hikvision")]
     assert order[0] == "hikvision-admin-12345"
     assert not any(name.startswith(("axis", "dahua")) for name in order)
-    assert not any(name.startswith(("axis", "dahua", "hik")) for name in [p["id"] for p in login._ordered(catalogue().pairs, "")])
+    assert not any(
+        name.startswith(("axis", "dahua", "hik")) for name in [p["id"] for p in login._ordered(catalogue().pairs, "")]
+    )
 
 
 def test_a_device_that_locks_is_left_alone(bad: BadCamera) -> None:
@@ -126,11 +128,15 @@ class RedirectHandler(BadHandler):
 
 
 def test_redirects_are_not_followed(cameras: Callable[..., Any], bad: BadCamera) -> None:
-    handler: type[BaseHTTPRequestHandler] = type("H", (RedirectHandler,), {"elsewhere": f"http://127.0.0.1:{bad.port}/"})
+    handler: type[BaseHTTPRequestHandler] = type(
+        "H", (RedirectHandler,), {"elsewhere": f"http://127.0.0.1:{bad.port}/"}
+    )
     seen = look(target(cameras(BadCamera.start(handler)).port))
     assert bad.connections == 0
     assert seen["net.plaintext_services"].outcome is Outcome.SILENT
-    to_tls: type[BaseHTTPRequestHandler] = type("S", (RedirectHandler,), {"elsewhere": f"https://127.0.0.1:{bad.port}/"})
+    to_tls: type[BaseHTTPRequestHandler] = type(
+        "S", (RedirectHandler,), {"elsewhere": f"https://127.0.0.1:{bad.port}/"}
+    )
     assert look(target(cameras(BadCamera.start(to_tls)).port))["net.plaintext_services"].code == "redirects_to_tls"
     assert bad.connections == 0
 
@@ -248,7 +254,9 @@ def test_observations_come_back_as_they_were(bad: BadCamera) -> None:
 
 def test_digest_answers_as_the_standard_says() -> None:
     """RFC 7616 3.4.1: the camera computes the same from what was sent, with the right password only."""
-    challenge = 'Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm=SHA-256, nonce="7ypf", opaque="FQhe"'
+    challenge = (
+        'Digest realm="http-auth@example.org", qop="auth, auth-int", algorithm=SHA-256, nonce="7ypf", opaque="FQhe"'
+    )
     said = login.authorization(challenge, user="Mufasa", password="Circle of Life")
     from tests.posture.cameras import digest_fits
 

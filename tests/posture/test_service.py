@@ -143,7 +143,9 @@ def test_an_assessment_is_one_event_over_a_tree(rt: Runtime, bad: BadCamera) -> 
     with pytest.raises(AssessmentNotFound):
         service.proof(found, "CAM-99")
     with rt.db.read() as connection:
-        kept = connection.execute(sa.select(catalogues.c.document).where(catalogues.c.hash == event.catalogue)).scalar_one()
+        kept = connection.execute(
+            sa.select(catalogues.c.document).where(catalogues.c.hash == event.catalogue)
+        ).scalar_one()
     assert kept == catalogue().document, "the catalogue that judged can be read again"
 
 
@@ -177,7 +179,11 @@ def test_outside_the_window_nothing_is_sent(rt: Runtime, bad: BadCamera, window:
     device, now = register(rt), clock.now()
     with clock.travel(timedelta(hours=-3)):
         engagement = approved(
-            rt, device.id, bad.port, not_before=now + timedelta(hours=window[0]), not_after=now + timedelta(hours=window[1])
+            rt,
+            device.id,
+            bad.port,
+            not_before=now + timedelta(hours=window[0]),
+            not_after=now + timedelta(hours=window[1]),
         )
     with pytest.raises(SocketRefused) as refused:
         service.assess(rt, device.id, actor=ANALYST, engagement_id=engagement.id)

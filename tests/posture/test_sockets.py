@@ -72,7 +72,9 @@ def reason(made: Scope, host: str, port: int, *, method: str = "http") -> Refusa
 
 def test_what_is_named_is_connected(witness: Witness) -> None:
     sockets.connect(scope(f"127.0.0.1:{witness.port}"), "127.0.0.1", witness.port, timeout=2, method="http").close()
-    sockets.connect(scope("127.0.0.0/8:" + str(witness.port)), "localhost", witness.port, timeout=2, method="http").close()
+    sockets.connect(
+        scope("127.0.0.0/8:" + str(witness.port)), "localhost", witness.port, timeout=2, method="http"
+    ).close()
 
 
 def test_refusals_reach_nobody(witness: Witness) -> None:
@@ -110,7 +112,12 @@ def test_special_addresses_need_their_own_line(address: str) -> None:
     with pytest.raises(SocketRefused) as refused:
         sockets.permit(everything, address, 80, method="http")
     assert refused.value.reason is Refusal.SPECIAL_ADDRESS
-    exact = Scope("t", (Entry(network=ipaddress.ip_network(address.removeprefix("::ffff:"))),), frozenset({"http"}), frozenset({80}))
+    exact = Scope(
+        "t",
+        (Entry(network=ipaddress.ip_network(address.removeprefix("::ffff:"))),),
+        frozenset({"http"}),
+        frozenset({80}),
+    )
     assert str(sockets.permit(exact, address, 80, method="http")) in address
 
 
@@ -186,7 +193,9 @@ def test_one_request_is_sent_as_asked(witness: Witness) -> None:
     assert sent.endswith("webhook-id: 1\r\n\r\n{}")
 
 
-@pytest.mark.parametrize("url", ["ftp://h/", "http://an:pw@h/", "file:///etc/passwd", "http://", "http://h:x/", "http://h/a b"])
+@pytest.mark.parametrize(
+    "url", ["ftp://h/", "http://an:pw@h/", "file:///etc/passwd", "http://", "http://h:x/", "http://h/a b"]
+)
 def test_urls_that_are_not_fetched(url: str) -> None:
     with pytest.raises(Invalid):
         http_get(scope("0.0.0.0/0:80"), url, timeout=1)
@@ -194,7 +203,12 @@ def test_urls_that_are_not_fetched(url: str) -> None:
 
 def test_headers_cannot_be_smuggled(witness: Witness) -> None:
     with pytest.raises(Invalid):
-        http_get(scope(f"127.0.0.1:{witness.port}"), f"http://127.0.0.1:{witness.port}/", timeout=1, headers={"a": "b\r\nc: d"})
+        http_get(
+            scope(f"127.0.0.1:{witness.port}"),
+            f"http://127.0.0.1:{witness.port}/",
+            timeout=1,
+            headers={"a": "b\r\nc: d"},
+        )
     assert witness.connections == []
 
 

@@ -25,7 +25,9 @@ from tests.posture.cameras import BadCamera, SServer, make_certificate
 
 def target(port: int) -> Target:
     entry = Entry(network=ipaddress.ip_network("127.0.0.1"), ports=frozenset({port}))
-    scope = Scope("t", (entry,), frozenset({"connect", "tls", "http", "default-login", "banner"}), rate=1000.0, burst=1000)
+    scope = Scope(
+        "t", (entry,), frozenset({"connect", "tls", "http", "default-login", "banner"}), rate=1000.0, burst=1000
+    )
     return Target(host="127.0.0.1", scope=scope, ports=(port,))
 
 
@@ -52,7 +54,8 @@ def test_every_version_that_a_server_accepts_is_seen(server: Callable[..., SServ
 
 
 @pytest.mark.parametrize(
-    ("options", "spoken"), [(("-tls1_2",), "TLS 1.2"), (("-tls1_3",), "TLS 1.3"), (("-min_protocol", "TLSv1.2"), "TLS 1.2, TLS 1.3")]
+    ("options", "spoken"),
+    [(("-tls1_2",), "TLS 1.2"), (("-tls1_3",), "TLS 1.3"), (("-min_protocol", "TLSv1.2"), "TLS 1.2, TLS 1.3")],
 )
 def test_current_versions_are_confirmed(server: Callable[..., SServer], options: tuple[str, ...], spoken: str) -> None:
     seen = look(server(*options).port)
@@ -69,7 +72,9 @@ def test_a_server_of_one_old_version_only(server: Callable[..., SServer]) -> Non
 
 
 def test_weak_suites_are_seen(server: Callable[..., SServer]) -> None:
-    outcome, code, detail = look(server("-tls1_2", "-cipher", "AECDH-AES128-SHA:NULL-SHA:AES128-SHA:@SECLEVEL=0", key="2048").port)["tls.ciphers"]
+    outcome, code, detail = look(
+        server("-tls1_2", "-cipher", "AECDH-AES128-SHA:NULL-SHA:AES128-SHA:@SECLEVEL=0", key="2048").port
+    )["tls.ciphers"]
     assert (outcome, code) == (Outcome.CONTRADICTS, "weak_cipher")
     assert "AECDH-AES128" in detail or "NULL" in detail
 
@@ -93,7 +98,10 @@ def test_expired_and_not_yet_valid(server: Callable[..., SServer], tmp_path: Pat
     with clock.travel(timedelta(days=11)):
         assert tls.judge_certificate(der.public_bytes(Encoding.DER), port=1, address="").code == "certificate_expired"
     with clock.travel(timedelta(days=-1)):
-        assert tls.judge_certificate(der.public_bytes(Encoding.DER), port=1, address="").code == "certificate_not_yet_valid"
+        assert (
+            tls.judge_certificate(der.public_bytes(Encoding.DER), port=1, address="").code
+            == "certificate_not_yet_valid"
+        )
     assert tls.judge_certificate(b"\x30\x00", port=1, address="").outcome is Outcome.ERROR
 
 
@@ -124,7 +132,11 @@ def test_openssl_agrees(server: Callable[..., SServer]) -> None:
     """The same server asked by `openssl s_client`: another program, the same answer."""
     port = server("-tls1_2").port
     said = subprocess.run(
-        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}"], input=b"", capture_output=True, timeout=20, check=False
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}"],
+        input=b"",
+        capture_output=True,
+        timeout=20,
+        check=False,
     )
     assert b"Protocol  : TLSv1.2" in said.stdout or b"New, TLSv1.2" in said.stdout
     assert "TLS 1.2" in look(port)["tls.versions"][2]
