@@ -110,8 +110,7 @@ def report(
     """Take a device's word on an update; the same report again changes nothing.
 
     Args:
-        rt: the installation.
-        device: the device, as its certificate proves it.
+        rt, device: the installation; the device, as its certificate proves it.
         release_id: what it tried to install.
         version: what it runs now.
         outcome: what became of it.

@@ -82,6 +82,12 @@ class NewContainment(BaseModel):
     )
 
 
+class Approval(Note):
+    """Why somebody approves, and what they saw when they decided."""
+
+    level: Level | None = Field(None, description="The `wanted` that was read; another one by now is refused.")
+
+
 class KillSwitch(BaseModel):
     """The global stop of all automatic containment."""
 
@@ -152,10 +158,10 @@ def propose_containment(
 
 
 @router.post("/{containment_id}/approve", summary="Approve a containment", responses=documented(403, 404, 409))
-def approve_containment(containment_id: str, body: Note, caller: Approver, rt: Open) -> ContainmentDetail:
+def approve_containment(containment_id: str, body: Approval, caller: Approver, rt: Open) -> ContainmentDetail:
     """Approves what the containment waits for; a person's session only, and never the proposer's."""
     with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.approve(rt, connection, caller, containment_id=containment_id, note=body.note)
+        decisions.approve(rt, connection, caller, containment_id=containment_id, note=body.note, level=body.level)
         return ContainmentDetail.model_validate(schemas.show_containment(rt, connection, caller, containment_id))
 
 

@@ -39,6 +39,8 @@ async def _from_our_page(request: Request) -> None:
 @router.post("", summary="Sign in", status_code=201, dependencies=[Depends(_from_our_page)], responses=documented(410))
 def sign_in(body: SignIn, response: Response, rt: Annotated[Runtime, Depends(runtime)]) -> Session:
     """Turns a one-time link's token into a session cookie; a link works once and for 15 minutes."""
+    with rt.db.read() as connection:
+        people.check_link(connection, rt.settings.data, body.token)
     with rt.db.write() as connection:
         new = people.sign_in(connection, rt.settings.data, body.token)
     response.set_cookie(

@@ -92,14 +92,28 @@ def _require_no_machine(actor: Principal) -> None:
         raise PersonNeeded(f"{actor.label} is no person.", permission=str(Permission.USERS_WRITE))
 
 
+def check_link(connection: sa.Connection, data: Path, token: str) -> None:
+    """Look whether a link could sign in, without writing: strangers' guesses must not queue for SQLite's one writer.
+
+    Raises:
+        BadLink: it was used, is too old, or is none.
+    """
+    link: Any = connection.execute(_link(data, token)).mappings().first()
+    if link is None or link["used_at"] is not None or link["expires_at"] <= clock.now():
+        raise BadLink
+
+
+def _link(data: Path, token: str) -> Any:
+    return sa.select(sign_in_links).where(sign_in_links.c.hash == hashed(data, token))
+
+
 def sign_in(connection: sa.Connection, data: Path, token: str) -> NewSession:
     """Turn a link's token into a session; once.
 
     Raises:
         BadLink: it was used, is too old, or is none.
     """
-    query = sa.select(sign_in_links).where(sign_in_links.c.hash == hashed(data, token))
-    link: Any = connection.execute(for_update(query, connection)).mappings().first()
+    link: Any = connection.execute(for_update(_link(data, token), connection)).mappings().first()
     if link is None or link["used_at"] is not None or link["expires_at"] <= clock.now():
         raise BadLink
     connection.execute(sign_in_links.update().where(sign_in_links.c.hash == link["hash"]).values(used_at=clock.now()))

@@ -53,20 +53,30 @@ def propose(
 
 
 def approve(
-    rt: Runtime, connection: sa.Connection, principal: Principal, *, containment_id: str, note: str = ""
+    rt: Runtime,
+    connection: sa.Connection,
+    principal: Principal,
+    *,
+    containment_id: str,
+    note: str = "",
+    level: Level | None = None,
 ) -> dict[str, Any]:
     """Approve what a containment waits for; the last needed approval lets it take effect at once.
 
+    Args:
+        rt, connection: the installation, and an open `Database.write`.
+        principal, containment_id, note: who approves what, and why.
+        level: what the person saw that it waits for; None takes whatever it waits for now.
+
     Raises:
         PersonNeeded, Forbidden: not a person's session, or not an approver.
-        NotWaiting: it waits for nobody.
+        NotWaiting: it waits for nobody, or for another level than the person saw.
         FourEyes: the person proposed it, or has approved it already.
     """
     require(principal, Permission.RUNS_APPROVE)
-    row = _waiting(connection, principal, containment_id)
-    given = decide_once(
-        connection, principal, subject_id=row["id"], kind=f"contain-{row['round']}", decision="approve", note=note
-    )
+    row = _waiting(connection, principal, containment_id, level=level)
+    kind = f"contain-{row['round']}"
+    given = decide_once(connection, principal, subject_id=row["id"], kind=kind, decision="approve", note=note)
     event = RunApproved(
         device_id=row["device_id"], run_id=row["run_id"], containment_id=row["id"], person=principal.label
     )
@@ -188,10 +198,14 @@ def given(connection: sa.Connection, subject_id: str) -> list[dict[str, Any]]:
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _waiting(connection: sa.Connection, principal: Principal, containment_id: str) -> dict[str, Any]:
+def _waiting(
+    connection: sa.Connection, principal: Principal, containment_id: str, *, level: Level | None = None
+) -> dict[str, Any]:
     row = service.locked(connection, containment_id, principal)
     if row["state"] not in OPEN or not row["guard"]:
         raise NotWaiting(f"Containment {row['id']} is {row['state']} and waits for nobody.")
+    if level is not None and level != row["wanted"]:
+        raise NotWaiting(f"It waits for {row['wanted']} now, not for {level}: look at it again.")
     _not_the_proposer(row, principal)
     return row
 

@@ -20,6 +20,7 @@ from soar_playbooks.containment import decisions
 from soar_playbooks.containment import service as containment
 from soar_playbooks.containment.service import State
 from soar_playbooks.errors import FourEyes
+from tests.api.support import Town
 from tests.conftest import person
 from tests.ota_signing.conftest import House
 from tests.pki.support import camera, csr, key
@@ -122,3 +123,23 @@ def test_reporting_without_end_is_refused(house: House, monkeypatch: pytest.Monk
     with pytest.raises(TooManyReports):
         report(InstallOutcome.INSTALLED)
     assert report(InstallOutcome.FAILED)  # the same again is no new fact
+
+
+def test_what_was_approved_is_what_was_read(doors: Town) -> None:
+    """An analyst asks for more between the approver's look and click: the click then approves nothing."""
+    device = doors.add_device("cam-1")
+    chi, an = doors.sign_in("chi", Role.ANALYST), doors.sign_in("an", Role.APPROVER)
+    place = "/api/v1/containments"
+    with doors.client("people") as client:
+        asked = {"device_id": device.id, "level": "degrade", "reason": "odd"}
+        read = client.post(place, json=asked, headers=chi.headers).json()
+        assert client.post(place, json=asked | {"level": "isolate"}, headers=chi.headers).status_code == 201
+        approve = f"{place}/{read['id']}/approve"
+        refused = client.post(approve, json={"level": read["wanted"]}, headers=an.headers)
+        assert (refused.status_code, refused.json()["code"]) == (409, "not-waiting")
+        form = an.headers | {"Origin": doors.rt.settings.people_url}
+        by_form = client.post(f"/containments/{read['id']}/approve", data={"level": "degrade"}, headers=form)
+        assert by_form.status_code == 409
+        assert client.get(f"{place}/{read['id']}", headers=an.headers).json()["state"] == "waiting"
+        taken = client.post(approve, json={"level": "isolate"}, headers=an.headers)
+        assert (taken.status_code, taken.json()["level"]) == (200, "isolate")

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from api.people.access import may, runtime
 from api.people.console import pages
+from lachan.enforcement import Level
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
 from soar_playbooks import faults, schemas
@@ -70,10 +71,16 @@ def kill_switch_by_form(
 
 
 @router.post("/containments/{containment_id}/approve")
-def approve_containment_by_form(containment_id: str, caller: Approver, rt: Open, note: Note = "") -> Response:
-    """A person approves what the containment waits for."""
+def approve_containment_by_form(
+    containment_id: str,
+    caller: Approver,
+    rt: Open,
+    note: Note = "",
+    level: Annotated[Level | None, Form()] = None,
+) -> Response:
+    """A person approves what the page said that the containment waits for."""
     with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.approve(rt, connection, caller, containment_id=containment_id, note=note)
+        decisions.approve(rt, connection, caller, containment_id=containment_id, note=note, level=level)
     return pages.back(f"/containments/{containment_id}", said="approved")
 
 

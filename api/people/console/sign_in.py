@@ -42,8 +42,11 @@ def sign_in_by_form(
     token: Annotated[str, Form(min_length=16, max_length=400)], rt: Annotated[Runtime, Depends(runtime)]
 ) -> Response:
     """Turns a link's token into a session, once."""
+    secret = token.strip().rpartition("#")[2]
+    with rt.db.read() as connection:
+        people.check_link(connection, rt.settings.data, secret)
     with rt.db.write() as connection:
-        new = people.sign_in(connection, rt.settings.data, token.strip().rpartition("#")[2])
+        new = people.sign_in(connection, rt.settings.data, secret)
     answer = RedirectResponse("/", status_code=303, headers=pages.HEADERS)
     life = int(people.SESSION_LIFE.total_seconds())
     answer.set_cookie(COOKIE, new.secret, max_age=life, secure=True, httponly=True, samesite="lax", path="/")
