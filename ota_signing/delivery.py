@@ -123,10 +123,7 @@ def report(
     """
     require(device, Permission.SELF)
     with rt.db.write() as connection:
-        lock = for_update(sa.select(devices.devices.c.id).where(devices.devices.c.id == device.id), connection)
-        connection.execute(lock)
-        known = devices.get(connection, device.id)
-        row = _made_for(connection, known, releases.c.id == release_id)
+        row = _made_for(connection, _locked(connection, device.id), releases.c.id == release_id)
         if outcome is InstallOutcome.INSTALLED and version != row["version"]:
             raise Invalid(f"The release is {row['version']}, not {version}.", field="version")
         before = _last(connection, device.id)
@@ -144,6 +141,13 @@ def report(
         event = FirmwareInstalled(device_id=device.id, release_id=release_id, version=version, outcome=outcome)
         outbox.append(connection, event, actor=device)
         return made
+
+
+def _locked(connection: sa.Connection, device_id: str) -> devices.Device:
+    """The device, its row locked, so that its reports are taken one after another."""
+    row = sa.select(devices.devices.c.id).where(devices.devices.c.id == device_id)
+    connection.execute(for_update(row, connection))
+    return devices.get(connection, device_id)
 
 
 def _refuse_flood(connection: sa.Connection, device_id: str) -> None:

@@ -53,14 +53,9 @@ def propose(
 
 
 def approve(
-    rt: Runtime,
-    connection: sa.Connection,
-    principal: Principal,
-    *,
-    containment_id: str,
-    note: str = "",
-    level: Level | None = None,
-) -> dict[str, Any]:
+    rt: Runtime, connection: sa.Connection, principal: Principal, *,
+    containment_id: str, note: str = "", level: Level | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Approve what a containment waits for; the last needed approval lets it take effect at once.
 
     Args:
@@ -77,10 +72,8 @@ def approve(
     row = _waiting(connection, principal, containment_id, level=level)
     kind = f"contain-{row['round']}"
     given = decide_once(connection, principal, subject_id=row["id"], kind=kind, decision="approve", note=note)
-    event = RunApproved(
-        device_id=row["device_id"], run_id=row["run_id"], containment_id=row["id"], person=principal.label
-    )
-    outbox.append(connection, event, actor=principal)
+    told = {"device_id": row["device_id"], "run_id": row["run_id"], "containment_id": row["id"]}
+    outbox.append(connection, RunApproved(**told, person=principal.label), actor=principal)
     if given < row["needed"]:
         return row | {"approvals": given}
     until = clock.now() + (row["until"] - row["created_at"]) if row["until"] is not None else None
