@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +18,7 @@ from enum import IntEnum
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.errors import LachanError
+from lachan.errors import LachanError, TooMany
 from lachan.runtime import Runtime
 from pki import der
 from pki.authorities import hierarchy
@@ -27,6 +28,7 @@ from pki.status_signing import HASHES, OCSP_AT_ONCE, OCSP_LIFE, issuer_hashes
 MAX_AGE = 30  # seconds that an HTTP cache may keep an answer; ours sees a change at once
 LIMIT = 8 * 1024
 _KEPT = 4096
+SIGNED_RATE, SIGNED_BURST = 20.0, 200.0  # answers that must be signed anew, for one address: a second, and at once
 _NONCE = der.oid("1.3.6.1.5.5.7.48.1.2")
 _ALGORITHMS = {der.oid(dotted): name for name, dotted in HASHES.items()}
 
@@ -74,22 +76,23 @@ class Answer:
     max_age: int = 0
 
 
-def answer(rt: Runtime, request: bytes) -> Answer:
+def answer(rt: Runtime, request: bytes, *, source: str = "") -> Answer:
     """Answer one OCSP request; errors are answers too (RFC 6960 2.3).
 
     Args:
         rt: the installation.
         request: DER of an OCSPRequest.
+        source: address of a stranger who asks; remembered answers are free, new ones are counted against it.
     """
     try:
         question = parse(request)
     except der.MalformedDer:
         return _error(Status.MALFORMED_REQUEST)
-    return reply(rt, question)
+    return reply(rt, question, source=source)
 
 
-def reply(rt: Runtime, question: Question) -> Answer:
-    """Answer one question that was taken apart already."""
+def reply(rt: Runtime, question: Question, *, source: str = "") -> Answer:
+    """Answer one question that was taken apart already; ``source`` as in `answer`."""
     try:
         issuer = hierarchy(rt.db).issuing
         for certificate in question.certificates:
@@ -97,8 +100,8 @@ def reply(rt: Runtime, question: Question) -> Answer:
             if not hmac.compare_digest(b"".join(names), certificate.name_hash + certificate.key_hash):
                 return _error(Status.UNAUTHORIZED)
         if question.nonce or len(question.certificates) > 1:
-            return Answer(_sign(rt, question), Status.SUCCESSFUL)
-        return Answer(_remembered(rt, question), Status.SUCCESSFUL, MAX_AGE)
+            return Answer(_sign(rt, question, source), Status.SUCCESSFUL)
+        return Answer(_remembered(rt, question, source), Status.SUCCESSFUL, MAX_AGE)
     except LachanError as error:
         return _error(Status.TRY_LATER if error.status in (429, 503) else Status.INTERNAL_ERROR)
 
@@ -151,7 +154,36 @@ def _nonce(extensions: der.Reader) -> bytes:
     return b""
 
 
-def _sign(rt: Runtime, question: Question) -> bytes:
+class _Purses:
+    """What each address may still have signed: a nonce or a made-up serial number costs a signature and a log line."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def spend(self, source: str) -> None:
+        """Take one.
+
+        Raises:
+            TooMany: The address has none left.
+        """
+        now = time.monotonic()
+        with self._lock:
+            left, since = self._left.pop(source, (SIGNED_BURST, now))
+            left = min(SIGNED_BURST, left + (now - since) * SIGNED_RATE)
+            self._left[source] = (max(0.0, left - 1), now) if left >= 1 else (left, now)
+            while len(self._left) > _KEPT:
+                self._left.popitem(last=False)
+        if left < 1:
+            raise TooMany("This address asks for too many new answers.", retry_after=1)
+
+
+_purses = _Purses()
+
+
+def _sign(rt: Runtime, question: Question, source: str) -> bytes:
+    if source:
+        _purses.spend(source)
     wanted = [{"hash": c.hash, "serial_number": c.serial} for c in question.certificates]
     response: bytes = rt.signer.request("ocsp", certificates=wanted, nonce=question.nonce)["response"]
     return response
@@ -180,7 +212,7 @@ class _Memory:
 _memory = _Memory()
 
 
-def _remembered(rt: Runtime, question: Question) -> bytes:
+def _remembered(rt: Runtime, question: Question, source: str) -> bytes:
     asked = question.certificates[0]
     serial = f"{int.from_bytes(asked.serial, 'big', signed=True):x}"
     query = sa.select(certificates.c.state_version).where(certificates.c.serial_number == serial)
@@ -189,7 +221,7 @@ def _remembered(rt: Runtime, question: Question) -> bytes:
     key = (str(rt.settings.data), asked.hash, asked.serial, version)
     content = _memory.get(key)
     if content is None:
-        content = _sign(rt, question)
+        content = _sign(rt, question, source)
         _memory.put(key, content)
     return content
 

@@ -55,9 +55,9 @@ async def posted(request: Request) -> bytes:
 
 
 @router.post("/ocsp", summary="Ask for the status of certificates")
-def ocsp_post(rt: Open, body: Annotated[bytes, Depends(posted)]) -> Response:
+def ocsp_post(request: Request, rt: Open, body: Annotated[bytes, Depends(posted)]) -> Response:
     """OCSP over POST (RFC 6960 A.1); errors are OCSP answers too."""
-    return _answer(rt, body)
+    return _answer(request, rt, body)
 
 
 @router.get("/ocsp/{encoded:path}", summary="Ask for the status of certificates, cacheable")
@@ -68,10 +68,10 @@ def ocsp_get(request: Request, rt: Open) -> Response:
         body = base64.b64decode(unquote_to_bytes(raw), validate=True)
     except binascii.Error:
         body = b""
-    return _answer(rt, body)
+    return _answer(request, rt, body)
 
 
-def _answer(rt: Runtime, body: bytes) -> Response:
-    found = ocsp.answer(rt, body)
+def _answer(request: Request, rt: Runtime, body: bytes) -> Response:
+    found = ocsp.answer(rt, body, source=request.client.host if request.client else "unknown")
     cache = f"max-age={found.max_age}, public, no-transform, must-revalidate" if found.max_age else "no-store"
     return Response(found.content, headers={"Cache-Control": cache}, media_type="application/ocsp-response")

@@ -5,6 +5,7 @@ clients send the same token as ``ApiKey base64(id:rest)``.
 """
 
 import base64
+import re
 import zlib
 from collections.abc import Iterable
 from datetime import timedelta
@@ -23,6 +24,7 @@ from lachan.identity.principal import Principal, PrincipalKind, require
 from lachan.identity.secrets import hashed, random_text, same
 from lachan.ids import new_id
 
+_SHORT = re.compile(r"[0-9a-f]{32}")
 MACHINE_ROLES = frozenset(Role) - {Role.DEVICE, Role.APPROVER}
 
 
@@ -72,7 +74,7 @@ def parse(text: str) -> tuple[str, str]:
     """
     body, _, check = text.removeprefix("lachan_").rpartition("_")
     short, _, secret = body.partition("_")
-    if not text.startswith("lachan_") or len(short) != 32 or not same(_check(body), check):
+    if not text.startswith("lachan_") or not _SHORT.fullmatch(short) or not same(_check(body), check):
         raise BadToken("The text is no lachan token, or it was mistyped.")
     return f"{short[:8]}-{short[8:12]}-{short[12:16]}-{short[16:20]}-{short[20:]}", secret
 

@@ -1,19 +1,23 @@
 """Releases that were agreed to for something else; devices with a good certificate that ask without end."""
 
+import zlib
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509 import ocsp as library
 
 from lachan import clock, trust
 from lachan.enforcement import Level
-from lachan.identity import Principal, Role
+from lachan.identity import Principal, Role, tokens
+from lachan.identity.errors import BadToken
 from lachan.runtime import Runtime
 from ota_signing import delivery
 from ota_signing.errors import TooManyReports
 from ota_signing.schemas import InstallOutcome
-from pki import enrolment, service
+from pki import enrolment, ocsp, service
 from pki.errors import TooManyRenewals
 from soar_playbooks import http_step
 from soar_playbooks.containment import decisions
@@ -143,3 +147,36 @@ def test_what_was_approved_is_what_was_read(doors: Town) -> None:
         assert client.get(f"{place}/{read['id']}", headers=an.headers).json()["state"] == "waiting"
         taken = client.post(approve, json={"level": "isolate"}, headers=an.headers)
         assert (taken.status_code, taken.json()["level"]) == (200, "isolate")
+
+
+def test_a_stranger_cannot_have_the_signer_sign_without_end(
+    signer_rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each nonce is a new signature and a line of a log that never shrinks; others are still answered."""
+    monkeypatch.setattr(ocsp, "SIGNED_BURST", 3.0)
+    monkeypatch.setattr(ocsp, "SIGNED_RATE", 0.0001)
+    monkeypatch.setattr(ocsp, "_purses", ocsp._Purses())
+    cam = camera(signer_rt)
+    certificate = cam.enrol(signer_rt, csr(key())).certificate
+    asked = library.OCSPRequestBuilder().add_certificate(
+        certificate, service.hierarchy(signer_rt.db).issuing, hashes.SHA256()
+    )
+
+    def ask(source: str, nonce: bytes = b"") -> ocsp.Status:
+        made = asked.add_extension(x509.OCSPNonce(nonce), critical=False) if nonce else asked
+        request = made.build().public_bytes(serialization.Encoding.DER)
+        return ocsp.answer(signer_rt, request, source=source).status
+
+    assert ask("192.0.2.1") is ocsp.Status.SUCCESSFUL
+    found = [ask("192.0.2.1", bytes([number]) * 16) for number in range(1, 5)]
+    assert found == [ocsp.Status.SUCCESSFUL] * 2 + [ocsp.Status.TRY_LATER] * 2
+    assert ask("192.0.2.1") is ocsp.Status.SUCCESSFUL  # remembered: free
+    assert ask("192.0.2.2", b"n" * 16) is ocsp.Status.SUCCESSFUL
+    assert ask("", b"n" * 16) is ocsp.Status.SUCCESSFUL  # ourselves
+
+
+@pytest.mark.parametrize("short", ["\0" * 32, "0" * 31 + "é", "Z" * 32])
+def test_a_token_that_no_database_could_look_up_is_no_token(short: str) -> None:
+    body = f"{short}_secret"
+    with pytest.raises(BadToken):
+        tokens.parse(f"lachan_{body}_{zlib.crc32(body.encode()):08x}")
