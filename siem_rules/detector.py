@@ -106,6 +106,7 @@ class Detector:
         self._marks: dict[str, deque[tuple[float, int]]] = {}
         self._findings: list[Finding] = []
         self._told: dict[tuple[str, ...], tuple[float, frozenset[str]]] = {}
+        self._begun: dict[tuple[str, int], int] = {}  # records that a silent database interrupted: the line to go on at
         self._judged = 0  # how many of the findings were asked whether they are urgent
         self._saved = self._kept_house = time.monotonic()
         self.counters: Counter[str] = Counter()
@@ -176,7 +177,10 @@ class Detector:
         if not marks or received - marks[-1][0] > 10:
             marks.append((received, record.offset))
         found: list[Finding] = []
+        begin = self._begun.pop((stream, record.offset), 0)
         for number, key in enumerate(delivery.line_keys()):
+            if number < begin:
+                continue
             if key is not None and not self._seen.add(key):
                 self.counters["repeated"] += 1
                 continue
@@ -184,6 +188,12 @@ class Detector:
             try:
                 event = parse(delivery, number, stream=stream, offset=record.offset)
                 found += self.engine.process(event, received=received)
+            except sa.exc.OperationalError:  # the registry does not answer: from this line on again, later
+                if key is not None:
+                    self._seen.forget(key)
+                self._begun[stream, record.offset] = number
+                self._findings += found
+                raise
             except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
                 # A line that our code does not understand must not blind the detector to the next one.
                 self.counters["unreadable"] += 1

@@ -16,10 +16,11 @@ from siem_rules import alerts as alert_rows
 from siem_rules import bulk, engine, ingest, ruleset
 from siem_rules.binding import Binding
 from siem_rules.delivery import Delivery, Sender
+from siem_rules.detector import Detector
 from siem_rules.errors import BacklogFull
 from siem_rules.models import alerts
 from siem_rules.schema.event import parse
-from tests.siem_rules.support import RECORDING, collector, detect, device, documents, raised, send, shifted
+from tests.siem_rules.support import EXPECTED, RECORDING, collector, detect, device, documents, raised, send, shifted
 
 PROBE = "Nov 22 16:19:02 camera authpriv.info sh: XMHDIPC: applet not found"
 
@@ -141,3 +142,30 @@ def test_an_address_takes_no_name_from_anybody(open_rt: Runtime) -> None:
         rows = connection.execute(sa.select(alerts.c.device_id, alerts.c.subject_bound)).all()
     assert rows
     assert {tuple(row) for row in rows} == {(rival.id, True)}
+
+
+@pytest.mark.parametrize("batch", ["", "key"])
+def test_a_database_that_was_away_costs_no_line(open_rt: Runtime, batch: str) -> None:
+    """Whoever attacks while the database restarts is found all the same, once."""
+    send(open_rt, device(open_rt, "cam-a"), shifted(RECORDING), batch=batch)
+    detector = Detector(open_rt, ruleset.ours())
+    genuine, calls = detector.engine.process, 0
+
+    def process(event: Any, *, received: float) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 10 == 0:
+            raise sa.exc.OperationalError("SELECT", {}, Exception("gone away"))
+        return genuine(event, received=received)
+
+    detector.engine.process = process  # type: ignore[method-assign]
+    failures = 0
+    while True:
+        try:
+            if not detector.round():
+                break
+        except sa.exc.OperationalError:
+            failures += 1
+    detector.commit()
+    assert failures > 1
+    assert raised(open_rt) == dict.fromkeys(EXPECTED, 1)

@@ -51,7 +51,8 @@ def overview_page(
         opened = _count(connection, caller, alerts, Permission.ALERTS_READ, alive)
         times = _times_to_contain(connection, caller)
         enrolment = _enrolment(connection, caller)
-        switch = containment.kill_switch_state(connection)
+        known = caller.may(Permission.RUNS_READ)
+        switch = containment.kill_switch_state(connection) if known else {"active": False}
     return pages.render(
         request, "overview.html", queue=queue[:QUEUE], more=max(0, len(queue) - QUEUE), contained=contained,
         waiting=sum(task.mine for task in queue), alerts=opened, times=times, enrolment=enrolment, switch=switch,
