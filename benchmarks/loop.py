@@ -132,14 +132,20 @@ def one(city: City, story: Story, made: Device) -> tuple[float, float]:
 
 def ingest(city: City, made: Device, lines: int) -> float:
     """Lines per CPU-second of all server processes, until the last line was looked at."""
-    ordinary = replay.ending(replay.BENIGN, clock.now())
+    # Logins are left out: an ordinary day repeated forty times a second is a storm, and the detector says so.
+    ordinary = [pair for pair in replay.ending(replay.BENIGN, clock.now()) if b"assword" not in pair]
     before, sent = cpu(city), 0
     batch = 0
     while sent < lines:
         batch += 1
         own = [pair.replace(b"benign-", f"bench-{batch}-".encode()) for pair in ordinary * 40]
         pairs = [pair.replace(b'"_id": "', b'"_id": "%d-' % place) for place, pair in enumerate(own)]
-        assert made.bulk(b"".join(pairs).decode())["ok"]
+        answer = made.bulk(b"".join(pairs).decode())
+        if answer["status"] == 429:  # the detector is behind: the sender keeps its lines and waits, as it should
+            batch -= 1
+            time.sleep(1)
+            continue
+        assert answer["ok"], answer["error"]
         sent += len(pairs)
     idle = cpu(city)
     while True:  # the detector may still be at it: wait until a second costs next to nothing
