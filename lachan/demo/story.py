@@ -221,9 +221,9 @@ def alert(story: Story) -> Proof:
     detail = story.people["an"].get(f"/api/v1/alerts/{found[0]['id']}")
     tell(bool(detail["why"]) and bool(detail["evidence"]), "the alert does not say why")
     tell(detail["subject_bound"], "the alert is not bound to the device that spoke")
-    last = detail["evidence"][-1]["line"]
+    last = json.loads(detail["evidence"][-1]["line"])["message"]
     proof = story.proof("AlertRaised", TURNING, alert_id=detail["id"])
-    return proof, f"{detail['rule_title']} ({detail['severity']}): {last[-90:]!r}"
+    return proof, f"{detail['rule_title']} ({detail['severity']}): {last!r}"
 
 
 def _alerts(story: Story, outcome: str) -> list[dict[str, Any]]:
