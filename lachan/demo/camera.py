@@ -129,6 +129,8 @@ class Device:
 
     def update(self) -> dict[str, Any]:
         """One round of the update client that manufacturers are given (``examples/firmware_client.py``)."""
+        if not UPDATER.exists():
+            return {"ok": False, "error": "examples/firmware_client.py is not here: the demo runs from a checkout"}
         state = self.folder / "update"
         state.mkdir(exist_ok=True)
         words = {

@@ -14,6 +14,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from lachan import clock
 from lachan.runtime import Runtime
 from soar_playbooks.containment import decisions, reconciler
+from soar_playbooks.faults import Boundary
 from soar_playbooks.points.mosquitto import MosquittoPoint, _Admin
 from tests.soar_playbooks.support import AN, BINH, load, new_device, one_containment, raise_alert, told, work
+from tests.soar_playbooks.zygote import Zygote
 from tests.support.need import missing, program
 from tests.support.wait import until
 
@@ -262,15 +266,51 @@ def test_a_client_that_the_broker_does_not_know_is_watched_until_it_appears(town
     assert told(town, "EnforcementSettled")[-1].evidence["roles"] == ["device", "quarantine"]
 
 
+@pytest.mark.interop
+@pytest.mark.timeout(300)
+def test_killed_at_each_boundary_around_the_broker_the_device_is_cut_once(
+    town: Runtime, broker: Broker, database_url: str
+) -> None:
+    """Must show 8 at a real peer: a worker dies around the point's work; the broker's side shows one cut, not two."""
+    around = [b for b in Boundary if b.partition("-")[0] in {"enforce", "point", "settle"}]
+    assert len(around) == 5
+    names = know(town, "watcher", *(f"cam-{number}" for number in range(len(around))))
+    load(town)
+    zygote = Zygote(
+        town.settings.data, database_url, points="soar_playbooks.points.mosquitto:point", mosquitto_host="127.0.0.1",
+        mosquitto_port=broker.port, mosquitto_password_file=str(broker.folder / "password"), budget_sender=100,
+    )  # fmt: skip
+    watcher = Camera(broker, "watcher", names["watcher"])
+    try:
+        for number, boundary in enumerate(around):
+            name, begin = f"cam-{number}", 200 * number
+            camera = Camera(broker, name, names[name])
+            with clock.travel(timedelta(seconds=begin)):
+                device = new_device(town, name)
+                raise_alert(town, device)
+            assert zygote.live(fault=f"{boundary}:1", offset=begin) == [-9], boundary
+            assert zygote.live(offset=begin + 60) == zygote.live(offset=begin + 120) == [0]
+            until(lambda camera=camera: camera.drops, what=f"{boundary}: the live session was closed")  # type: ignore[misc]
+            until(camera.client.is_connected, what="the device is back, inside quarantine")
+            _silent(broker, camera, watcher)
+            assert len(camera.drops) == 1, boundary
+            mine = [event for event in told(town, "EnforcementSettled") if event.device_id == device.id]
+            assert [event.evidence["roles"] for event in mine] == [["device", "quarantine"]], boundary
+            camera.close()
+    finally:
+        watcher.close()
+        zygote.close()
+
+
 def _silent(broker: Broker, bad: Camera, watcher: Camera, *, since: int | None = None) -> None:
     """What the device says outside remediation is denied by the broker's own log, and nobody hears it."""
     begin = len(broker.lines()) if since is None else since
     heard = len(watcher.heard)
 
     def denied() -> bool:
-        bad.say("town/cam-1")
-        return len(broker.denied("cam-1", since=begin)) >= 5
+        bad.say(f"town/{bad.name}")
+        return len(broker.denied(bad.name, since=begin)) >= 5
 
     until(denied, every=0.05, what="the broker denies what the device says")
-    assert broker.published("cam-1", since=begin) == []
-    assert not [topic for topic, _ in watcher.heard[heard:] if topic == "town/cam-1"]
+    assert broker.published(bad.name, since=begin) == []
+    assert not [topic for topic, _ in watcher.heard[heard:] if topic == f"town/{bad.name}"]

@@ -1,7 +1,7 @@
 """Processes that can be killed cheaply: a program that has imported everything and forks one life per order.
 
-``python -m tests.soar_playbooks.zygote`` reads JSON lines: ``{"data", "url", "settings", "fault", "offset", "lives",
-"approve"}``. For each it forks ``lives`` children; each opens its own runtime, works until nothing is due, approves what
+``python -m tests.soar_playbooks.zygote`` reads JSON lines: ``{"data", "url", "settings", "points", "fault", "offset",
+"lives", "approve"}``. For each it forks ``lives`` children; each opens its own runtime, works until nothing is due, approves what
 waits for approval (as two persons) if told so, and goes on until nothing changes. It answers with their exit statuses
 (-9: killed). `Zygote` is the test's side of it.
 """
@@ -20,8 +20,10 @@ from typing import Any
 class Zygote:
     """Starts the program; `live` runs lives and gives their statuses."""
 
-    def __init__(self, data: Path, url: str, **settings: Any) -> None:
-        self.order = {"data": str(data), "url": url, "settings": settings}
+    def __init__(
+        self, data: Path, url: str, *, points: str = "tests.soar_playbooks.points:FilePoint", **settings: Any
+    ) -> None:
+        self.order = {"data": str(data), "url": url, "settings": settings, "points": [points]}
         root = Path(__file__).parents[2]
         command = [sys.executable, "-W", "ignore", "-m", "tests.soar_playbooks.zygote"]
         self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -52,7 +54,7 @@ def life(order: dict[str, Any]) -> None:
     if order["fault"]:
         os.environ["LACHAN_FAULT"] = order["fault"]
     rt = Runtime.open(Settings.load(order["data"], database_url=order["url"], **order["settings"]))
-    rt = replace(rt, wiring=replace(rt.wiring, enforcement=("tests.soar_playbooks.points:FilePoint",)))
+    rt = replace(rt, wiring=replace(rt.wiring, enforcement=tuple(order["points"])))
     worker = Worker(rt)
     while worker.run_due() or (order["approve"] and approve_one(rt)):
         pass
