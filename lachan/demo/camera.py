@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
 
 POLL = "/device/v1/firmware"
+TRIES = 3
 UPDATER = Path(__file__).parents[2] / "examples" / "firmware_client.py"
 
 
@@ -65,15 +66,23 @@ class Device:
     def send(
         self, method: str, path: str, body: bytes | None = None, *, certificate: bool = True, **headers: str
     ) -> tuple[int, bytes]:
-        """One request on a connection of its own."""
-        connection = self.connect(certificate=certificate)
-        try:
-            names = {key.replace("_", "-"): value for key, value in headers.items()}
-            connection.request(method, path, body, names)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        """One request on a connection of its own; made again if that was closed before any answer, as clients do.
+
+        A door closes a device's connections when the decision about it changes, also one that was just opened.
+        """
+        names = {key.replace("_", "-"): value for key, value in headers.items()}
+        for attempt in range(TRIES):
+            connection = self.connect(certificate=certificate)
+            try:
+                connection.request(method, path, body, names)
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+            except (ConnectionError, ssl.SSLEOFError):
+                if attempt == TRIES - 1:
+                    raise
+            finally:
+                connection.close()
+        raise AssertionError("unreachable")
 
     def enrol(
         self, secret: str = "", *, keep_key: bool = False, renew: bool = False, save: bool = True
@@ -167,9 +176,14 @@ class Device:
                 answer = b""
                 while part := tls.recv(65536):
                     answer += part
+                if not answer:
+                    raise ConnectionResetError("closed before any answer")
                 return int(answer.split()[1]), bool(tls.session_reused), tls.session
 
-        status, reused, session = request(earlier)
+        try:
+            status, reused, session = request(earlier)
+        except ConnectionError:
+            status, reused, session = request(earlier)
         self.resumable = (context, session)
         return {"ok": True, "status": status, "reused": reused}
 
