@@ -26,7 +26,7 @@ from lachan.errors import Unavailable
 from lachan.settings import Settings
 
 ROLES = ("sign", "doors", "detect", "work")
-READY_WITHIN = 60.0  # seconds
+READY_WITHIN = 120.0  # seconds
 STOP_WITHIN = 10.0  # seconds
 DOORS = ("people", "device", "status")
 
@@ -197,17 +197,21 @@ class Supervisor:
         self.children[role] = Child(role, process, reading, deaths)
 
     def _await(self, role: str) -> None:
-        child = self.children[role]
-        os.set_blocking(child.ready, False)
+        """Wait until a role says that it is ready; one that dies meanwhile is started again, twice at most."""
         deadline = time.monotonic() + READY_WITHIN
         while not self.stop.is_set():
+            child = self.children[role]
+            os.set_blocking(child.ready, False)
             with contextlib.suppress(BlockingIOError):
                 if os.read(child.ready, 6):
                     return
-            if child.process.poll() is not None:
-                raise Unavailable(
-                    f"The role {role} ended at its start with code {child.process.returncode}; see above."
-                )
+            code = child.process.poll()
+            if code is not None and child.deaths == 2:
+                raise Unavailable(f"The role {role} ended at its start with code {code}; see above.")
+            if code is not None:
+                log.get().error("a role ended at its start and is started again", role=role, code=code)
+                os.close(child.ready)
+                self._start(role, child.deaths + 1)
             if time.monotonic() > deadline:
                 raise Unavailable(f"The role {role} was not ready within {READY_WITHIN:.0f} s.")
             time.sleep(0.005)

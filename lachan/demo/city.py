@@ -41,6 +41,11 @@ def tell(condition: bool, sentence: str) -> None:
         raise StepFailed(sentence)
 
 
+def log_tail(path: Path) -> str:
+    """The end of a log, for people who ask why."""
+    return path.read_text("utf-8", errors="replace")[-1500:] if path.exists() else "no log"
+
+
 class Person:
     """Somebody signed in at the people door, with cookie and CSRF token."""
 
@@ -162,6 +167,7 @@ class City:
         line = self.server.stdout.readline()
         tell(bool(line), f"lachan did not start; see {self.folder / 'lachan.log'}")
         self.urls = json.loads(line)
+        tell("people" in self.urls, f"lachan did not start: {line.strip()}; {log_tail(self.folder / 'lachan.log')}")
         for door in ("people", "device", "status"):
             self.env[f"LACHAN_{door.upper()}_URL"] = self.urls[door]
 
