@@ -28,6 +28,9 @@ from ota_signing.repository import Repository
 from ota_signing.store import Store
 from tests.ota_signing.conftest import FIRMWARE, House
 
+# Which of the two it is depends on the length of a signature: a longer file is refused before it is hashed.
+NOT_WHAT_WAS_LISTED = (LengthOrHashMismatchError, DownloadLengthMismatchError)
+
 PATH = "acme/cam1/2.0.0/firmware.bin"
 DAY = timedelta(days=1)
 
@@ -162,7 +165,7 @@ def test_an_older_snapshot_under_a_newer_name_is_refused(mirror: Mirror) -> None
     mirror.house.published("2.1.0", b"newer")
     mirror.copy()
     mirror.metadata("3.snapshot.json").write_bytes(mirror.metadata("2.snapshot.json").read_bytes())
-    with pytest.raises(LengthOrHashMismatchError):
+    with pytest.raises(NOT_WHAT_WAS_LISTED):
         mirror.fetch()
 
 
@@ -189,7 +192,7 @@ def test_mixed_metadata_is_refused(mirror: Mirror, stolen: tuple[str, ...]) -> N
                 lambda signed: setattr(signed, "snapshot_meta", tuf_metadata._file(path.read_bytes())),
             )
         )
-    with pytest.raises(BadVersionNumberError if stolen else LengthOrHashMismatchError):
+    with pytest.raises(BadVersionNumberError if stolen else NOT_WHAT_WAS_LISTED):
         mirror.fetch()
 
 
@@ -244,7 +247,7 @@ def expire(mirror: Mirror, role: str) -> None:
 def test_changed_and_endless_firmware_is_refused(mirror: Mirror) -> None:
     place = mirror.target(PATH, releases_sha(mirror))
     place.write_bytes(b"X" + FIRMWARE[1:])
-    with pytest.raises(LengthOrHashMismatchError):
+    with pytest.raises(NOT_WHAT_WAS_LISTED):
         mirror.fetch()
     place.write_bytes(FIRMWARE + b"more" * 100_000)
     with pytest.raises(DownloadLengthMismatchError):
