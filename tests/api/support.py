@@ -54,6 +54,12 @@ class Credential:
         return self.certificate.public_bytes(Encoding.DER)
 
 
+SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
+
 class Authority:
     """A self-made issuing authority."""
 
@@ -69,6 +75,7 @@ class Authority:
             .not_valid_after(now + timedelta(days=400))
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
+            .add_extension(SIGNS_CERTIFICATES, critical=True)  # Python 3.13 verifies strictly (RFC 5280 4.2.1.3)
             .sign(self.key, hashes.SHA256())
         )
         self.file = folder / f"{name}.pem"
@@ -93,6 +100,7 @@ class Authority:
             .not_valid_before(now + start)
             .not_valid_after(now + end)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
         if sans:
             builder = builder.add_extension(x509.SubjectAlternativeName(sans), critical=False)
