@@ -8,7 +8,28 @@ machines another waker takes this place; the rows stay the same.
 import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+LONGEST = 107  # bytes of sockaddr_un.sun_path, less the closing zero (unix(7))
+
+
+@contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """A name for a Unix socket that the kernel takes: at most 107 bytes, so a long path goes through its folder's number.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    if len(os.fsencode(path)) <= LONGEST:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 class Sleeper:
@@ -20,7 +41,8 @@ class Sleeper:
         self.path = folder / f"{name}.{os.getpid()}.{threading.get_ident() & 0xFFFF}.wake"
         self.path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(self.path))
+        with reachable(self.path) as name_of_socket:
+            self._socket.bind(name_of_socket)
 
     def sleep(self, timeout: float) -> bool:
         """Wait for a wake-up or for ``timeout`` seconds; tell whether it was a wake-up."""
@@ -52,7 +74,8 @@ def notify(data: Path) -> None:
         sender.setblocking(False)
         for bed in beds:
             try:
-                sender.sendto(b"!", str(bed))
+                with reachable(bed) as name:
+                    sender.sendto(b"!", name)
             except ConnectionRefusedError:
                 bed.unlink(missing_ok=True)  # its process is gone
             except OSError:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lachan.signer import wire
 from lachan.signer.errors import BadFrame, SignerBusy, SignerRefused, SignerUnavailable
+from lachan.wake import reachable
 
 IDLE = 8
 
@@ -92,7 +93,8 @@ class SignerClient:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(self.timeout)
         try:
-            connection.connect(str(self.path))
+            with reachable(self.path) as name:
+                connection.connect(name)
         except OSError as error:
             connection.close()
             raise SignerUnavailable(f"No signer listens at {self.path}: {error}") from error

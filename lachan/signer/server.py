@@ -25,6 +25,7 @@ from lachan.signer.courier import Courier
 from lachan.signer.dispatch import Dispatcher
 from lachan.signer.errors import BadFrame, SignatureRefused, SignerRuns
 from lachan.signer.keystore import KeyStore, open_keys
+from lachan.wake import reachable
 
 CONNECTIONS = 128
 FRAME_TIME = 10.0
@@ -44,7 +45,7 @@ class SignerServer:
     Raises:
         KeyLocked: there is no passphrase.
         SignerRuns: another signer uses the folder.
-        OSError: the socket cannot be made, for example because its path is longer than 107 bytes.
+        OSError: the socket cannot be made.
     """
 
     def __init__(
@@ -189,7 +190,8 @@ def _listen(path: Path) -> socket.socket:
         path.unlink(missing_ok=True)
         before = os.umask(0o117)
         try:
-            listener.bind(str(path))
+            with reachable(path) as name:
+                listener.bind(name)
         finally:
             os.umask(before)
         listener.listen(CONNECTIONS)
