@@ -6,6 +6,7 @@ writers fail at once, whatever the timeout), WAL and synchronous=FULL. Limits: i
 another process that needs `write`.
 """
 
+import asyncio
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ metadata = sa.MetaData(
 Json = sa.JSON
 # SQLite only counts by itself for a plain INTEGER key; PostgreSQL wants 64 bits.
 S = TypeVar("S", bound=sa.Select[Any])
+R = TypeVar("R")
+Unit = Callable[[sa.Connection], R]
 BigSerial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
@@ -114,6 +117,32 @@ class Database:
             for callback in connection.info.pop("after_commit", ()):
                 callback()
 
+    def run(self, unit: "Unit[R]", *, urgent: bool = False) -> R:
+        """Run a unit of work in a transaction and give its result once that has committed.
+
+        Args:
+            unit: a function of the connection, without effect outside before its commit (`after_commit` is for that): it
+                may be run again after a deadlock or a serialisation failure, or after its group was rolled back.
+            urgent: goes before what is not (what may lead to containment, runs, enforcement, release).
+
+        Raises:
+            Exception: what the unit raised; nothing of it was written then.
+        """
+        try:
+            return self._run_once(unit)
+        except sa.exc.DBAPIError as error:
+            if not _worth_a_second_run(error):
+                raise
+        return self._run_once(unit)
+
+    async def arun(self, unit: "Unit[R]", *, urgent: bool = False) -> R:
+        """Do `run` for code on an event loop, which goes on meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(None, lambda: self.run(unit, urgent=urgent))
+
+    def _run_once(self, unit: "Unit[R]") -> R:
+        with self.write() as connection:
+            return unit(connection)
+
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
@@ -154,6 +183,11 @@ def check_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if stat.S_IMODE(os.stat(folder).st_mode) & 0o077:
         raise LooseFolder(f"{folder} has mode {stat.S_IMODE(os.stat(folder).st_mode):04o}, wanted 0700.")
+
+
+def _worth_a_second_run(error: sa.exc.DBAPIError) -> bool:
+    """Tell a deadlock (40P01) and a serialisation failure (40001) from errors that would come again."""
+    return getattr(error.orig, "sqlstate", None) in {"40P01", "40001"}
 
 
 def _sqlite_pragmas(connection: Any, _record: object) -> None:
