@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("lachan", "api", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture")
 NOT_OURS = {".git", ".venv", "__pycache__", "dist", "build", "node_modules", "data", "lachan-data"}
-"""Folders that tools or a running lachan leave at the top; ``data`` deeper down is content."""
+"""What tools or a running lachan leave at the top (``.git`` is a file in a git worktree); ``data`` deeper down is content."""
+LEFT = (".pyc", ".venv.lock", ".venv.log")
 
 
 def files(top: Path = ROOT) -> Iterator[Path]:
@@ -17,11 +18,11 @@ def files(top: Path = ROOT) -> Iterator[Path]:
     for folder, folders, names in os.walk(top):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if not left_behind(here, name))
-        yield from (here / name for name in sorted(names) if not name.endswith((".pyc", ".venv.lock", ".venv.log")))
+        yield from (here / name for name in sorted(names) if not left_behind(here, name) and not name.endswith(LEFT))
 
 
 def left_behind(here: Path, name: str) -> bool:
-    """Whether a folder is something a tool made."""
+    """Whether a folder or file is something a tool made."""
     if name == "__pycache__" or name.endswith(("_cache", ".egg-info")) or name == ".hypothesis":
         return True
     return here == ROOT and name in NOT_OURS
