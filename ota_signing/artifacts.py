@@ -32,7 +32,7 @@ def receive(rt: "Runtime", principal: Principal, *, vendor: str) -> Incoming:
         NotFound: a manufacturer uploads for another vendor.
     """
     require(principal, Permission.OTA_UPLOAD, vendor=vendor)
-    return Store(rt.settings.data).receive(limit=rt.settings.ota_artifact_max_bytes)
+    return Store(rt.settings).receive(limit=rt.settings.ota_artifact_max_bytes)
 
 
 def upload(
@@ -115,4 +115,4 @@ def find(connection: sa.Connection, *, principal: Principal, after: str = "", li
 
 def sweep(rt: "Runtime") -> None:
     """Recurring: remove what broken uploads left behind."""
-    Store(rt.settings.data).sweep()
+    Store(rt.settings).sweep()

@@ -146,7 +146,7 @@ def _held(rt: "Runtime", arguments: argparse.Namespace) -> dict[str, Any]:
 def _renew(rt: "Runtime", arguments: argparse.Namespace) -> dict[str, Any]:
     from ota_signing import setup
 
-    root, targets = setup.renew(rt.settings.data, arguments.offline)
+    root, targets = setup.renew(rt.settings, arguments.offline)
     return {"root": root, "targets": targets}
 
 

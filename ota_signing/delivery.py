@@ -172,7 +172,7 @@ def _firmware(rt: "Runtime", device_id: str, where: sa.ColumnElement[bool]) -> F
         raise ReleaseHalted(f"Release {row['version']} was halted.", release_id=row["id"])
     if row["state"] != ReleaseState.PUBLISHED or row["signature"] is None:
         raise NoSuchRelease("There is no such release for this device.")
-    path = Store(rt.settings.data).path(row["sha256"])
+    path = Store(rt.settings).path(row["sha256"])
     return Firmware(release_id=row["id"], path=path, sha256=row["sha256"], signature=bytes(row["signature"]))
 
 

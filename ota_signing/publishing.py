@@ -115,7 +115,7 @@ def refresh(rt: "Runtime") -> None:
         SignerRefused: the offline-signed metadata does not verify.
         SignerUnavailable: the signer does not answer.
     """
-    repository = Repository(rt.settings.data)
+    repository = Repository(rt.settings)
     with repository.locked():
         if stale(rt, repository):
             answer = _ask(rt, "tuf")

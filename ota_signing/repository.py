@@ -18,9 +18,10 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization import DeserializationError
 
+from lachan.files import write_atomically
+from lachan.settings import Settings
 from ota_signing import tuf_metadata
 from ota_signing.errors import RepositoryBroken
-from ota_signing.store import write_atomically
 from ota_signing.tuf_metadata import Online
 
 KEEP = 20  # older versions of a role, for clients that are in the middle of an update
@@ -30,8 +31,8 @@ _NAME = re.compile(r"(?:(\d{1,9})\.(root|targets|releases|snapshot)|timestamp)\.
 class Repository:
     """The public metadata folder of one data folder."""
 
-    def __init__(self, data: Path) -> None:
-        self.folder = data / "tuf" / "metadata"
+    def __init__(self, settings: Settings) -> None:
+        self.folder = settings.data / "tuf" / "metadata"
 
     def file(self, name: str) -> Path | None:
         """The file of a metadata name, None if no such name can be or is there."""

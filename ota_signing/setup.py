@@ -23,10 +23,11 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from lachan import clock
 from lachan.errors import Invalid
+from lachan.files import write_atomically
+from lachan.settings import Settings
 from ota_signing import tuf_metadata
 from ota_signing.repository import Memory, Repository
 from ota_signing.signing import ROLE_KEYS, online_keys
-from ota_signing.store import write_atomically
 
 if TYPE_CHECKING:
     from lachan.signer.context import InitContext
@@ -36,7 +37,7 @@ OFFLINE_KEYS = 3  # of each role; tuf_metadata.root needs two of them
 
 def init(context: "InitContext") -> None:
     """Make keys and the first metadata, unless that was done already."""
-    repository = Repository(context.settings.data)
+    repository = Repository(context.settings)
     if repository.read("timestamp") is not None:
         return
     for name in ROLE_KEYS.values():
@@ -69,11 +70,11 @@ def init(context: "InitContext") -> None:
     repository.publish(online)
 
 
-def renew(data: Path, offline: Path) -> tuple[int, int]:
+def renew(settings: Settings, offline: Path) -> tuple[int, int]:
     """Sign root and targets again with the offline keys; the recurring refresh then takes them up.
 
     Args:
-        data: the data folder.
+        settings: of the installation.
         offline: folder with at least two root and two targets keys.
 
     Returns:
@@ -82,7 +83,7 @@ def renew(data: Path, offline: Path) -> tuple[int, int]:
     Raises:
         Invalid: fewer than two keys of a role are there, or they are not the repository's.
     """
-    repository, now = Repository(data), clock.now()
+    repository, now = Repository(settings), clock.now()
     with repository.locked():
         root = Metadata[Root].from_bytes(repository.read("root") or b"{}")
         targets = Metadata[Targets].from_bytes(repository.read("targets") or b"{}")

@@ -17,6 +17,7 @@ from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import TargetFile
 
 from lachan import clock
+from lachan.files import write_atomically
 from lachan.signer.context import strict
 from lachan.signer.errors import SignatureRefused
 from ota_signing import approvals, cms, tuf_metadata
@@ -25,11 +26,10 @@ from ota_signing.models import releases
 from ota_signing.repository import Memory, Repository
 from ota_signing.schemas import ReleaseState
 from ota_signing.statement import Statement
-from ota_signing.store import Store, write_atomically
+from ota_signing.store import Store
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from lachan.settings import Settings
     from lachan.signer.context import SignerContext
 
 FIRMWARE_KEY = "firmware-signing"
@@ -55,7 +55,7 @@ def release(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
     try:
         with signer.db.read() as connection:
             statement = approvals.verify(connection, release_id, minimum=signer.settings.ota_approvals)
-        _measure(signer.settings.data, statement)
+        _measure(signer.settings, statement)
     except ReleaseRefused as error:
         raise _refusal(error) from error
     chain = _chain(signer)
@@ -82,7 +82,7 @@ def tuf(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
 
 def _tuf(signer: "SignerContext") -> dict[str, Any]:
     wanted, refused = _wanted(signer)
-    memory = Memory(signer.folder / "tuf", Repository(signer.settings.data))
+    memory = Memory(signer.folder / "tuf", Repository(signer.settings))
     _, targets = memory.trusted()
     keys = online_keys(signer.keys, lambda name: _recorded(signer, name, name))
     online = tuf_metadata.advance(
@@ -145,9 +145,9 @@ def _recall(signer: "SignerContext", statement: Statement) -> None:
         raise ReleaseRefused("This signer never signed for it.", reason="never-signed", release_id=statement.release_id)
 
 
-def _measure(data: "Path", statement: Statement) -> None:
+def _measure(settings: "Settings", statement: Statement) -> None:
     try:
-        found = Store(data).measure(statement.sha256)
+        found = Store(settings).measure(statement.sha256)
     except ArtifactMissing as error:
         raise ReleaseRefused(error.detail, reason="artifact-missing", release_id=statement.release_id) from error
     if (found.sha256, found.length) != (statement.sha256, statement.length):

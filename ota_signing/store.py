@@ -1,23 +1,21 @@
 """Content-addressed files: written once, named by their SHA-256, never changed.
 
-Steps of an upload: bytes stream into ``incoming/`` while they are hashed (once), then the file is synced, made
-read-only and renamed to ``sha256/ab/abcd…``, and the folder is synced. A crash at any point leaves either the whole
-file or a left-over in ``incoming/``, which `sweep` removes. Limits: one machine's disk; nothing is deduplicated below
-whole files.
+Steps of an upload: bytes stream into ``incoming/`` while they are hashed (once), then the blob store takes the file over
+as ``sha256/ab/abcd…``. A crash at any point leaves either the whole blob or a left-over in ``incoming/``, which `sweep`
+removes. Limits: uploads are received on this machine's disk; nothing is deduplicated below whole files.
 """
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lachan.blobs import NoSuchBlob, blobs
 from lachan.ids import new_id
+from lachan.settings import Settings
 from ota_signing.errors import ArtifactBroken, ArtifactMissing, ArtifactTooLarge
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +27,11 @@ class Stored:
 
 
 class Store:
-    """The store below one data folder."""
+    """The firmware files of one installation."""
 
-    def __init__(self, data: Path) -> None:
-        self._root = data / "artifacts"
+    def __init__(self, settings: Settings) -> None:
+        self._blobs = blobs(settings, "artifacts")
+        self._incoming = settings.data / "artifacts" / "incoming"
 
     def path(self, sha256: str) -> Path:
         """Where the file of that digest lies, or would lie.
@@ -40,15 +39,18 @@ class Store:
         Raises:
             ArtifactMissing: the text is no SHA-256, so no file can have it.
         """
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-            raise ArtifactMissing(f"{sha256[:80]!r} is no SHA-256.")
-        return self._root / "sha256" / sha256[:2] / sha256
+        found = self._blobs.local_path(_name(sha256))
+        assert found is not None, "artifacts are served from files"
+        return found
 
     def receive(self, *, limit: int) -> "Incoming":
         """Begin an upload of at most ``limit`` bytes."""
-        folder = self._root / "incoming"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Incoming(self, folder / new_id(), limit)
+        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Incoming(self, self._incoming / new_id(), limit)
+
+    def adopt(self, sha256: str, file: Path) -> None:
+        """Take over a received file; the same name means the same bytes, so replacing a twin changes nothing."""
+        self._blobs.adopt(_name(sha256), file)
 
     def measure(self, sha256: str) -> Stored:
         """Read the file again and say what its bytes are now.
@@ -58,18 +60,17 @@ class Store:
         """
         digest, length = hashlib.sha256(), 0
         try:
-            with self.path(sha256).open("rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-                    length += len(block)
-        except OSError as error:
-            raise ArtifactMissing(f"The file of artifact {sha256} cannot be read: {error.strerror}.") from error
+            for block in self._blobs.open(_name(sha256)):
+                digest.update(block)
+                length += len(block)
+        except (OSError, NoSuchBlob) as error:
+            raise ArtifactMissing(f"The file of artifact {sha256} cannot be read: {error}") from error
         return Stored(sha256=digest.hexdigest(), length=length)
 
     def sweep(self, *, older_than: float = 86400.0) -> int:
         """Remove left-overs of uploads that broke off more than ``older_than`` seconds ago; tell how many."""
         gone = 0
-        for file in (self._root / "incoming").glob("*"):
+        for file in self._incoming.glob("*"):
             if file.stat().st_mtime < time.time() - older_than:
                 file.unlink(missing_ok=True)
                 gone += 1
@@ -122,36 +123,12 @@ class Incoming:
             raise ArtifactBroken(f"{length} bytes were announced, {found.length} arrived.")
         if sha256 is not None and sha256.lower() != found.sha256:
             raise ArtifactBroken(f"The sender announced SHA-256 {sha256.lower()}, the bytes have {found.sha256}.")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        os.fchmod(self._file.fileno(), 0o440)
-        home = self._store.path(found.sha256)
-        home.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        self._path.replace(home)  # the same name means the same bytes: replacing a twin changes nothing
-        sync_folder(home.parent)
+        self._file.close()
+        self._store.adopt(found.sha256, self._path)
         return found
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace a small file in one step: readers see the old bytes or the new ones, also after a crash."""
-    draft = path.with_name(f".{path.name}.{new_id()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+def _name(sha256: str) -> str:
+    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise ArtifactMissing(f"{sha256[:80]!r} is no SHA-256.")
+    return f"sha256/{sha256[:2]}/{sha256}"

@@ -96,7 +96,7 @@ def read_tuf_metadata(
     name: str, _: Annotated[Verified, Depends(verified)], rt: Annotated[Runtime, Depends(runtime)]
 ) -> Response:
     """Metadata of the update framework by file name, as TUF clients ask for it."""
-    path = Repository(rt.settings.data).file(name)
+    path = Repository(rt.settings).file(name)
     if path is None:
         raise NotFound(f"There is no metadata {name[:60]!r}.")
     kept = "no-cache" if name == "timestamp.json" else "max-age=604800, immutable"

@@ -86,7 +86,7 @@ def test_the_example_client_updates_itself(town: Town, house: House, tmp_path: P
     assert (tmp_path / "slot").read_bytes() == FIRMWARE
     assert json.loads(update(town, house, credential, tmp_path).stdout) == {"outcome": "up_to_date"}
     publish(town, "2.1.0", b"changed later")
-    path = Store(house.rt.settings.data).path(hashlib.sha256(b"changed later").hexdigest())
+    path = Store(house.rt.settings).path(hashlib.sha256(b"changed later").hexdigest())
     path.chmod(0o600)
     path.write_bytes(b"Changed later")  # on the server's disk, after signing
     refused = update(town, house, credential, tmp_path)

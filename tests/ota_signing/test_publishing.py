@@ -19,12 +19,12 @@ from tests.support.signer import running_signer
 
 
 def stamp(house: House) -> Timestamp:
-    return Metadata[Timestamp].from_bytes(Repository(house.rt.settings.data).read("timestamp")).signed
+    return Metadata[Timestamp].from_bytes(Repository(house.rt.settings).read("timestamp")).signed
 
 
 def whole(house: House) -> dict[str, str]:
     """Follow the public files as a client does; what they list."""
-    public = Repository(house.rt.settings.data)
+    public = Repository(house.rt.settings)
     snapshot = Metadata.from_bytes((public.folder / f"{stamp(house).snapshot_meta.version}.snapshot.json").read_bytes())
     meta = snapshot.signed.meta["releases.json"]
     encoded = (public.folder / f"{meta.version}.releases.json").read_bytes()
@@ -50,8 +50,8 @@ def test_each_role_is_renewed_at_half_its_life(house: House, days: float, snapsh
         now = clock.now()
         assert stamp(house).version == 2
         assert stamp(house).expires > now + timedelta(hours=23)
-        assert Repository(house.rt.settings.data).newest("snapshot") == snapshots
-        assert not publishing.stale(house.rt, Repository(house.rt.settings.data))
+        assert Repository(house.rt.settings).newest("snapshot") == snapshots
+        assert not publishing.stale(house.rt, Repository(house.rt.settings))
         assert whole(house) == {}
 
 
@@ -169,7 +169,7 @@ def test_a_crash_at_any_write_leaves_clients_whole_and_is_healed(
 
 def test_damaged_public_files_are_replaced(house: House) -> None:
     release = house.published()
-    folder = Repository(house.rt.settings.data).folder
+    folder = Repository(house.rt.settings).folder
     for name in ("timestamp.json", "2.snapshot.json", "2.releases.json"):
         (folder / name).write_bytes(b'{"torn":')
         publishing.refresh(house.rt)
@@ -180,14 +180,14 @@ def test_old_versions_are_cleared_away(house: House, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(repository, "KEEP", 3)
     for number in range(6):
         house.published(f"1.{number}", b"v%d" % number)
-    folder = Repository(house.rt.settings.data).folder
+    folder = Repository(house.rt.settings).folder
     assert sorted(path.name for path in folder.glob("*.releases.json")) == [f"{n}.releases.json" for n in (5, 6, 7)]
     assert whole(house)
 
 
 def test_versions_never_go_back_though_the_public_folder_is_lost(house: House) -> None:
     house.published()
-    before, folder = stamp(house).version, Repository(house.rt.settings.data).folder
+    before, folder = stamp(house).version, Repository(house.rt.settings).folder
     for path in folder.glob("*.json"):
         if "root" not in path.name and "targets" not in path.name:
             path.unlink()
@@ -213,6 +213,6 @@ def test_halted_releases_are_not_published_again(house: House) -> None:
         publishing.publish(house.rt, house.platform, release.id)
 
 
-def test_a_signer_without_metadata_says_so(tmp_path) -> None:
+def test_a_signer_without_metadata_says_so(tmp_path, settings) -> None:
     with pytest.raises(RepositoryBroken):
-        Memory(tmp_path, Repository(tmp_path)).trusted()
+        Memory(tmp_path, Repository(settings)).trusted()

@@ -151,7 +151,7 @@ def test_an_artifact_row_changed_by_hand_is_refused(house: House) -> None:
 @pytest.mark.parametrize("content", [b"X" + FIRMWARE[1:], FIRMWARE + b"X", FIRMWARE[:-1], b""], ids=len)
 def test_an_artifact_changed_on_the_disk_after_approval_is_refused(house: House, content: bytes) -> None:
     release = house.approved()
-    path = Store(house.rt.settings.data).path(release.sha256)
+    path = Store(house.rt.settings).path(release.sha256)
     path.chmod(0o600)
     path.write_bytes(content)
     with pytest.raises(SignerRefused, match="artifact-changed"):

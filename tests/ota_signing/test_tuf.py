@@ -47,12 +47,12 @@ class Mirror:
 
     def copy(self) -> None:
         """Take over what lachan publishes now."""
-        shutil.copytree(Repository(self.house.rt.settings.data).folder, self.folder / "metadata", dirs_exist_ok=True)
+        shutil.copytree(Repository(self.house.rt.settings).folder, self.folder / "metadata", dirs_exist_ok=True)
         with self.house.rt.db.read() as connection:
             for release in releases.find(connection, principal=self.house.platform):
                 place = self.target(release.target_path, release.sha256)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(Store(self.house.rt.settings.data).path(release.sha256).read_bytes())
+                place.write_bytes(Store(self.house.rt.settings).path(release.sha256).read_bytes())
 
     def target(self, path: str, sha256: str) -> Path:
         head, _, name = path.rpartition("/")
@@ -327,16 +327,16 @@ def test_a_halted_release_is_gone_from_the_repository(mirror: Mirror) -> None:
 
 def test_renewed_root_and_targets_are_followed(mirror: Mirror) -> None:
     assert mirror.fetch() == FIRMWARE
-    assert setup.renew(mirror.house.rt.settings.data, mirror.house.offline) == (2, 2)
+    assert setup.renew(mirror.house.rt.settings, mirror.house.offline) == (2, 2)
     publishing.refresh(mirror.house.rt)
     mirror.copy()
     assert mirror.fetch() == FIRMWARE
-    snapshot = Metadata[Snapshot].from_bytes(Repository(mirror.house.rt.settings.data).read("snapshot")).signed
+    snapshot = Metadata[Snapshot].from_bytes(Repository(mirror.house.rt.settings).read("snapshot")).signed
     assert snapshot.meta["targets.json"].version == 2
 
 
 def test_offline_keys_differ_from_online_keys(house: House) -> None:
-    repository = Repository(house.rt.settings.data)
+    repository = Repository(house.rt.settings)
     root = Metadata[Root].from_bytes(repository.read("root")).signed
     sets = {role: set(root.roles[role].keyids) for role in ("root", "targets", "snapshot", "timestamp")}
     targets = Metadata[Targets].from_bytes(repository.read("targets")).signed
@@ -358,15 +358,15 @@ def test_offline_keys_differ_from_online_keys(house: House) -> None:
 def test_init_again_changes_nothing(house: House) -> None:
     from lachan.signer.context import InitContext
 
-    before = {path.name: path.read_bytes() for path in Repository(house.rt.settings.data).folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in Repository(house.rt.settings).folder.iterdir()}
     keys = open_keys(house.rt.settings.signer_home)
     setup.init(InitContext(settings=house.rt.settings, db=house.rt.db, keys=keys, offline=house.offline))
-    assert before == {path.name: path.read_bytes() for path in Repository(house.rt.settings.data).folder.iterdir()}
+    assert before == {path.name: path.read_bytes() for path in Repository(house.rt.settings).folder.iterdir()}
 
 
 def test_forged_roots_and_targets_in_the_public_folder_are_not_adopted(house: House) -> None:
     """Who can write to the public folder cannot make the signer follow a root or targets of their own."""
-    repository = Repository(house.rt.settings.data)
+    repository = Repository(house.rt.settings)
     thief = key_of(house, "snapshot")
 
     def take(signed: Root) -> None:

@@ -25,4 +25,4 @@ def test_openssl_accepts_the_chain_of_the_real_authority(signer_rt: Runtime, tmp
     assert {path.name for path in house.offline.glob("tuf-*")} == {
         "tuf-root.json", *(f"tuf-{role}-{n}.pem" for role in ("root", "targets") for n in (1, 2, 3))
     }  # fmt: skip
-    assert publishing.stale(signer_rt, publishing.Repository(signer_rt.settings.data)) is False
+    assert publishing.stale(signer_rt, publishing.Repository(signer_rt.settings)) is False
