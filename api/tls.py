@@ -122,7 +122,6 @@ class TlsProtocol(asyncio.Protocol):
     """One TLS connection: encrypted bytes on the outside, uvicorn's HTTP protocol on the inside.
 
     Attributes:
-        fingerprint: SHA-256 of the leaf certificate, hex; empty without one.
         identity: Free for the application: what it made of the chain, for the life of the connection.
     """
 
@@ -130,7 +129,6 @@ class TlsProtocol(asyncio.Protocol):
         self.door = door
         self.inner = HttpInner(self, **uvicorn_arguments)
         self.loop = asyncio.get_running_loop()
-        self.fingerprint = ""
         self.identity: object = None
         self.ready = False
         self.reading_paused = False
@@ -241,7 +239,6 @@ class TlsProtocol(asyncio.Protocol):
         leaf = self.tls.get_peer_certificate(as_cryptography=True)
         rest = self.tls.get_peer_cert_chain(as_cryptography=True) or []  # on a server it lacks the leaf
         chain = [] if leaf is None else [item.public_bytes(Encoding.DER) for item in (leaf, *rest)]
-        self.fingerprint = hashlib.sha256(chain[0]).hexdigest() if chain else ""
         version = self.tls.get_protocol_version_name()
         return {
             "chain": chain,

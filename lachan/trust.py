@@ -2,9 +2,11 @@
 
 Rooms set and clear signals in their own transactions; `decide` is a pure function of them: the worst answer wins and
 every reason is listed. The doors poll `version` (one row, bumped in the same transaction) and load a `snapshot` when it
-changed. Certificates that must be refused although their signature holds stand beside the signals.
+changed. Certificates that must be refused although their signature holds stand beside the signals, named by what only
+their issuer could write (`CertificateKeys`): ECDSA signatures are malleable, so the hash of the whole names one of many.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography import x509
 
 from lachan import clock
 from lachan.database import UtcDateTime, insert_ignore, metadata
@@ -46,7 +49,8 @@ trust_signals = sa.Table(
 trust_refused_certificates = sa.Table(
     "trust_refused_certificates",
     metadata,
-    sa.Column("fingerprint", sa.String(64), primary_key=True),
+    sa.Column("tbs_sha256", sa.String(64), primary_key=True),
+    sa.Column("issuer_serial", sa.String(64), nullable=False),
     sa.Column("device_id", sa.String(36), nullable=False),
     sa.Column("reason", sa.String(20), nullable=False),
     sa.Column("until", UtcDateTime, nullable=False),
@@ -94,6 +98,28 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class CertificateKeys:
+    """What a refusal names a certificate by: nothing that anybody but its issuer can vary.
+
+    Attributes:
+        tbs_sha256: SHA-256 of tbsCertificate, the part that is signed, hex.
+        issuer_serial: SHA-256 of the issuer's name (DER) and the serial number, hex (RFC 5280 4.1.2.2: unique together).
+    """
+
+    tbs_sha256: str
+    issuer_serial: str
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> "CertificateKeys":
+        """Compute the keys of a certificate."""
+        named = certificate.issuer.public_bytes() + f"{certificate.serial_number:x}".encode()
+        return cls(
+            hashlib.sha256(certificate.tbs_certificate_bytes).hexdigest(),
+            hashlib.sha256(named).hexdigest(),
+        )
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What a door keeps in memory: only what is not plainly allowed.
 
@@ -101,13 +127,17 @@ class Snapshot:
         version: of the database when it was taken.
         at: when it was taken.
         decisions: device id → decision, for those that are not ``allow``.
-        refused_certificates: SHA-256 fingerprint (hex) → reason (suspended, revoked, superseded).
+        refused_certificates: either of a certificate's keys → reason (suspended, revoked, superseded).
     """
 
     version: int
     at: datetime
     decisions: dict[str, Decision]
     refused_certificates: dict[str, str]
+
+    def refusal(self, keys: CertificateKeys) -> str | None:
+        """Tell why a certificate is refused, by whichever key it is known; None if it is not."""
+        return self.refused_certificates.get(keys.tbs_sha256) or self.refused_certificates.get(keys.issuer_serial)
 
 
 def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decision:
@@ -144,19 +174,19 @@ def decision(connection: sa.Connection, device_id: str) -> Decision:
 
 
 def refuse_certificate(
-    connection: sa.Connection, *, fingerprint: str, device_id: str, reason: str, until: datetime
+    connection: sa.Connection, *, keys: CertificateKeys, device_id: str, reason: str, until: datetime
 ) -> None:
     """Have the doors refuse a certificate until it expires; ``reason`` is suspended, revoked or superseded."""
-    values = {"fingerprint": fingerprint, "device_id": device_id, "reason": reason, "until": until}
-    if not insert_ignore(connection, trust_refused_certificates, values, index=("fingerprint",)):
-        where = trust_refused_certificates.c.fingerprint == fingerprint
+    values = {**keys.__dict__, "device_id": device_id, "reason": reason, "until": until}
+    if not insert_ignore(connection, trust_refused_certificates, values, index=("tbs_sha256",)):
+        where = trust_refused_certificates.c.tbs_sha256 == keys.tbs_sha256
         connection.execute(trust_refused_certificates.update().where(where).values(reason=reason, until=until))
     touch(connection)
 
 
-def accept_certificate(connection: sa.Connection, *, fingerprint: str) -> None:
+def accept_certificate(connection: sa.Connection, *, keys: CertificateKeys) -> None:
     """Stop refusing a certificate (a hold was lifted)."""
-    gone = trust_refused_certificates.c.fingerprint == fingerprint
+    gone = trust_refused_certificates.c.tbs_sha256 == keys.tbs_sha256
     connection.execute(trust_refused_certificates.delete().where(gone))
     touch(connection)
 
@@ -182,16 +212,15 @@ def snapshot(connection: sa.Connection) -> Snapshot:
     for signal in signals(connection):
         by_device.setdefault(signal.device_id, []).append(signal)
     decisions = {device: decide(device, found, at=at) for device, found in by_device.items()}
-    refused = connection.execute(
-        sa.select(trust_refused_certificates.c.fingerprint, trust_refused_certificates.c.reason).where(
-            trust_refused_certificates.c.until > at
-        )
-    )
+    c = trust_refused_certificates.c
+    refused: dict[str, str] = {}
+    for row in connection.execute(sa.select(c.tbs_sha256, c.issuer_serial, c.reason).where(c.until > at)):
+        refused[row.tbs_sha256] = refused[row.issuer_serial] = row.reason
     return Snapshot(
         number,
         at,
         {device: found for device, found in decisions.items() if found.answer is not Answer.ALLOW},
-        {row.fingerprint: row.reason for row in refused},
+        refused,
     )
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from lachan import clock, devices, outbox, trust
-from lachan.database import after_commit, for_update
+from lachan.database import after_commit
 from lachan.errors import LachanError, NotFound
 from lachan.events import EnrolmentRefused
 from lachan.identity import Principal, PrincipalKind, Role
@@ -37,7 +37,7 @@ from pki.errors import (
     SecretRefused,
     TooManyRenewals,
 )
-from pki.issuing import Issued, record
+from pki.issuing import Issued, record, registered
 from pki.models import certificates
 from pki.names import LABEL
 from pki.profiles import get
@@ -238,12 +238,9 @@ def _order_against_containment(connection: sa.Connection) -> None:
 
 
 def _current(connection: sa.Connection, device_id: str, certificate: x509.Certificate) -> Any:
-    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-    query = sa.select(certificates).where(certificates.c.fingerprint == fingerprint)
-    row = connection.execute(for_update(query, connection)).first()
-    if row is None or row.device_id != device_id or row.state != State.VALID:
-        state = row.state if row is not None and row.device_id == device_id else "unknown"
-        raise CertificateNotCurrent(f"The certificate shown is {state}.")
+    row = registered(connection, certificate.public_bytes(Encoding.DER), device_id=device_id, lock=True)
+    if row is None or row.state != State.VALID:
+        raise CertificateNotCurrent(f"The certificate shown is {'unknown' if row is None else row.state}.")
     if not row.not_before <= clock.now() < row.not_after:
         raise CertificateNotCurrent("The certificate shown is outside its validity.")
     return row

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lachan import clock, outbox
+from lachan.database import for_update
 from lachan.events import CertificateIssued
 from lachan.identity import Principal, system
 from lachan.ids import new_id
@@ -53,6 +54,27 @@ def record(
     )
     outbox.append(connection, event, actor=actor)
     return Issued(row["id"], certificate)
+
+
+def registered(
+    connection: sa.Connection, certificate: bytes, *, device_id: str, lock: bool = False
+) -> sa.Row[Any] | None:
+    """Find the row of a certificate that somebody shows; its presence, not its absence, is what admits.
+
+    Args:
+        connection: an open connection.
+        certificate: DER, as it was shown.
+        device_id: whose it must be.
+        lock: keep the row as it is until the transaction ends.
+
+    Returns:
+        The row of exactly these bytes, in whatever state; None for anything else that our key may have signed, such as
+        a copy with another encoding of the same ECDSA signature, or a certificate that was signed and not recorded.
+    """
+    c = certificates.c
+    query = sa.select(certificates).where(c.fingerprint == hashlib.sha256(certificate).hexdigest())
+    row = connection.execute(for_update(query, connection) if lock else query).first()
+    return row if row is not None and row.certificate == certificate and row.device_id == device_id else None
 
 
 def _row(certificate: x509.Certificate) -> dict[str, Any]:

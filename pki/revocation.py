@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography import x509
 
 from lachan import clock, devices, jobs, trust
 from lachan.database import after_commit, for_update, insert_ignore
@@ -97,7 +98,7 @@ def release(
             continue
         if left is None:
             _set(connection, row, State.VALID, "")
-            trust.accept_certificate(connection, fingerprint=row["fingerprint"])
+            trust.accept_certificate(connection, keys=_keys(row))
         event = CertificateReleased(device_id=device_id, serial_number=row["serial_number"], reason=reason)
         append(connection, event, actor=principal)
         changed.append(row["serial_number"])
@@ -181,11 +182,15 @@ def _set(connection: sa.Connection, row: dict[str, Any], state: State, reason: s
 def _refuse(connection: sa.Connection, row: dict[str, Any], reason: str) -> None:
     trust.refuse_certificate(
         connection,
-        fingerprint=row["fingerprint"],
+        keys=_keys(row),
         device_id=row["device_id"],
         reason=reason,
         until=row["not_after"],
     )
+
+
+def _keys(row: dict[str, Any]) -> trust.CertificateKeys:
+    return trust.CertificateKeys.of(x509.load_der_x509_certificate(row["certificate"]))
 
 
 def _publish(rt: Runtime, connection: sa.Connection, changed: list[str]) -> None:

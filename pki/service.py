@@ -3,7 +3,7 @@
 * `issue_secret`: a one-time enrolment secret for a device.
 * `enrol`, `reenrol`: certificates for devices. `issue_server_certificate`: for the doors.
 * `suspend`, `release`, `revoke`: the state of certificates. `latest`, `publish`: CRLs. `answer`: OCSP.
-* `hierarchy`: root and issuing authority. `certificates_of`: what a device has.
+* `hierarchy`: root and issuing authority. `certificates_of`: what a device has. `registered`: the row of exact bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lachan.runtime import Runtime
 from pki.authorities import hierarchy, pem, service_certificate
 from pki.crl import latest, publish
 from pki.enrolment import Enrolled, enrol, reenrol
+from pki.issuing import registered
 from pki.models import certificates
 from pki.ocsp import answer
 from pki.revocation import release, revoke, suspend
@@ -27,7 +28,8 @@ from pki.servers import issue_server_certificate
 
 __all__ = [
     "CertificateRow", "Enrolled", "NewSecret", "answer", "certificates_of", "enrol", "hierarchy", "issue_secret",
-    "issue_server_certificate", "latest", "pem", "publish", "reenrol", "release", "revoke", "service_certificate", "suspend",
+    "issue_server_certificate", "latest", "pem", "publish", "reenrol", "registered", "release", "revoke",
+    "service_certificate", "suspend",
 ]  # fmt: skip
 
 

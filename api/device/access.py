@@ -1,18 +1,21 @@
 """Who may speak at the device door: from a TLS connection to `Verified`, or to a refusal.
 
 Steps, at every request (a resumed session is a new request): take the chain (of the TLS connection, or of RFC 9440
-headers when a listed proxy sends them) → judge it against the anchors → look the device up in the registry → ask the
-trust snapshot about certificate and device. What a chain proves is kept with its connection and judged again when
-the anchors or the snapshot change or two seconds pass; **the trust decision itself is asked every time.**
+headers when a listed proxy sends them) → judge it against the anchors → look up the device and, if our own authority
+issued the certificate, its row → ask the trust snapshot about certificate and device. What a chain proves is kept with
+its connection and judged again when the anchors or the snapshot change or two seconds pass; **the trust decision itself
+is asked every time**, and after the rows were read, so that what changed since then still refuses.
 
-Fails closed: no snapshot, no certificate, no registry row or a stale view each refuse. A route never sees a chain.
+A certificate of ours is admitted because its row of exactly these bytes is valid, never because nothing forbids it. One
+of a vendor's authority has no row yet; it and ours are refused by `trust.CertificateKeys`, which no stranger can vary.
+
+Fails closed: no snapshot, no certificate, no row or a stale view each refuse. A route never sees a chain.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import time
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -31,7 +34,9 @@ from lachan.database import Database
 from lachan.errors import LachanError, NotFound
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.runtime import Runtime
-from lachan.trust import Answer
+from lachan.trust import Answer, CertificateKeys
+from pki import service
+from pki.states import State
 
 _KEEP = 2.0  # seconds that a registry row may be remembered
 
@@ -46,7 +51,7 @@ class Verified:
         vendor: Its manufacturer.
         site: Where it belongs.
         certificate: The certificate that it used.
-        fingerprint: SHA-256 of that certificate, hex.
+        keys: By what a refusal would name that certificate.
     """
 
     device_id: str
@@ -54,7 +59,7 @@ class Verified:
     vendor: str
     site: str
     certificate: x509.Certificate
-    fingerprint: str
+    keys: CertificateKeys
 
 
 @dataclass(frozen=True)
@@ -140,14 +145,20 @@ def _look_up(db: Database, chain: list[bytes], view: View) -> Verified:
     try:
         with db.read() as connection:
             row = devices.get(connection, judged.device_id)
+            ours = None in judged.vendors
+            known = service.registered(connection, chain[0], device_id=row.id) if ours else None
     except NotFound:
         raise refused("unknown-device", "The certificate names a device that is not registered.") from None
-    if None not in judged.vendors and row.vendor not in judged.vendors:
+    if not ours and row.vendor not in judged.vendors:
         raise refused("other-vendor", "The authority may not speak for devices of this vendor.")
     if row.state is devices.State.RETIRED:
         raise refused("retired", "The device is retired.")
-    fingerprint = hashlib.sha256(chain[0]).hexdigest()
-    return Verified(row.id, row.name, row.vendor, row.site, judged.certificate, fingerprint)
+    if ours and known is None:
+        raise refused("unregistered", "The certificate is not, octet for octet, one that was issued to this device.")
+    if known is not None and known.state != State.VALID:
+        why = "suspended" if known.state == State.HELD else "revoked"
+        raise refused(why, f"The certificate is {why}.")
+    return Verified(row.id, row.name, row.vendor, row.site, judged.certificate, judged.keys)
 
 
 def check_trust(view: View, device: Verified, *, operation: str) -> None:
@@ -163,7 +174,7 @@ def check_trust(view: View, device: Verified, *, operation: str) -> None:
         DeviceContained: If the decision is quarantine or deny, and the operation is no remedy.
         DeviceLimited: If the decision is limited, and the operation is withheld then.
     """
-    why = view.snapshot.refused_certificates.get(device.fingerprint)
+    why = view.snapshot.refusal(device.keys)
     if why is not None:
         raise refused(why, f"The certificate is {why}.")
     decision = view.snapshot.decisions.get(device.device_id)

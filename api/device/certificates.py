@@ -2,8 +2,8 @@
 
 Steps: the signatures lead to an anchor (RFC 5280 6) → within its validity → made for TLS clients (extended key usage
 clientAuth) → names exactly one device (``urn:uuid`` in the subject alternative name). `judge` raises; it never
-returns a bool. Limits: revocation is not asked here (the trust snapshot knows it), and no URL found inside a
-certificate is ever fetched.
+returns a bool. Limits: whether it is registered and in force is not asked here (`api.device.access` does), and no URL
+found inside a certificate is ever fetched.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import crypto
 
 from api.device.errors import CertificateMissing, CertificateRefused
+from lachan.trust import CertificateKeys
 
 MAX_CHAIN = 6
 _WEAK = (hashes.MD5, hashes.SHA1)
@@ -44,12 +45,14 @@ class Judged:
     Attributes:
         certificate: The leaf.
         device_id: UUID in the subject alternative name, lower case.
-        vendors: Vendors that the matching anchors may speak for; None is any.
+        vendors: Vendors that the matching anchors may speak for; None is any, and means our own authority.
+        keys: By what a refusal would name the leaf.
     """
 
     certificate: x509.Certificate
     device_id: str
     vendors: frozenset[str | None]
+    keys: CertificateKeys
 
 
 def judge(chain: Sequence[bytes], anchors: Sequence[Anchor], *, at: datetime) -> Judged:
@@ -73,7 +76,7 @@ def judge(chain: Sequence[bytes], anchors: Sequence[Anchor], *, at: datetime) ->
         leaf, *rest = [x509.load_der_x509_certificate(der) for der in chain]
         if any(isinstance(item.signature_hash_algorithm, _WEAK) for item in (leaf, *rest)):
             raise refused("weak-signature", "A certificate of the chain is signed with MD5 or SHA-1.")
-        device_id = _device_id(leaf)
+        device_id, keys = _device_id(leaf), CertificateKeys.of(leaf)
         _check_purpose(leaf)
     except ValueError as error:
         raise refused("malformed", f"A certificate cannot be read: {error}") from error
@@ -81,7 +84,7 @@ def judge(chain: Sequence[bytes], anchors: Sequence[Anchor], *, at: datetime) ->
     vendors = frozenset(anchor.vendor for anchor in anchors if _leads_to(leaf, rest, anchor.certificate, at))
     if not vendors:
         raise refused("unknown-issuer", "The certificate was not issued by an authority of this door.")
-    return Judged(leaf, device_id, vendors)
+    return Judged(leaf, device_id, vendors, keys)
 
 
 def refused(reason: str, detail: str) -> CertificateRefused:

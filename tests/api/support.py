@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ from lachan import clock, devices
 from lachan.devices import Device, NewDevice
 from lachan.identity import Role, people, system, tokens
 from lachan.runtime import Runtime
+from lachan.trust import CertificateKeys
 from pki import models as pki_tables
+from pki.issuing import record
+from tests.support.malleable import twin_of
 
 SETUP = system("test")
 Key = ec.EllipticCurvePrivateKey
@@ -44,9 +47,17 @@ class Credential:
     key_file: Path
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the certificate, hex."""
-        return self.certificate.fingerprint(hashes.SHA256()).hex()
+    def keys(self) -> CertificateKeys:
+        """By what a refusal names the certificate."""
+        return CertificateKeys.of(self.certificate)
+
+    @property
+    def twin(self) -> "Credential":
+        """The same certificate and key with the signature written in its other form."""
+        certificate = twin_of(self.certificate)
+        chain_file = self.chain_file.with_suffix(".twin")
+        chain_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+        return replace(self, certificate=certificate, chain_file=chain_file)
 
     @property
     def der(self) -> bytes:
@@ -61,7 +72,7 @@ SIGNS_CERTIFICATES = x509.KeyUsage(
 
 
 class Authority:
-    """A self-made issuing authority."""
+    """A self-made issuing authority, which nobody knows."""
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(exist_ok=True)
@@ -123,6 +134,23 @@ class Authority:
         return Credential(certificate, key, chain_file, key_file)
 
 
+class OurAuthority(Authority):
+    """The installation's: what it signs for a device is recorded, as pki does it."""
+
+    def __init__(self, rt: Runtime, folder: Path) -> None:
+        super().__init__(folder, "issuing")
+        self.rt = rt
+
+    def device(self, device: Device | str, *, recorded: bool = True, **wrong: Any) -> Credential:
+        """A device's certificate, right unless told otherwise, and its row."""
+        made = super().device(device, **wrong)
+        if recorded:
+            device_id = device if isinstance(device, str) else device.id
+            with self.rt.db.write() as connection:
+                record(connection, {"certificate": made.der}, profile="camera", device_id=device_id, actor=SETUP)
+        return made
+
+
 @dataclass(frozen=True)
 class Session:
     """Somebody who signed in: cookie and CSRF token."""
@@ -142,7 +170,7 @@ class Town:
     def __init__(self, rt: Runtime, folder: Path) -> None:
         self.rt = rt
         self.folder = folder
-        self.authority = Authority(folder, "issuing")
+        self.authority = OurAuthority(rt, folder)
         der = self.authority.certificate.public_bytes(Encoding.DER)
         with rt.db.write() as connection:
             for name in ("root", "issuing"):

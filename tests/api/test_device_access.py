@@ -17,7 +17,10 @@ from api.device import routes
 from api.models import door_anchors, door_closed, door_status
 from lachan import clock, devices, outbox, trust
 from lachan.trust import Answer, Signal
-from tests.api.support import SETUP, Authority, Town
+from pki import service
+from pki.issuing import record
+from pki.models import certificates
+from tests.api.support import SETUP, Authority, Credential, Town
 from tests.support.wait import until
 
 SELF = "/device/v1/self"
@@ -53,6 +56,15 @@ def test_a_device_learns_who_it_is(doors: Town) -> None:
     }  # fmt: skip
 
 
+def refuse(town: Town, device_id: str, credential: Credential, reason: str) -> None:
+    """Tell trust, and nobody else, that a certificate must not be served."""
+    with town.rt.db.write() as connection:
+        trust.refuse_certificate(
+            connection, keys=credential.keys, device_id=device_id, reason=reason,
+            until=credential.certificate.not_valid_after_utc,
+        )  # fmt: skip
+
+
 def outcome(client: httpx.Client) -> str:
     """What a request on a kept connection meets: a status, or ``cut``."""
     try:
@@ -71,6 +83,8 @@ def refusals(town: Town):
         devices.retire(connection, (retired := devices.register(
             connection, devices.NewDevice(name="old", vendor="acme", model="m", serial_number="o", site="s"), actor=SETUP
         )).id, "replaced", actor=SETUP)  # fmt: skip
+        confused = good.device(camera, recorded=False)
+        record(connection, {"certificate": confused.der}, profile="camera", device_id=retired.id, actor=SETUP)
     return {
         "nothing": (None, 401, None),
         "a stranger's": (stranger.device(camera), 403, "unknown-issuer"),
@@ -81,8 +95,11 @@ def refusals(town: Town):
         "without name": (good.issue("cam-1", sans=[]), 403, "no-device-name"),
         "with two names": (good.issue("cam-1", sans=[urn, urn]), 403, "no-device-name"),
         "with no uuid": (good.issue("x", sans=[x509.UniformResourceIdentifier("urn:uuid:x")]), 403, "no-device-name"),
-        "of nobody": (good.device("00000000-0000-7000-8000-000000000000"), 403, "unknown-device"),
+        "of nobody": (good.device("00000000-0000-7000-8000-000000000000", recorded=False), 403, "unknown-device"),
         "of a retired device": (good.device(retired), 403, "retired"),
+        "signed and not recorded": (good.device(camera, recorded=False), 403, "unregistered"),
+        "recorded for another device": (confused, 403, "unregistered"),
+        "a twin": (good.device(camera).twin, 403, "unregistered"),
     }
 
 
@@ -93,21 +110,75 @@ def test_wrong_certificates_are_refused_with_their_reason(doors: Town) -> None:
         assert answer.headers["content-type"] == "application/problem+json", name
 
 
+def believe(town: Town, authority: Authority, vendor: str) -> None:
+    """Make an authority one of the door's anchors."""
+    with town.rt.db.write() as connection:
+        connection.execute(
+            door_anchors.insert().values(
+                fingerprint="f", vendor=vendor, added_at=clock.now(),
+                certificate=authority.certificate.public_bytes(Encoding.DER),
+            )
+        )  # fmt: skip
+        trust.touch(connection)
+
+
 def test_a_vendors_authority_speaks_for_that_vendors_devices_only(doors: Town) -> None:
     ours, theirs = doors.add_device("cam-1", vendor="acme"), doors.add_device("cam-2", vendor="bolt")
     bolt = Authority(doors.folder, "bolt")
     assert ask(doors, bolt.device(theirs)).json()["reason"] == "unknown-issuer"
-    with doors.rt.db.write() as connection:
-        connection.execute(
-            door_anchors.insert().values(
-                fingerprint="f", vendor="bolt", added_at=clock.now(),
-                certificate=bolt.certificate.public_bytes(Encoding.DER),
-            )
-        )  # fmt: skip
-        trust.touch(connection)
+    believe(doors, bolt, "bolt")
     until(lambda: ask(doors, bolt.device(theirs)).status_code == 200, timeout=5)
     assert ask(doors, bolt.device(ours)).json()["reason"] == "other-vendor"
     assert ask(doors, bolt.device(ours)).status_code == 403
+
+
+def test_a_vendors_refused_certificate_is_refused_in_its_other_form_too(doors: Town) -> None:
+    camera, bolt = doors.add_device("cam-1", vendor="bolt"), Authority(doors.folder, "bolt")
+    credential, other = bolt.device(camera), bolt.device(camera)
+    believe(doors, bolt, "bolt")
+    until(lambda: ask(doors, credential.twin).status_code == 200, timeout=5)
+    with doors.client("device", credential.twin) as client:
+        assert client.get(SELF).status_code == 200
+        refuse(doors, camera.id, credential, "revoked")
+        until(lambda: outcome(client) in ("403", "cut"), timeout=5)
+    for shown in (credential, credential.twin):
+        until(lambda shown=shown: ask(doors, shown).json().get("reason") == "revoked", timeout=5)
+    assert ask(doors, other).status_code == 200
+
+
+def test_the_row_is_read_again_while_a_connection_lives(doors: Town) -> None:
+    """A row that changed without a word to trust ends what it admitted, as soon as the view is renewed."""
+    camera, c = doors.add_device("cam-1"), certificates.c
+    for change, reason in (({"state": "revoked"}, "revoked"), ({"certificate": b"other bytes"}, "unregistered")):
+        credential = doors.authority.device(camera)
+        serial = f"{credential.certificate.serial_number:x}"
+        with doors.client("device", credential) as client:
+            assert client.get(SELF).status_code == 200
+            with doors.rt.db.write() as connection:
+                connection.execute(certificates.update().where(c.serial_number == serial).values(**change))
+            until(lambda client=client: outcome(client) == "403", timeout=5)
+            assert client.get(SELF).json()["reason"] == reason
+
+
+def test_a_revocation_after_the_row_was_read_still_refuses(doors: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = doors.add_device("cam-1")
+    credential = doors.authority.device(camera)
+    read, taken, views = service.registered, trust.snapshot, []
+
+    def counted(connection):
+        found = taken(connection)
+        views.append(found.refusal(credential.keys))
+        return found
+
+    def slow(connection, certificate, **more):
+        row = read(connection, certificate, **more)
+        refuse(doors, camera.id, credential, "revoked")
+        until(lambda: views.count("revoked") > 1, timeout=5)  # the first of them is the door's view by now
+        return row
+
+    monkeypatch.setattr(trust, "snapshot", counted)
+    monkeypatch.setattr(service, "registered", slow)
+    assert ask(doors, credential).json()["reason"] == "revoked"
 
 
 def test_a_forged_client_cert_header_is_dropped_and_a_listed_proxys_is_read(town: Town) -> None:
@@ -120,6 +191,8 @@ def test_a_forged_client_cert_header_is_dropped_and_a_listed_proxys_is_read(town
     town.rt = proxied
     with town.open():
         assert ask(town, headers=header).json()["name"] == "cam-1"
+        twin = {"Client-Cert": f":{base64.b64encode(credential.twin.der).decode()}:"}
+        assert ask(town, headers=twin).json()["reason"] == "unregistered"
         assert ask(town, headers={"Client-Cert": "no bytes"}).json()["reason"] == "malformed"
         assert ask(town, credential).status_code == 401  # a proxy speaks for others, not for itself
 
@@ -130,15 +203,11 @@ def test_a_refused_certificate_closes_its_connection_and_is_refused_again(doors:
     credential = doors.authority.device(camera)
     with doors.client("device", credential) as client:
         assert client.get(SELF).status_code == 200
-        with doors.rt.db.write() as connection:
-            trust.refuse_certificate(
-                connection, fingerprint=credential.fingerprint, device_id=camera.id, reason=reason,
-                until=credential.certificate.not_valid_after_utc,
-            )  # fmt: skip
+        refuse(doors, camera.id, credential, reason)
         until(lambda: outcome(client) in ("403", "cut"), timeout=5)
         until(lambda: ask(doors, credential).json().get("reason") == reason, timeout=5)
     with doors.rt.db.write() as connection:
-        trust.accept_certificate(connection, fingerprint=credential.fingerprint)
+        trust.accept_certificate(connection, keys=credential.keys)
     until(lambda: ask(doors, credential).status_code == 200, timeout=5)
 
 

@@ -81,7 +81,7 @@ def credentials(town: Town) -> dict[str, tuple[object, dict[str, str]]]:
             wrong = made[reason]
             assert wrong is not None
             trust.refuse_certificate(
-                connection, fingerprint=wrong.fingerprint, device_id=other.id, reason=reason,
+                connection, keys=wrong.keys, device_id=other.id, reason=reason,
                 until=wrong.certificate.not_valid_after_utc,
             )  # fmt: skip
     assert made["good"]

@@ -1,12 +1,20 @@
 """The one history of migrations makes exactly the tables that the rooms declare."""
 
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from cryptography.hazmat.primitives import hashes
 
-from lachan import migrate, wiring
+from lachan import migrate, trust, wiring
 from lachan.database import Database, metadata
 from lachan.settings import Settings
+from tests.api.support import Authority
+
+NAME = "trust_refused_certificates"
 
 
 def test_the_history_leads_to_the_declared_tables(settings: Settings) -> None:
@@ -23,3 +31,49 @@ def test_the_history_leads_to_the_declared_tables(settings: Settings) -> None:
         assert migrate.current(db) is not None
     finally:
         db.close()
+
+
+def test_what_was_refused_by_its_bytes_is_refused_by_what_was_signed(settings: Settings, tmp_path: Path) -> None:
+    """An installation at 0001 with certificates on hold, revoked and valid; 0002 makes the doors' list again."""
+    db, authority = Database(settings.url, pool_size=2), Authority(tmp_path / "authority", "issuing")
+    rows, now = {state: authority.device("d") for state in ("held", "revoked", "valid")}, datetime.now(UTC)
+    moments = {"state_since": now, "issued_at": now, "not_before": now, "not_after": now + timedelta(days=1)}
+    try:
+        with db.write() as connection:
+            step(connection, "0001")
+            old = sa.MetaData()
+            old.reflect(connection, only=["devices", "pki_certificates", NAME])
+            device = dict.fromkeys(
+                ("id", "name", "vendor", "model", "serial_number", "site", "criticality", "state"), "d"
+            )
+            connection.execute(old.tables["devices"].insert().values(**device, created_at=now))
+            for state, made in rows.items():
+                shown = made.certificate.fingerprint(hashes.SHA256()).hex()
+                texts = dict.fromkeys(("id", "serial_number", "profile", "subject", "spki_sha256"), state)
+                values = {**texts, **moments, "device_id": "d", "fingerprint": shown, "certificate": made.der}
+                connection.execute(old.tables["pki_certificates"].insert().values(**values, state=state))
+            refused = {"fingerprint": "stale", "device_id": "d", "reason": "revoked", "until": moments["not_after"]}
+            connection.execute(old.tables[NAME].insert().values(**refused))
+        migrate.upgrade(db)
+        with db.read() as connection:
+            found = trust.snapshot(connection)
+        assert {state: found.refusal(made.keys) for state, made in rows.items()} == {
+            "held": "suspended", "revoked": "revoked", "valid": None,
+        }  # fmt: skip
+        with db.write() as connection:
+            step(connection, "0001")
+            left = connection.execute(old.tables[NAME].select()).all()
+        assert {row.fingerprint: row.reason for row in left} == {
+            rows[state].certificate.fingerprint(hashes.SHA256()).hex(): reason
+            for state, reason in (("held", "suspended"), ("revoked", "revoked"))
+        }
+    finally:
+        db.close()
+
+
+def step(connection: sa.Connection, revision: str) -> None:
+    """Go to a revision, up or down."""
+    made = migrate.config()
+    made.attributes["connection"] = connection
+    current = MigrationContext.configure(connection).get_current_revision()
+    (command.upgrade if current is None else command.downgrade)(made, revision)

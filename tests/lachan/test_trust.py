@@ -10,6 +10,8 @@ from lachan import clock, trust
 from lachan.runtime import Runtime
 from lachan.trust import Answer, Signal
 
+KEYS = trust.CertificateKeys("ab", "cd")
+
 
 def signal(answer: Answer, ref: str = "1", until: timedelta | None = None) -> Signal:
     now = clock.now()
@@ -49,10 +51,12 @@ def test_setting_and_clearing_changes_version_and_snapshot(rt: Runtime, answer: 
 def test_refused_certificates_stand_in_the_snapshot_until_they_expire(rt: Runtime) -> None:
     with rt.db.write() as c:
         until = clock.now() + timedelta(days=1)
-        trust.refuse_certificate(c, fingerprint="ab", device_id="d", reason="suspended", until=until)
-        trust.refuse_certificate(c, fingerprint="ab", device_id="d", reason="revoked", until=until)
-        assert trust.snapshot(c).refused_certificates == {"ab": "revoked"}
+        trust.refuse_certificate(c, keys=KEYS, device_id="d", reason="suspended", until=until)
+        trust.refuse_certificate(c, keys=KEYS, device_id="d", reason="revoked", until=until)
+        assert trust.snapshot(c).refusal(KEYS) == "revoked"
+        for one in (trust.CertificateKeys("ab", "other"), trust.CertificateKeys("other", "cd")):
+            assert trust.snapshot(c).refusal(one) == "revoked"  # either key is enough
         with clock.travel(timedelta(days=2)):
             assert trust.snapshot(c).refused_certificates == {}
-        trust.accept_certificate(c, fingerprint="ab")
+        trust.accept_certificate(c, keys=KEYS)
         assert trust.snapshot(c).refused_certificates == {}

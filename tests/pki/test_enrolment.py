@@ -27,6 +27,7 @@ from tests.pki.support import (
     named,
     names_of,
 )
+from tests.support.malleable import twin_of
 
 
 def test_certificate_carries_the_registry_not_the_request(signer_rt: Runtime) -> None:
@@ -298,6 +299,8 @@ def test_renewal_needs_a_certificate_in_force(signer_rt: Runtime) -> None:
     request = csr(subject=first.subject)
     with pytest.raises(errors.CertificateNotCurrent):
         service.reenrol(signer_rt, device_id=cam.id, certificate=neighbour, csr_der=request)
+    with pytest.raises(errors.CertificateNotCurrent, match="unknown"):
+        service.reenrol(signer_rt, device_id=cam.id, certificate=twin_of(first), csr_der=request)
     with clock.travel(timedelta(days=91)), pytest.raises(errors.CertificateNotCurrent):
         service.reenrol(signer_rt, device_id=cam.id, certificate=first, csr_der=request)
     with signer_rt.db.write() as connection:

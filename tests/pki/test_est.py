@@ -15,8 +15,10 @@ from OpenSSL import SSL
 
 from lachan.runtime import Runtime
 from pki import service
+from pki.states import Reason
 from tests.pki.doors import Doors, open_doors
 from tests.pki.support import ADMIN, Camera, camera, contain, csr, end_containment, key
+from tests.support.malleable import twin_of
 from tests.support.wait import until
 
 EST = "/.well-known/est"
@@ -96,6 +98,44 @@ def test_quarantine_holds_over_the_wire_and_ends(signer_rt: Runtime, doors: Door
     until(lambda: renew().status_code == 200, timeout=5)
     with doors.client() as client:
         assert post(client, cam, csr(), secret=fresh.secret).status_code == 200
+
+
+@pytest.mark.parametrize("standing", ["valid", "suspended", "revoked", "contained"])
+def test_a_certificate_with_its_signature_rewritten_is_served_nothing(
+    signer_rt: Runtime, doors: Doors, standing: str
+) -> None:
+    """Not before, and not when the certificate itself is refused: it never was the registered one."""
+    cam, device_key = camera(signer_rt), key()
+    with doors.client() as client:
+        (first,) = certificates(post(client, cam, csr(device_key)))
+    twin, renewal = twin_of(first), csr(key(), subject=first.subject)
+
+    def asked(shown: x509.Certificate) -> tuple[str, int]:
+        with doors.client(shown, device_key) as client:
+            try:
+                told = client.get("/device/v1/self").json()
+                renewed = client.post(f"{EST}/simplereenroll", content=renewal, headers=PKCS10)
+            except httpx.TransportError:
+                return "cut", 0  # the decision changed under the connection
+        return told.get("reason") or told["answer"], renewed.status_code
+
+    assert asked(twin) == ("unregistered", 403)
+    assert asked(first) == ("allow", 200)
+    with signer_rt.db.write() as connection:
+        if standing == "suspended":
+            service.suspend(signer_rt, connection, ADMIN, device_id=cam.id, reason="odd")
+        if standing == "revoked":
+            service.revoke(signer_rt, connection, ADMIN, device_id=cam.id, reason=Reason.KEY_COMPROMISE)
+    if standing == "contained":
+        contain(signer_rt, cam.id)
+    if standing != "valid":
+        reason = "quarantine" if standing == "contained" else standing
+        until(lambda: asked(first) == (reason, 403), timeout=5)
+    assert asked(twin) == ("unregistered", 403)
+    if standing == "contained":
+        end_containment(signer_rt, cam.id)
+        until(lambda: asked(first) == ("allow", 200), timeout=5)
+        assert asked(twin) == ("unregistered", 403)
 
 
 def test_answers_to_what_is_wrong(signer_rt: Runtime, doors: Doors) -> None:
