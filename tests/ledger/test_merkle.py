@@ -100,6 +100,25 @@ def test_inclusion_of_every_leaf(size: int):
                 )
 
 
+def test_a_path_that_ends_too_early_places_nothing():
+    """The last leaf of three shown at the place of the second: all hashes lead to the root, only the length gives it away."""
+    a, b, c = LEAVES[:3]
+    with pytest.raises(ProofRefused):
+        merkle.verify_inclusion(leaf=c, index=1, size=3, path=[node_hash(a, b)], root=NAIVE[3])
+    merkle.verify_inclusion(leaf=c, index=2, size=3, path=[node_hash(a, b)], root=NAIVE[3])
+
+
+@pytest.mark.parametrize("size", range(2, MOST + 1))
+def test_no_leaf_can_be_shown_at_the_place_of_another(size: int):
+    """Every honest proof, tried at every other place: a path tells left from right, and how deep it is."""
+    for index in range(size):
+        path = merkle.inclusion_path(index, size, nodes)
+        for other in range(size):
+            if other != index:
+                with pytest.raises(ProofRefused):
+                    merkle.verify_inclusion(leaf=LEAVES[index], index=other, size=size, path=path, root=NAIVE[size])
+
+
 @pytest.mark.parametrize("new", range(MOST + 1))
 def test_consistency_from_every_earlier_size(new: int):
     for old in range(new + 1):
