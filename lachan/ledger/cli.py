@@ -1,7 +1,11 @@
 """``lachan ledger``: export, verify, status, checkpoint, key. ``verify`` needs no installation and imports nothing of one."""
 
 import argparse
+import os
+import secrets
 import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +18,7 @@ from lachan.ledger.note import Verifier
 
 
 def main(argv: list[str]) -> int:
-    """Run one verb; returns the exit code (0 done, 1 refused, 2 wrong words, 3 no installation or signer, 4 nothing sealed)."""
+    """Run one verb; give the exit code (0 done, 1 refused, 2 wrong words, 3 no installation or signer, 4 nothing sealed)."""
     parser = cliutil.parser("ledger", "Export and verify the evidence: every decision, sealed under a signed root.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add = verbs.add_parser("export", help="write events with their proofs, for an auditor")
@@ -25,7 +29,7 @@ def main(argv: list[str]) -> int:
     add.add_argument("--since", metavar="FILE", help="an earlier checkpoint: its consistency proof goes in")
     add.add_argument("-o", "--output", metavar="FILE", help="file to write (standard output)")
     add = verbs.add_parser("verify", help="check an export offline, with the ledger's public key")
-    add.add_argument("file", metavar="FILE", help="the export")
+    add.add_argument("file", metavar="FILE", help="the export; - reads standard input")
     add.add_argument("--key", metavar="FILE", required=True, help="the ledger's public key, had from elsewhere")
     add.add_argument("--since", metavar="FILE", help="an earlier checkpoint: finds a cut tail and a rewritten history")
     verbs.add_parser("status", help="how much is sealed, and whether anything stands in the way")
@@ -42,13 +46,14 @@ def main(argv: list[str]) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from lachan.ledger import document
     from lachan.ledger.verify import verify
 
     key = Verifier.parse(_text(args.key))
     since = _text(args.since) if args.since else None
     try:
         with _opened(args.file) as file:
-            found = verify(file, key, since=since)
+            found = verify(document.lines(file), key, since=since)
     except ExportRefused as error:
         findings = error.fields["findings"]
         lines = [f"REFUSED: {error.fields['count']} finding(s)"]
@@ -89,16 +94,29 @@ def _export(rt: Any, args: argparse.Namespace) -> int:
         sys.stdout.buffer.writelines(lines)
         return cliutil.OK
     path = Path(args.output)
-    draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as file:
-        file.writelines(lines)
-        length = file.tell()
-    draft.replace(path)
+    length = _write(path, lines)
     result = {"file": str(path), "bytes": length}
     cliutil.show(
         result, as_json=args.json, text=f"{path}: {length} bytes. Check it: lachan ledger verify {path} --key KEY"
     )
     return cliutil.OK
+
+
+def _write(path: Path, lines: Iterable[bytes]) -> int:
+    """Write a file in one pass, whole or not at all; give its length in bytes."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with draft.open("xb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+            length = file.tell()
+        draft.replace(path)
+    except OSError as error:
+        raise Invalid(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return length
 
 
 def _status(rt: Any, args: argparse.Namespace) -> int:
@@ -147,6 +165,8 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _opened(path: str) -> Any:
+    if path == "-":
+        return nullcontext(sys.stdin.buffer)
     try:
         return Path(path).open("rb")
     except OSError as error:

@@ -6,7 +6,7 @@ A tree of n leaves is thought of as ranges ``[lo, hi)`` of leaf indexes. A perfe
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from lachan.ledger.errors import ProofRefused
@@ -18,12 +18,12 @@ Range: TypeAlias = tuple[int, int]
 
 
 def leaf_hash(body: bytes) -> bytes:
-    """The hash of a leaf: SHA-256(0x00 ‖ body) (RFC 9162 2.1.1)."""
+    """Hash a leaf: SHA-256(0x00 ‖ body) (RFC 9162 2.1.1)."""
     return hashlib.sha256(b"\0" + body).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """The hash of an interior node: SHA-256(0x01 ‖ left ‖ right) (RFC 9162 2.1.1)."""
+    """Hash an interior node: SHA-256(0x01 ‖ left ‖ right) (RFC 9162 2.1.1)."""
     return hashlib.sha256(b"\1" + left + right).digest()
 
 
@@ -42,8 +42,18 @@ class Frontier:
             raise ValueError(f"a tree of {size} leaves has {size.bit_count()} peaks of 32 bytes")
 
     def append(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
-        """Add one leaf hash; gives the interior nodes that became complete, as (level, index, hash)."""
-        index, level, node = self.size, 0, leaf
+        """Add one leaf hash; give the interior nodes that became complete, as (level, index, hash)."""
+        return self.add(0, leaf)
+
+    def add(self, level: int, node: bytes) -> list[tuple[int, int, bytes]]:
+        """Add a perfect subtree of 2^level leaves; give the nodes above it that became complete.
+
+        Raises:
+            ValueError: such a subtree cannot begin at the present size.
+        """
+        index, width = self.size >> level, 1 << level
+        if self.size & (width - 1):
+            raise ValueError(f"no subtree of {width} leaves begins at {self.size}")
         done = []
         while index & 1:
             node = node_hash(self.peaks.pop(), node)
@@ -51,21 +61,22 @@ class Frontier:
             level += 1
             done.append((level, index, node))
         self.peaks.append(node)
-        self.size += 1
+        self.size += width
         return done
 
-    def root(self) -> bytes:
-        """The tree's root hash."""
-        if not self.peaks:
+    def root(self, tail: bytes = b"") -> bytes:
+        """Compute the tree's root hash; ``tail`` is the hash of an imperfect subtree that ends the tree."""
+        peaks = [*self.peaks, tail] if tail else self.peaks
+        if not peaks:
             return EMPTY_ROOT
-        found = self.peaks[-1]
-        for peak in reversed(self.peaks[:-1]):
+        found = peaks[-1]
+        for peak in reversed(peaks[:-1]):
             found = node_hash(peak, found)
         return found
 
 
 def root(leaves: Iterable[bytes]) -> bytes:
-    """The root over some leaf hashes (for the batches that one event stands for)."""
+    """Compute the root over some leaf hashes (for the batches that one event stands for)."""
     frontier = Frontier()
     for leaf in leaves:
         frontier.append(leaf)
@@ -73,7 +84,7 @@ def root(leaves: Iterable[bytes]) -> bytes:
 
 
 def range_hash(lo: int, hi: int, nodes: Nodes) -> bytes:
-    """The hash of the subtree over ``[lo, hi)`` as RFC 9162 cuts it; ``lo`` is aligned as every subtree's is."""
+    """Compute the hash of the subtree over ``[lo, hi)`` as RFC 9162 cuts it; ``lo`` is aligned as every subtree's is."""
     count = hi - lo
     if count & (count - 1) == 0:
         level = count.bit_length() - 1
@@ -83,12 +94,12 @@ def range_hash(lo: int, hi: int, nodes: Nodes) -> bytes:
 
 
 def tree_root(size: int, nodes: Nodes) -> bytes:
-    """The root of the first ``size`` leaves."""
+    """Compute the root of the first ``size`` leaves."""
     return range_hash(0, size, nodes) if size else EMPTY_ROOT
 
 
 def inclusion_ranges(index: int, size: int) -> list[Range]:
-    """The sibling ranges on the way from leaf ``index`` to the root (RFC 9162 2.1.3.1).
+    """List the sibling ranges on the way from leaf ``index`` to the root (RFC 9162 2.1.3.1).
 
     Raises:
         ValueError: the tree has no such leaf.
@@ -108,7 +119,7 @@ def inclusion_ranges(index: int, size: int) -> list[Range]:
 
 
 def consistency_ranges(old: int, new: int) -> list[Range]:
-    """The ranges whose hashes prove that the first ``old`` of ``new`` leaves are unchanged (RFC 9162 2.1.4.1).
+    """List the ranges whose hashes prove that the first ``old`` of ``new`` leaves are unchanged (RFC 9162 2.1.4.1).
 
     Raises:
         ValueError: ``old`` is larger than ``new``, or negative.
@@ -131,13 +142,26 @@ def consistency_ranges(old: int, new: int) -> list[Range]:
     return found[::-1]
 
 
+def subtrees(lo: int, hi: int, size: int) -> Iterator[Range]:
+    """Cut ``[lo, hi)`` into the largest subtrees of a tree of ``size`` leaves, in order."""
+    while lo < hi:
+        if hi == size and (lo & -lo or size) >= hi - lo:  # the right edge, which need not be perfect
+            yield lo, hi
+            return
+        width = 1 << (hi - lo).bit_length() - 1
+        if lo:
+            width = min(width, lo & -lo)
+        yield lo, lo + width
+        lo += width
+
+
 def inclusion_path(index: int, size: int, nodes: Nodes) -> list[bytes]:
-    """The proof that leaf ``index`` is in the tree of ``size`` leaves."""
+    """Prove that leaf ``index`` is in the tree of ``size`` leaves."""
     return [range_hash(lo, hi, nodes) for lo, hi in inclusion_ranges(index, size)]
 
 
 def consistency_path(old: int, new: int, nodes: Nodes) -> list[bytes]:
-    """The proof that the tree of ``new`` leaves extends that of ``old``."""
+    """Prove that the tree of ``new`` leaves extends that of ``old``."""
     return [range_hash(lo, hi, nodes) for lo, hi in consistency_ranges(old, new)]
 
 
@@ -198,5 +222,5 @@ def verify_consistency(
 
 
 def _split(count: int) -> int:
-    """The largest power of two smaller than ``count`` (at least 2)."""
+    """Find the largest power of two smaller than ``count`` (at least 2)."""
     return 1 << (count - 1).bit_length() - 1

@@ -7,12 +7,14 @@ transaction left open holds the seal back; after a restore into a new cluster, w
 table is looked through once.
 """
 
+import base64
 from collections import OrderedDict
 from typing import Any
 
 import sqlalchemy as sa
 
 from lachan.database import for_update, insert_ignore
+from lachan.ledger import merkle
 from lachan.ledger.merkle import HASH_SIZE, Frontier, node_hash
 from lachan.ledger.models import leaves, nodes, state
 from lachan.outbox import events
@@ -36,7 +38,7 @@ class StoredNodes:
         self._tiles: OrderedDict[tuple[int, int], list[list[bytes]]] = OrderedDict()
 
     def __call__(self, level: int, index: int) -> bytes:
-        """The hash of a complete node.
+        """Give the hash of a complete node.
 
         Raises:
             LookupError: it is not complete yet.
@@ -49,11 +51,15 @@ class StoredNodes:
         return row[offset]
 
     def tile(self, tile_level: int, tile: int) -> list[bytes]:
-        """The hashes of one C2SP tile, as many as are there (0 to 256)."""
+        """Give the hashes of one C2SP tile, as many as are there (0 to 256)."""
         return self._levels(tile_level, tile)[0]
 
+    def rows(self, tile: int) -> list[list[bytes]]:
+        """Give the leaves of one tile and the seven levels above them inside the tile."""
+        return self._levels(0, tile)
+
     def _levels(self, tile_level: int, tile: int) -> list[list[bytes]]:
-        """One tile and the seven levels above it inside the tile; the last used ones are remembered."""
+        """Give one tile and the seven levels above it inside the tile; the last used ones are remembered."""
         key = (tile_level, tile)
         if key in self._tiles:
             self._tiles.move_to_end(key)
@@ -76,8 +82,36 @@ class StoredNodes:
         return rows
 
 
+class Paths:
+    """Inclusion proofs in base64 for leaves that are asked in order: what a tile's leaves share is made once.
+
+    Args:
+        nodes: the tree.
+        size: its leaves.
+    """
+
+    def __init__(self, nodes: StoredNodes, size: int) -> None:
+        self._nodes, self._size = nodes, size
+        self._tile = -1
+        self._inside: list[list[str]] = []
+        self._above: list[str] = []
+
+    def to(self, index: int) -> list[str]:
+        """Give the proof of one leaf, from the leaf up."""
+        tile = index // TILE_WIDTH
+        if (tile + 1) * TILE_WIDTH > self._size:  # the right edge: its tile is not whole
+            return [_base64(step) for step in merkle.inclusion_path(index, self._size, self._nodes)]
+        if tile != self._tile:
+            self._tile = tile
+            self._inside = [[_base64(node) for node in row] for row in self._nodes.rows(tile)]
+            ranges = merkle.inclusion_ranges(tile * TILE_WIDTH, self._size)[TILE_HEIGHT:]
+            self._above = [_base64(merkle.range_hash(lo, hi, self._nodes)) for lo, hi in ranges]
+        offset = index % TILE_WIDTH
+        return [row[offset >> level ^ 1] for level, row in enumerate(self._inside)] + self._above
+
+
 def frontier(connection: sa.Connection) -> Frontier:
-    """The right edge of the tree as it was last appended to."""
+    """Give the right edge of the tree as it was last appended to."""
     row = connection.execute(sa.select(state.c.size, state.c.peaks)).first()
     return Frontier() if row is None else Frontier(row.size, _split(bytes(row.peaks)))
 
@@ -112,7 +146,7 @@ def append(connection: sa.Connection, *, limit: int) -> int:
 
 
 def waiting(connection: sa.Connection) -> bool:
-    """Whether some event may not be sealed yet: a cheap look that keeps an idle sealer off the write lock."""
+    """Tell whether some event may not be sealed yet: a cheap look that keeps an idle sealer off the write lock."""
     row = connection.execute(sa.select(state.c.position)).first()
     position = 0 if row is None else row.position
     if connection.dialect.name == "sqlite":
@@ -126,7 +160,7 @@ def waiting(connection: sa.Connection) -> bool:
 
 
 def _unsealed(connection: sa.Connection, position: int, limit: int) -> tuple[list[Any], int]:
-    """The next events that are safe to seal, in tree order, and the position behind them."""
+    """Give the next events that are safe to seal, in tree order, and the position behind them."""
     columns = sa.select(events.c.seq, events.c.leaf_hash, events.c.txid).limit(limit)
     if connection.dialect.name == "sqlite":
         found = list(connection.execute(columns.where(events.c.seq > position).order_by(events.c.seq)))
@@ -142,6 +176,10 @@ def _unsealed(connection: sa.Connection, position: int, limit: int) -> tuple[lis
 
 def _not_sealed() -> sa.ColumnElement[bool]:
     return ~sa.exists().where(leaves.c.event_seq == events.c.seq)
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
 
 
 def _split(peaks: bytes) -> list[bytes]:

@@ -31,8 +31,10 @@ def checkpoint(bodies: list[bytes], key: Ed25519PrivateKey = PRIVATE) -> str:
     return sign(found.text, KEY, key.sign)
 
 
-def write(bodies: list[bytes], *, scope: Scope = Scope(), since: int | None = None) -> list[bytes]:
-    """The lines of an export of this history."""
+def write(
+    bodies: list[bytes], *, scope: Scope = Scope(), since: int | None = None, section: int = 256, form: int = 2
+) -> list[bytes]:
+    """Write the lines of an export of this history; ``form`` 1 has its contents in the header."""
     leaves = [merkle.leaf_hash(text) for text in bodies]
     facts = [json.loads(text) for text in bodies]
     chosen = [i for i, fact in enumerate(facts) if scope.holds(fact)]
@@ -45,11 +47,17 @@ def write(bodies: list[bytes], *, scope: Scope = Scope(), since: int | None = No
     if since is not None:
         proof = [b64(step) for step in merkle.consistency_path(since, size, nodes)]
         earlier = {"checkpoint": checkpoint(bodies[:since]), "proof": proof}
+    rows = [[i, facts[i]["id"], facts[i]["name"]] for i in chosen]
     values = [{
-        "type": "header", "format": "lachan-ledger-export/1", "origin": KEY.name, "size": size,
-        "checkpoint": checkpoint(bodies), "scope": scope.json(),
-        "contents": [[i, facts[i]["id"], facts[i]["name"]] for i in chosen], "since": earlier, "made_at": "now",
+        "type": "header", "format": f"lachan-ledger-export/{form}", "origin": KEY.name, "size": size,
+        "checkpoint": checkpoint(bodies), "scope": scope.json(), **({"contents": rows} if form == 1 else {}),
+        "since": earlier, "made_at": "now",
     }]  # fmt: skip
+    sections = [] if form == 1 else [rows[i : i + section] for i in range(0, len(rows), section)]
+
+    def list_next() -> None:
+        if sections:
+            values.append({"type": "contents", "events": sections.pop(0)})
 
     def cut(lo: int, hi: int) -> None:
         if not any(lo <= i < hi for i in chosen):
@@ -57,12 +65,16 @@ def write(bodies: list[bytes], *, scope: Scope = Scope(), since: int | None = No
         elif hi - lo == 1:
             proof = [b64(step) for step in merkle.inclusion_path(lo, size, nodes)]
             values.append({"type": "event", "index": lo, "body": bodies[lo].decode(), "proof": proof})
+            if (chosen.index(lo) + 1) % section == 0:
+                list_next()
         else:
             middle = lo + (1 << (hi - lo - 1).bit_length() - 1)
             cut(lo, middle)
             cut(middle, hi)
 
-    cut(0, size)
+    list_next()
+    if size:
+        cut(0, size)
     return seal([encode(value) for value in values])
 
 
@@ -77,3 +89,24 @@ def edit(lines: list[bytes], number: int, **change) -> list[bytes]:
     """Lines with some fields of one of them changed, and a fresh digest."""
     value = {**json.loads(lines[number]), **change}
     return seal([*lines[:number], encode(value), *lines[number + 1 :]])
+
+
+def line_of(lines: list[bytes], index: int) -> int:
+    """Find the line of an event."""
+    return next(n for n, line in enumerate(lines) if line.startswith(b'{"type":"event","index":%d,' % index))
+
+
+def listing(lines: list[bytes], index: int) -> int:
+    """Find the line whose table of contents lists an event."""
+    return next(n for n, line in enumerate(lines) if any(row[0] == index for row in _rows(line)))
+
+
+def relist(lines: list[bytes], number: int, change) -> list[bytes]:
+    """Change the table of contents of one line, and make the digest fit."""
+    word = "events" if b'"contents","events"' in lines[number] else "contents"
+    return edit(lines, number, **{word: change(_rows(lines[number]))})
+
+
+def _rows(line: bytes) -> list:
+    value = json.loads(line)
+    return value.get("contents", []) if value["type"] == "header" else value.get("events", [])

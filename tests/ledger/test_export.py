@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from lachan import clock, devices, events, outbox
 from lachan.identity.principal import system
 from lachan.ledger import cli, sealer
+from lachan.ledger import export as export_module
 from lachan.ledger.errors import ExportRefused, NotSealed
 from lachan.ledger.export import Period, export
 from lachan.ledger.note import Verifier
@@ -24,20 +25,15 @@ def key(rt: Runtime) -> Verifier:
     return Verifier.parse((rt.settings.data / "ledger" / "key").read_text())
 
 
+def new(i: int) -> devices.NewDevice:
+    return devices.NewDevice(name=f"cam-{i}", vendor=f"vendor-{i}", model="m", serial_number=f"s{i}", site="north")
+
+
 @pytest.fixture
 def story(ledger_rt: Runtime) -> Runtime:
     """Two devices of two vendors, ten facts each, sealed."""
     with ledger_rt.db.write() as connection:
-        ids = [
-            devices.register(
-                connection,
-                devices.NewDevice(
-                    name=f"cam-{i}", vendor=f"vendor-{i}", model="m", serial_number=f"s{i}", site="north"
-                ),
-                actor=system("test"),
-            ).id
-            for i in range(2)
-        ]
+        ids = [devices.register(connection, new(i), actor=system("test")).id for i in range(2)]
         for i in range(20):
             fact = events.CertificateSuspended(device_id=ids[i % 2], serial_number=f"{i:x}", reason="test \x1b[31m đỏ")
             outbox.append(connection, fact, actor=system("test"))
@@ -104,8 +100,62 @@ def test_what_is_done_to_the_rows_by_hand_is_named(story: Runtime, change: str):
 
 
 def test_nothing_sealed(rt: Runtime):
-    with pytest.raises(NotSealed):
-        list(export(rt))
+    with pytest.raises(NotSealed):  # before the first line, so that a door can still answer with it
+        export(rt)
+
+
+def test_pages_fit_together(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the size of a page: the same lines but for the sections of the contents, whole and in parts."""
+    rt = ledger_rt
+    with rt.db.write() as connection:
+        ids = [devices.register(connection, new(i), actor=system("test")).id for i in range(3)]
+        for i in range(290):
+            fact = events.CertificateSuspended(device_id=ids[i % 7 % 3], serial_number=f"{i:x}", reason="test")
+            outbox.append(connection, fact, actor=system("test"))
+    size = sealer.seal_now(rt)
+
+    def bare(**scope) -> list[bytes]:
+        lines = list(export(rt, **scope))
+        assert verify(lines, key(rt)).size == size
+        return [line for line in lines[1:-1] if not line.startswith(b'{"type":"contents"')]
+
+    scopes = [
+        {},
+        {"device_id": ids[2]},
+        {"vendor": "vendor-1"},
+        {"vendor": "none"},
+        {"period": Period(clock.now(), None)},
+    ]
+    for scope in scopes:
+        wanted = bare(**scope)
+        for walk, few in ((1, 0), (7, 0), (256, 0), (300, 0), (1 << 20, 0), (64, 2000)):
+            monkeypatch.setattr(export_module, "WALK", walk)
+            monkeypatch.setattr(export_module, "FEW", few)
+            assert bare(**scope) == wanted
+        monkeypatch.undo()
+
+
+def test_no_connection_is_held_while_a_slow_reader_reads(story: Runtime, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(export_module, "WALK", 4)
+    pool = story.db.engine.pool
+    lines = []
+    for line in export(story):
+        lines.append(line)
+        assert pool.checkedout() == 0
+    assert verify(lines, key(story)).events > 20
+
+
+def test_an_export_is_of_its_checkpoint_though_the_ledger_grows_meanwhile(
+    story: Runtime, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(export_module, "WALK", 4)
+    lines = export(story)
+    found = [next(lines) for _ in range(6)]
+    with story.db.write() as connection:
+        for i in range(300):
+            outbox.append(connection, events.SignedIn(user=f"u{i}"), actor=system("test"))
+    sealer.seal_now(story)
+    assert verify([*found, *lines], key(story)).size == json.loads(found[0])["size"]
 
 
 def lachan(*words: str) -> subprocess.CompletedProcess[str]:
@@ -132,13 +182,13 @@ def test_the_command_verifies_with_the_export_and_a_key_alone(story: Runtime, tm
     assert "--since" in good.stdout
 
     lines = file.read_bytes().splitlines(keepends=True)
-    value = json.loads(lines[9])
+    value = json.loads(lines[10])  # header, contents, then the events
     event = json.loads(value["body"])
     value["body"] = value["body"].replace("test", "TEST")
-    lines[9] = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-    head = json.loads(lines[0])
-    head["contents"][8][2] += "\x1b]0;owned\x07\n\u202e"
-    lines[0] = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    lines[10] = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    contents = json.loads(lines[1])
+    contents["events"][8][2] += "\x1b]0;owned\x07\n\u202e"
+    lines[1] = json.dumps(contents, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
     bad = tmp_path / "bad.ndjson"
     bad.write_bytes(b"".join(lines))
     answer = lachan("verify", str(bad), "--key", str(keys))
