@@ -1,16 +1,25 @@
 """Engine, connections and portable types: the same SQL on SQLite and PostgreSQL.
 
 Rooms write SQLAlchemy Core against `metadata` and open a connection inside the function that needs it: `Database.read`
-for looking, `Database.write` for one transaction. On SQLite `write` is BEGIN IMMEDIATE (with deferred transactions racing
-writers fail at once, whatever the timeout), WAL and synchronous=FULL. Limits: inside `write` a process must not wait for
-another process that needs `write`.
+for looking, `Database.run` with a unit of work for writing (ADR 0021), `Database.write` in console commands that write
+alone. On SQLite units share a transaction and its fsync (`lachan.writer`), and whoever writes has passed the gate between
+processes; it is BEGIN IMMEDIATE (with deferred transactions racing writers fail at once, whatever the timeout), WAL and
+synchronous=FULL. On PostgreSQL each unit is a transaction of its own.
+
+**Lock order:** device rows by id, kill switch (shared), budgets sorted, containment; `FOR NO KEY UPDATE` (a foreign-key insert passes it), `FOR UPDATE` only where a unique column of `devices` changes; background pages use SKIP LOCKED.
+
+Limits: inside a transaction a process must not wait for another process that needs one.
 """
 
 import asyncio
+import contextvars
 import os
+import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,7 +28,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.types import TypeDecorator
 
-from lachan.errors import LachanError
+from lachan.errors import LachanError, Unavailable
+from lachan.writer import RETRY_AFTER, Lane, R, Unit, unavailable
 
 metadata = sa.MetaData(
     naming_convention={
@@ -33,8 +43,7 @@ metadata = sa.MetaData(
 Json = sa.JSON
 # SQLite only counts by itself for a plain INTEGER key; PostgreSQL wants 64 bits.
 S = TypeVar("S", bound=sa.Select[Any])
-R = TypeVar("R")
-Unit = Callable[[sa.Connection], R]
+AGAIN = frozenset({"40P01", "40001"})  # deadlock, serialisation failure: the same unit may well succeed now
 BigSerial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
@@ -69,18 +78,23 @@ class LooseFolder(LachanError):
     )
 
 
+class NestedUnit(RuntimeError):
+    """A programming error: inside a transaction another one of the same database was asked for."""
+
+
 class Database:
     """One database, shared by the threads of a process.
 
     Args:
         url: SQLAlchemy URL; ``sqlite:///…`` or ``postgresql+psycopg://…`` (``postgresql://`` means the same).
-        pool_size: most connections of this process.
+        pool_size: most connections of this process; on SQLite its writer has up to two more.
+        wait: seconds that a write waits for a busy SQLite database before it is `Unavailable`.
 
     Raises:
         LooseFolder: the SQLite file's folder is readable by group or others.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+    def __init__(self, url: str, *, pool_size: int = 20, wait: float = 10) -> None:
         parsed = make_url(url)
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -97,9 +111,15 @@ class Database:
             pool_timeout=30,
             connect_args={"timeout": 30} if self.dialect == "sqlite" else {},
         )
+        self._pool_size = pool_size
+        self._inside = threading.local()
+        self._threads: ThreadPoolExecutor | None = None
+        self._lanes: dict[bool, Lane] = {}
         if self.dialect == "sqlite":
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
+            if parsed.database:
+                self._lanes = self._make_lanes(Path(parsed.database), wait)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -109,48 +129,133 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """One transaction: committed at the end of the block, rolled back by an exception."""
-        with self.engine.connect().execution_options(lachan_write=True) as connection:
-            connection.info.pop("after_commit", None)
-            with connection.begin():
-                yield connection
-            for callback in connection.info.pop("after_commit", ()):
-                callback()
+        """One transaction of the caller's own: committed at the end of the block, rolled back by an exception.
 
-    def run(self, unit: "Unit[R]", *, urgent: bool = False) -> R:
+        For those who write alone (console commands); others give `run` a unit, which shares its fsync.
+
+        Raises:
+            NestedUnit: the caller is inside a transaction of this database already.
+            Unavailable: the database was busy for too long.
+        """
+        callbacks: list[Callable[[], None]] = []
+        with self._transaction(callbacks) as connection:
+            yield connection
+        for callback in callbacks:
+            callback()
+
+    def run(self, unit: Unit[R], *, urgent: bool = False) -> R:
         """Run a unit of work in a transaction and give its result once that has committed.
 
         Args:
             unit: a function of the connection, without effect outside before its commit (`after_commit` is for that): it
-                may be run again after a deadlock or a serialisation failure, or after its group was rolled back.
+                may run again after a deadlock or a serialisation failure, or after its group was rolled back, and on
+                SQLite it runs in the writer's thread. It waits for no other thread, and its result holds no cursor.
             urgent: goes before what is not (what may lead to containment, runs, enforcement, release).
 
         Raises:
             Exception: what the unit raised; nothing of it was written then.
+            NestedUnit: the caller is inside a transaction of this database already.
+            Unavailable: the database was busy for too long, is full, broken or away.
         """
+        self._refuse_nested()
+        if self._lanes:
+            return self._lanes[urgent].run(unit)
+        callbacks: list[Callable[[], None]] = []
         try:
-            return self._run_once(unit)
+            found = self._run_once(unit, callbacks)
         except sa.exc.DBAPIError as error:
-            if not _worth_a_second_run(error):
+            if getattr(error.orig, "sqlstate", None) not in AGAIN:
                 raise
-        return self._run_once(unit)
+            found = self._run_once(unit, callbacks)
+        for callback in callbacks:
+            callback()
+        return found
 
-    async def arun(self, unit: "Unit[R]", *, urgent: bool = False) -> R:
-        """Do `run` for code on an event loop, which goes on meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(None, lambda: self.run(unit, urgent=urgent))
+    async def arun(self, unit: Unit[R], *, urgent: bool = False) -> R:
+        """Do `run` for code on an event loop, which goes on meanwhile; on SQLite it takes no thread."""
+        self._refuse_nested()
+        if self._lanes:
+            return await self._lanes[urgent].arun(unit)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._pool_size, thread_name_prefix="units")
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: run(self.run, unit, urgent=urgent)
+        )
 
-    def _run_once(self, unit: "Unit[R]") -> R:
-        with self.write() as connection:
-            return unit(connection)
+    @contextmanager
+    def _transaction(self, callbacks: list[Callable[[], None]]) -> Iterator[sa.Connection]:
+        """One transaction; ``callbacks`` gets what is to be called now that it has committed."""
+        self._refuse_nested()
+        with (
+            self._lanes[False].lent() if self._lanes else nullcontext(),
+            self.engine.connect().execution_options(lachan_write=True) as connection,
+        ):
+            connection.info.pop("after_commit", None)
+            self._inside.yes = True
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                self._inside.yes = False
+            callbacks += connection.info.pop("after_commit", ())
+
+    def _run_once(self, unit: Unit[R], callbacks: list[Callable[[], None]]) -> R:
+        try:
+            with self._transaction(callbacks) as connection:
+                return unit(connection)
+        except sa.exc.SQLAlchemyError as error:
+            if (told := away(error)) is not None:
+                raise told from error
+            raise
+
+    def _refuse_nested(self) -> None:
+        if getattr(self._inside, "yes", False):
+            raise NestedUnit("Inside a transaction its own connection is used; a second one would wait for the first.")
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Finish the units that wait, then give all connections back."""
+        for lane in self._lanes.values():
+            lane.close()
+        if self._threads is not None:
+            self._threads.shutdown()
         self.engine.dispose()
+
+    def _make_lanes(self, file: Path, wait: float) -> dict[bool, Lane]:
+        """The two lanes of SQLite's writer: True for what is urgent, False for what is not."""
+        engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool, connect_args={"timeout": wait})
+        sa.event.listen(engine, "connect", _sqlite_pragmas)
+        sa.event.listen(engine, "connect", _sqlite_writer)
+        sa.event.listen(engine, "begin", lambda _connection: None)
+        for ending in ("commit", "rollback"):
+            sa.event.listen(engine, ending, _refuse_ending)
+        urgent = Lane(engine, file, urgent=True, wait=wait, inside=self._inside)
+        return {True: urgent, False: Lane(engine, file, urgent=False, wait=wait, inside=self._inside, before=urgent)}
 
 
 def after_commit(connection: sa.Connection, callback: Callable[[], None]) -> None:
-    """Call ``callback`` once the surrounding `Database.write` has committed; never if it rolls back."""
+    """Call ``callback`` once the surrounding transaction has committed; never if it rolls back.
+
+    It runs in the thread, or on the event loop, of who asked for the transaction, and must not block.
+    """
     connection.info.setdefault("after_commit", []).append(callback)
+
+
+def away(error: sa.exc.SQLAlchemyError) -> Unavailable | None:
+    """The error for callers if the database, and not what they asked of it, is in trouble; None otherwise.
+
+    On PostgreSQL that is: no connection, too many of them, a server that stops or starts, no room (classes 08, 53, 57P, 58).
+    """
+    if isinstance(error, sa.exc.TimeoutError):
+        return Unavailable("All connections to the database are taken.", retry_after=RETRY_AFTER)
+    if not isinstance(error, sa.exc.DBAPIError):
+        return None
+    state = getattr(error.orig, "sqlstate", None) or ""
+    if error.connection_invalidated or state.startswith(("08", "53", "57P", "58")):
+        return Unavailable(f"The database is away: {error.orig}.", retry_after=RETRY_AFTER)
+    if isinstance(error, sa.exc.OperationalError) and not state and not isinstance(error.orig, sqlite3.Error):
+        return Unavailable(f"The database is away: {error.orig}.", retry_after=RETRY_AFTER)
+    return unavailable(error)
 
 
 def for_update(statement: S, connection: sa.Connection) -> S:
@@ -185,18 +290,12 @@ def check_folder(folder: Path) -> None:
         raise LooseFolder(f"{folder} has mode {stat.S_IMODE(os.stat(folder).st_mode):04o}, wanted 0700.")
 
 
-def _worth_a_second_run(error: sa.exc.DBAPIError) -> bool:
-    """Tell a deadlock (40P01) and a serialisation failure (40001) from errors that would come again."""
-    return getattr(error.orig, "sqlstate", None) in {"40P01", "40001"}
-
-
 def _sqlite_pragmas(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver must not begin by itself: _sqlite_begin does
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        "busy_timeout=30000",
     ):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -204,3 +303,14 @@ def _sqlite_pragmas(connection: Any, _record: object) -> None:
 def _sqlite_begin(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("lachan_write")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _sqlite_writer(connection: Any, _record: object) -> None:
+    # Should SQLite have rolled all back under a unit that goes on, the driver begins a transaction, which the lane undoes;
+    # otherwise each of its further statements would commit by itself.
+    connection.isolation_level = "IMMEDIATE"
+    connection.execute("PRAGMA wal_autocheckpoint=0")  # lachan.wal does it, when nobody waits
+
+
+def _refuse_ending(_connection: sa.Connection) -> None:
+    raise RuntimeError("A unit of work neither commits nor rolls back: raise an error, or return.")

@@ -29,7 +29,9 @@ class Runtime:
         """
         found = wiring.load()
         found.import_tables()
-        return cls(settings, Database(settings.url, pool_size=settings.database_pool), found)
+        return cls(
+            settings, Database(settings.url, pool_size=settings.database_pool, wait=settings.database_wait), found
+        )
 
     @cached_property
     def signer(self) -> "SignerClient":

@@ -32,6 +32,9 @@ class Settings(BaseSettings):
         le=200,
         description="Connections per process; also the thread limit of a door.",
     )
+    database_wait: float = Field(
+        10, gt=0, le=300, description="Seconds that a write waits for a busy database before it is refused (503)."
+    )
 
     host: str = Field("127.0.0.1", description="Address that the three doors listen on.")
     people_port: int = Field(

@@ -22,6 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lachan import clock
+from lachan.errors import Unavailable
 from lachan.runtime import Runtime
 from lachan.wake import Sleeper
 from siem_rules import alerts, ingest, ruleset, segments
@@ -74,7 +75,7 @@ def main(
         while not stop.is_set():
             try:
                 busy = detector.round()
-            except sa.exc.OperationalError:
+            except (sa.exc.OperationalError, Unavailable):
                 _log.exception("the database does not answer; findings wait")
                 busy = False
                 stop.wait(0.5)

@@ -1,0 +1,396 @@
+"""The grouped writer of SQLite: waiting units of work share one transaction, and so one fsync (ADR 0021).
+
+A `Lane` is a thread with a connection of its own. A turn of it: take what waits, pass the gate (`lachan.gate`), BEGIN
+IMMEDIATE, each unit in a savepoint, COMMIT; only then does anybody learn a result. No timer: a group is what came while the
+one before it was written. A process has two lanes, so that what is urgent never stands behind what is not: it announces
+itself at the gate, the ordinary group ends after the unit at hand, and its own turn holds nothing else.
+
+SQLite rolls back the whole transaction, savepoints and all, when the disk is full or does not answer (SQLITE_FULL,
+SQLITE_IOERR …). So the lane asks after each unit whether the transaction still lives; if not, or if COMMIT fails, each
+unit of the group runs again, alone. Limits: a unit that waits for a thread that waits for a unit waits for ever.
+"""
+
+import asyncio
+import contextvars
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from lachan import wal
+from lachan.errors import Unavailable
+from lachan.gate import Gate
+from lachan.log import get as get_logger
+
+R = TypeVar("R")
+Unit = Callable[[sa.Connection], R]
+
+MOST = 64  # units of one group
+LONGEST = 0.020  # seconds after which a group takes no further unit
+RETRY_AFTER = 2  # seconds that a caller is told to wait when the database is busy or broken
+# What speaks of the database and not of the statement: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL,
+# CANTOPEN, PROTOCOL, NOTADB (sqlite.org/rescode.html).
+TROUBLE = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
+BUSY = frozenset({5, 6})
+log = get_logger(__name__)
+
+
+def unavailable(error: BaseException) -> Unavailable | None:
+    """The error for callers if SQLite, and not what they asked of it, is in trouble; None otherwise."""
+    orig = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if isinstance(orig, sqlite3.Error) and getattr(orig, "sqlite_errorcode", 0) & 0xFF in TROUBLE:
+        return Unavailable(f"The database cannot be written: {orig}.", retry_after=RETRY_AFTER)
+    return None
+
+
+class Waiting:
+    """Somebody who waits for a turn, with what comes of it.
+
+    Whoever takes the claim first has it: the lane, which then runs the unit, or the one who asked, who then gives up.
+    """
+
+    __slots__ = ("_claim", "_context", "callbacks", "done", "error", "future", "result", "unit")
+
+    def __init__(self, unit: Unit[Any], future: "asyncio.Future[None] | None" = None) -> None:
+        self.unit, self.future = unit, future
+        self.callbacks: Sequence[Callable[[], None]] = ()
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self.done = threading.Lock()
+        self.done.acquire()
+        self._claim = threading.Lock()
+        self._context = contextvars.copy_context()
+
+    def claim(self) -> bool:
+        """Take it; False if the other side was quicker."""
+        return self._claim.acquire(blocking=False)
+
+    def run(self, connection: sa.Connection) -> None:
+        """Run the unit and keep what comes of it; a second run forgets the first."""
+        callbacks: list[Callable[[], None]] = []
+        connection.info["after_commit"] = callbacks  # `lachan.database.after_commit` adds to it
+        self.callbacks, self.error, self.result = callbacks, None, None
+        try:
+            self.result = self._context.run(self.unit, connection)
+        except BaseException as error:  # noqa: BLE001 - it belongs to who asked, the writer lives on
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Keep an error as what comes of it."""
+        self.error, self.callbacks, self.result = error, (), None
+
+    def answer(self) -> Any:
+        """Give the result to who asked, after the callbacks.
+
+        Raises:
+            Exception: what the unit raised.
+            Unavailable: the database could not be written.
+        """
+        if self.error is not None:
+            raise unavailable(self.error) or self.error
+        for callback in self.callbacks:
+            callback()
+        return self.result
+
+
+class Loan(Waiting):
+    """Somebody who writes by himself (`Database.write`) and borrows the gate for it."""
+
+    __slots__ = ("returned",)
+
+    def __init__(self) -> None:
+        super().__init__(lambda _connection: None)
+        self.returned = threading.Event()
+
+
+class Lane:
+    """One thread that writes for all others of its process.
+
+    Args:
+        engine: makes the lane's connection (`lachan.database` prepares it: nothing but the lane begins or commits).
+        database: path of the file.
+        urgent: announce the turns of this lane at the gate, and leave checkpoints to the other one.
+        wait: seconds after which who waits gives up.
+        inside: its ``yes`` is set in the lane's thread, so that `Database` can refuse a unit that asks for units.
+        before: the lane that goes first; when somebody waits there, the group at hand ends.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        database: Path,
+        *,
+        urgent: bool,
+        wait: float,
+        inside: threading.local,
+        before: "Lane | None" = None,
+    ) -> None:
+        self.groups = self.units = 0
+        self._engine, self._database, self._urgent, self._wait = engine, database, urgent, wait
+        self._inside, self._before = inside, before
+        self._waiting: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._next: Waiting | None = None  # taken from the queue, and not fit for the group at hand
+        self._group: list[Waiting] = []  # claimed, and still without an answer
+        self._connection: sa.Connection | None = None
+        self._raw: Any = None
+        self._gate: Gate | None = None
+        self._log = wal.Log(database)
+        self._thread: threading.Thread | None = None
+        self._starting, self._closed = threading.Lock(), False
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether anybody waits in the queue."""
+        return not self._waiting.empty()
+
+    def run(self, unit: Unit[R]) -> R:
+        """Have a unit run and give its result once its group has committed; see `lachan.database.Database.run`."""
+        asked = Waiting(unit)
+        self._put(asked)
+        self._await(asked)
+        found: R = asked.answer()
+        return found
+
+    async def arun(self, unit: Unit[R]) -> R:
+        """Do the same for code on an event loop, without a thread of its own."""
+        loop = asyncio.get_running_loop()
+        asked = Waiting(unit, loop.create_future())
+        assert asked.future is not None
+        self._put(asked)
+        timer = loop.call_later(self._wait, _give_up, asked, self._wait)
+        try:
+            await asked.future
+        except asyncio.CancelledError:
+            asked.claim()  # not begun yet: then it never will
+            raise
+        finally:
+            timer.cancel()
+        found: R = asked.answer()
+        return found
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Hold the gate for the length of the block, in turn with the units.
+
+        Raises:
+            Unavailable: not within the limit.
+        """
+        loan = Loan()
+        self._put(loan)
+        self._await(loan)
+        try:
+            loan.answer()
+            yield
+        finally:
+            loan.returned.set()
+
+    def close(self) -> None:
+        """Finish what waits and end the thread."""
+        with self._starting:
+            self._closed = True
+            thread = self._thread
+            self._waiting.put(None)
+        if thread is not None:
+            thread.join()
+
+    def _put(self, asked: Waiting) -> None:
+        if self._thread is None or self._closed:
+            with self._starting:
+                if self._closed:
+                    raise Unavailable("The database is closed.")
+                if self._thread is None:
+                    name = "writer-urgent" if self._urgent else "writer"
+                    self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                    self._thread.start()
+        self._waiting.put(asked)
+
+    def _await(self, asked: Waiting) -> None:
+        if not asked.done.acquire(timeout=self._wait):
+            if asked.claim():
+                raise _too_late(self._wait)
+            asked.done.acquire()
+
+    # ------------------------------------------------------------------------------------------- the lane's own thread
+
+    def _serve(self) -> None:
+        self._inside.yes = True
+        while (first := self._next or self._waiting.get()) is not None:
+            self._next = None
+            try:
+                self._turn(first)
+            except Exception as error:
+                log.exception("the writer had to give up a turn", urgent=self._urgent)
+                self._drop()
+                self._refuse(first, error)
+        self._drop()
+        if self._gate is not None:
+            self._gate.close()
+
+    def _turn(self, first: Waiting) -> None:
+        self._gate = gate = self._gate or Gate(self._database)
+        with gate.passed(urgent=self._urgent):
+            if isinstance(first, Loan):
+                if first.claim():
+                    first.done.release()
+                    first.returned.wait()
+                return
+            if not self._begin():
+                self._next = first  # who waits gives up by himself
+                return
+            kept = self._run_group(first, gate)
+        if kept:
+            self.groups += 1
+            self.units += len(self._group)
+            self._settle()
+        else:
+            group, self._group = self._group, []
+            for asked in group:
+                self._group = [asked]
+                self._run_alone(asked, gate)
+                self._settle()
+        self._log.copy_back(self._raw, gate, urgent=self._urgent)
+
+    def _begin(self) -> bool:
+        """Begin a transaction; False if another program, which does not know the gate, kept the database all the time."""
+        if self._connection is None:
+            self._connection = self._engine.connect()
+            self._connection.begin()  # SQLAlchemy's idea of it, and for good; what counts is said to the driver
+            self._raw = self._connection.connection.driver_connection
+        try:
+            self._raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in BUSY:
+                log.warning("another program keeps the database", seconds=self._wait)
+                return False
+            raise
+        return True
+
+    def _run_group(self, first: Waiting, gate: Gate) -> bool:
+        """Run what waits in one transaction and commit it; tell whether it was kept."""
+        asked, end = first, time.monotonic() + LONGEST
+        while True:
+            if asked.claim():
+                self._group.append(asked)
+                if not self._lives_after(asked):
+                    return False
+            if len(self._group) >= MOST or time.monotonic() >= end or self._gives_way(gate):
+                break
+            try:
+                following = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if following is None:
+                self._waiting.put(None)  # nothing comes after it
+                break
+            if isinstance(following, Loan):
+                self._next = following
+                break
+            asked = following
+        return self._commit() is None
+
+    def _gives_way(self, gate: Gate) -> bool:
+        return self._before is not None and (self._before.waited_for or gate.urgent_waits())
+
+    def _run_alone(self, asked: Waiting, gate: Gate) -> None:
+        with gate.passed(urgent=self._urgent):
+            if not self._begin():
+                asked.fail(_too_late(self._wait))
+                return
+            lives = self._lives_after(asked)
+            if asked.error is not None:
+                self._undo()
+            elif not lives:
+                asked.fail(Unavailable("The database rolled the transaction back.", retry_after=RETRY_AFTER))
+            elif (error := self._commit()) is not None:
+                asked.fail(error)
+
+    def _lives_after(self, asked: Waiting) -> bool:
+        """Run one unit in a savepoint; tell whether the transaction around it still lives."""
+        assert self._connection is not None
+        self._raw.execute("SAVEPOINT unit")
+        asked.run(self._connection)
+        try:
+            if asked.error is not None:
+                self._raw.execute("ROLLBACK TO unit")
+            # Fails when SQLite rolled all back and the unit, not knowing, went on in a transaction that the driver began.
+            self._raw.execute("RELEASE unit")
+        except sqlite3.Error:
+            self._undo()
+            return False
+        return bool(self._raw.in_transaction) and not self._connection.in_nested_transaction()
+
+    def _commit(self) -> sqlite3.Error | None:
+        try:
+            self._raw.execute("COMMIT")
+        except sqlite3.Error as error:
+            log.warning(
+                "a group was not committed; each unit runs again alone", units=len(self._group), error=str(error)
+            )
+            self._undo()
+            return error
+        return None
+
+    def _undo(self) -> None:
+        try:
+            if self._raw.in_transaction:
+                self._raw.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._drop()
+
+    def _settle(self) -> None:
+        """Answer all of the group: threads each by their lock, a loop once for all of its futures."""
+        group, self._group = self._group, []
+        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for asked in group:
+            if asked.future is None:
+                asked.done.release()
+            else:
+                loops.setdefault(asked.future.get_loop(), []).append(asked.future)
+        for loop, futures in loops.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, futures)
+            except RuntimeError:  # the loop has ended, and with it those who waited
+                log.warning("nobody waits any more for units that were written", units=len(futures))
+
+    def _refuse(self, first: Waiting, error: Exception) -> None:
+        """Answer everybody who waits now with what went wrong."""
+        waiting = [first]
+        if self._next is not None:
+            waiting.append(self._next)
+            self._next = None
+        while not self._waiting.empty() and (asked := self._waiting.get_nowait()) is not None:
+            waiting.append(asked)
+        if self._closed:
+            self._waiting.put(None)
+        self._group += [asked for asked in waiting if asked.claim()]
+        for asked in self._group:
+            asked.fail(unavailable(error) or Unavailable(f"The writer failed: {error}.", retry_after=RETRY_AFTER))
+        self._settle()
+
+    def _drop(self) -> None:
+        """Let go of the connection; what was not committed is gone, and the next turn opens another."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection = self._raw = None
+
+
+def _too_late(wait: float) -> Unavailable:
+    return Unavailable(f"The database was busy for {wait:g} s.", retry_after=RETRY_AFTER)
+
+
+def _give_up(asked: Waiting, wait: float) -> None:
+    if asked.claim():
+        asked.fail(_too_late(wait))
+        _resolve([asked.future] if asked.future is not None else [])
+
+
+def _resolve(futures: Sequence["asyncio.Future[None]"]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
