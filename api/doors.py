@@ -24,10 +24,11 @@ from OpenSSL import SSL
 from api import server_certificates
 from api.device.app import Door
 from api.device.app import build as build_device
+from api.limits import Limits
 from api.people.app import build as build_people
 from api.plain import PlainDoor
 from api.status.app import build as build_status
-from api.tls import Limits, TlsDoor, server_context
+from api.tls import TlsDoor, server_context
 from lachan.runtime import Runtime
 
 _RENEW = 3600.0
@@ -40,7 +41,7 @@ def main(
     stop: threading.Event,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Runs the three doors until told to stop.
+    """Run the three doors until told to stop.
 
     Args:
         rt: The open installation.

@@ -14,7 +14,7 @@ snapshot_version = Gauge("lachan_trust_snapshot_version", "Version of the trust 
 
 
 def observe_request(scope: Any, *, door: str, status: int, duration: float) -> None:
-    """Counts one answered request.
+    """Count one answered request.
 
     Args:
         scope: The request's ASGI scope; its route's path is the label, ``-`` when no route matched.

@@ -46,7 +46,7 @@ class Envelope:
         self.app, self.door, self.headers = app, door, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs one request."""
+        """Run one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -97,7 +97,7 @@ class BodyLimit:
         return next((size for pattern, size in self.larger if pattern.fullmatch(path)), self.default)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs one request."""
+        """Run one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -147,7 +147,7 @@ class EntityTags:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs one request."""
+        """Run one request."""
         if scope["type"] != "http" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return

@@ -64,7 +64,7 @@ class Wanted:
         return self.after
 
     def page(self, rows: Sequence[R], *, key: Callable[[R], tuple[str | int, ...]], show: Callable[[R], T]) -> Page[T]:
-        """Makes a page from ``limit + 1`` rows: the extra one only tells that there is more.
+        """Make a page from ``limit + 1`` rows: the extra one only tells that there is more.
 
         Args:
             rows: At most ``limit + 1`` rows in the list's order.
@@ -80,7 +80,7 @@ async def wanted(
     limit: Annotated[int, Query(ge=1, le=200, description="Most items on this page.")] = 50,
     cursor: Annotated[str, Query(max_length=512, description="The `next` of the page before.")] = "",
 ) -> Wanted:
-    """Reads ``limit`` and ``cursor`` of a request.
+    """Read ``limit`` and ``cursor`` of a request.
 
     Raises:
         BadCursor: If the cursor cannot be read.
@@ -89,12 +89,12 @@ async def wanted(
 
 
 def encode(key: Sequence[str | int]) -> str:
-    """Writes a sort key as a cursor."""
+    """Write a sort key as a cursor."""
     return base64.urlsafe_b64encode(json.dumps(list(key)).encode()).decode().rstrip("=")
 
 
 def decode(cursor: str) -> tuple[str | int, ...]:
-    """Reads a cursor.
+    """Read a cursor.
 
     Raises:
         BadCursor: If it is not a list of strings and whole numbers in our encoding.

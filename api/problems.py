@@ -51,7 +51,7 @@ def problem(
     fields: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Builds one problem document.
+    """Build one problem document.
 
     Args:
         request: The request that failed; gives path and request id.
@@ -138,7 +138,7 @@ async def _on_validation(request: Request, error: Exception) -> JSONResponse:
 
 
 def install(app: FastAPI, *, challenge: str) -> None:
-    """Makes an app answer every failure with a problem document.
+    """Make an app answer every failure with a problem document.
 
     Args:
         app: The door's app.

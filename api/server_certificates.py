@@ -29,7 +29,7 @@ class Files:
 
 
 def ensure(rt: Runtime, door: str) -> tuple[Files, bool]:
-    """Makes sure that a door has a certificate with at least a third of its life left.
+    """Make sure that a door has a certificate with at least a third of its life left.
 
     Args:
         rt: The open installation; its signer is asked when a certificate is needed.

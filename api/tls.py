@@ -4,7 +4,7 @@ What for: EST needs the peer's certificate chain, `tls-unique` (RFC 5929 3) and 
 ASGI server gives them. This protocol does, in ``scope["extensions"]["lachan.tls"]``.
 
 Steps: accept (unless the address or the door is full) → handshake, within a time limit → plaintext to uvicorn's own
-HTTP/1.1 parser → its answer, head repaired for old clients (``api.wire``), back through TLS. Buffers are bounded in
+HTTP/1.1 parser → its answer, head repaired for old clients (``api.http11``), back through TLS. Buffers are bounded in
 both directions: what the application does not read is not decrypted, what the peer does not read is not produced.
 
 Limits: **a finished handshake proves nothing but possession of a key.** Any certificate is accepted here, also none,
@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -26,34 +24,16 @@ from typing import Any, cast
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
-from api.wire import HttpInner, restore_head
+from api.http11 import HttpInner, restore_head
+from api.limits import Deadlines, Limits, Room
 
 _CHUNK = 64 * 1024
 _TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 _EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 2
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much patience and room a door has for one peer.
-
-    Attributes:
-        handshake: Seconds until the TLS handshake must be finished.
-        header: Seconds until a begun request's head must be complete (slow loris).
-        stall: Seconds a peer may neither send the body it announced nor read the answer it asked for.
-        per_address: Open connections from one address.
-        total: Open connections of the door.
-    """
-
-    handshake: float = 10.0
-    header: float = 10.0
-    stall: float = 60.0
-    per_address: int = 512
-    total: int = 8192
-
-
 def server_context(*, chain: Path, key: Path, ask_client: bool) -> SSL.Context:
-    """Builds the server's TLS context: TLS 1.2 and 1.3, AEAD only, no renegotiation, resumption on.
+    """Build the server's TLS context: TLS 1.2 and 1.3, AEAD only, no renegotiation, resumption on.
 
     Args:
         chain: PEM file, leaf first.
@@ -81,7 +61,7 @@ def server_context(*, chain: Path, key: Path, ask_client: bool) -> SSL.Context:
 
 
 def _accept_any(*_: object) -> bool:
-    """Lets every handshake finish. Whoever reads the chain must verify it: this is NOT authentication."""
+    """Let every handshake finish. Whoever reads the chain must verify it: this is NOT authentication."""
     return True
 
 
@@ -96,26 +76,23 @@ class TlsDoor:
         self.context = context  # may be replaced at any time; new connections take the new one
         self.limits = limits or Limits()
         self.live: set[TlsProtocol] = set()
-        self._addresses: Counter[str] = Counter()
+        self._room = Room(self.limits)
 
     def protocol(self) -> type[asyncio.Protocol]:
-        """The class-like factory for ``uvicorn.Config(http=…)``."""
+        """Give the class-like factory for ``uvicorn.Config(http=…)``."""
         return cast("type[asyncio.Protocol]", partial(TlsProtocol, self))
 
     def admit(self, connection: TlsProtocol, address: str) -> bool:
-        """Counts a new connection in; False when the address or the door is full."""
-        if self._addresses[address] >= self.limits.per_address or len(self.live) >= self.limits.total:
+        """Count a new connection in; False when the address or the door is full."""
+        if not self._room.admit(address):
             return False
-        self._addresses[address] += 1
         self.live.add(connection)
         return True
 
     def dismiss(self, connection: TlsProtocol, address: str) -> None:
-        """Counts a connection out."""
+        """Count a connection out."""
         self.live.discard(connection)
-        self._addresses[address] -= 1
-        if self._addresses[address] <= 0:
-            del self._addresses[address]
+        self._room.dismiss(address)
 
 
 class TlsProtocol(asyncio.Protocol):
@@ -134,8 +111,7 @@ class TlsProtocol(asyncio.Protocol):
         self.reading_paused = False
         self._address = ""
         self._admitted = False
-        self._deadline: asyncio.TimerHandle | None = None
-        self._write_deadline: asyncio.TimerHandle | None = None
+        self.deadlines = Deadlines(door.limits, abort=self._abort, paused=lambda: self.reading_paused)
 
     # -- asyncio's side ------------------------------------------------------------------------------------------
 
@@ -149,7 +125,7 @@ class TlsProtocol(asyncio.Protocol):
             return
         self.tls = SSL.Connection(self.door.context, None)
         self.tls.set_accept_state()
-        self.watch(self.door.limits.handshake)
+        self.deadlines.watch(self.door.limits.handshake)
 
     def data_received(self, data: bytes) -> None:
         """Encrypted bytes from the peer."""
@@ -166,8 +142,7 @@ class TlsProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone."""
-        self.unwatch()
-        self._unwatch_write()
+        self.deadlines.end()
         if self._admitted:
             self._admitted = False
             self.door.dismiss(self, self._address)
@@ -176,45 +151,18 @@ class TlsProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read: the application must wait, and the peer may not do so for ever."""
-        self._write_deadline = self.loop.call_later(self.door.limits.stall, self.raw.abort)
+        self.deadlines.unread()
         if self.ready:
             self.inner.pause_writing()
 
     def resume_writing(self) -> None:
         """The peer reads again."""
-        self._unwatch_write()
+        self.deadlines.read()
         if self.ready:
             self.inner.resume_writing()
 
-    # -- timers --------------------------------------------------------------------------------------------------
-
-    def watch(self, seconds: float) -> None:
-        """The peer has this long for what it owes next; replaces an earlier deadline."""
-        self.unwatch()
-        self._deadline = self.loop.call_later(seconds, self._late)
-
-    def unwatch(self) -> None:
-        """The peer owes nothing now."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    @property
-    def watched(self) -> bool:
-        """Whether the peer owes something within a deadline."""
-        return self._deadline is not None
-
-    def _late(self) -> None:
-        self._deadline = None
-        if self.reading_paused:  # it is us who do not read
-            self.watch(self.door.limits.stall)
-        else:
-            self.raw.abort()
-
-    def _unwatch_write(self) -> None:
-        if self._write_deadline is not None:
-            self._write_deadline.cancel()
-            self._write_deadline = None
+    def _abort(self) -> None:
+        self.raw.abort()
 
     # -- TLS -----------------------------------------------------------------------------------------------------
 
@@ -231,7 +179,7 @@ class TlsProtocol(asyncio.Protocol):
         self.flush()
         self.inner.facts = self._facts()
         self.ready = True
-        self.watch(self.door.limits.header)
+        self.deadlines.watch(self.door.limits.header)
         self.inner.connection_made(_Plain(self))
 
     def _facts(self) -> dict[str, Any]:
@@ -257,7 +205,7 @@ class TlsProtocol(asyncio.Protocol):
         return self.tls.get_finished() if self._resumed() else self.tls.get_peer_finished()
 
     def pump(self) -> None:
-        """Decrypts what has arrived and hands it to the HTTP parser, as long as that one wants it."""
+        """Decrypt what has arrived and hand it to the HTTP parser, as long as that one wants it."""
         try:
             while not self.reading_paused and not self.raw.is_closing():
                 self.inner.data_received(self.tls.recv(_CHUNK))
@@ -270,7 +218,7 @@ class TlsProtocol(asyncio.Protocol):
             self.raw.abort()
 
     def send(self, plain: bytes) -> None:
-        """Encrypts and sends."""
+        """Encrypt and send."""
         if self.raw.is_closing():
             return
         try:
@@ -281,7 +229,7 @@ class TlsProtocol(asyncio.Protocol):
         self.flush()
 
     def flush(self) -> None:
-        """Moves what OpenSSL has produced to the socket."""
+        """Move what OpenSSL has produced to the socket."""
         try:
             while True:
                 self.raw.write(self.tls.bio_read(_CHUNK))
@@ -289,7 +237,7 @@ class TlsProtocol(asyncio.Protocol):
             return
 
     def close(self) -> None:
-        """Ends the connection in order: close_notify, then TCP."""
+        """End the connection in order: close_notify, then TCP."""
         if self.raw.is_closing():
             return
         try:
@@ -300,7 +248,7 @@ class TlsProtocol(asyncio.Protocol):
         self.raw.close()
 
     def cut(self) -> None:
-        """Ends the connection now, also when the peer does not read or a request is under way."""
+        """End the connection now, also when the peer does not read or a request is under way."""
         if self.ready:
             self.close()
         self.raw.abort() if self.raw.get_write_buffer_size() else self.raw.close()
@@ -325,7 +273,7 @@ class _Plain(asyncio.Transport):
         )
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Takes plaintext; sends it at the end of this turn, or at once when it is much."""
+        """Take plaintext; send it at the end of this turn, or at once when it is much."""
         if not data or self._outer.raw.is_closing():
             return
         if not self._waiting:
@@ -341,16 +289,16 @@ class _Plain(asyncio.Transport):
             self._outer.send(plain)
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
-        """Takes several pieces."""
+        """Take several pieces."""
         self.write(b"".join(list_of_data))
 
     def close(self) -> None:
-        """Sends what waits, then ends in order."""
+        """Send what waits, then end in order."""
         self._send()
         self._outer.close()
 
     def abort(self) -> None:
-        """Ends at once."""
+        """End at once."""
         self._outer.raw.abort()
 
     def is_closing(self) -> bool:
@@ -358,12 +306,12 @@ class _Plain(asyncio.Transport):
         return self._outer.raw.is_closing()
 
     def pause_reading(self) -> None:
-        """Stops decrypting and stops reading the socket."""
+        """Stop decrypting and stop reading the socket."""
         self._outer.reading_paused = True
         self._outer.raw.pause_reading()
 
     def resume_reading(self) -> None:
-        """Goes on with what was left undecrypted, then with the socket."""
+        """Go on with what was left undecrypted, then with the socket."""
         if self._outer.reading_paused:
             self._outer.reading_paused = False
             if not self._outer.raw.is_closing():

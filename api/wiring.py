@@ -1,4 +1,4 @@
 """What the doors bring to the house."""
 
 TABLES = "api.models"
-ENFORCEMENT = ("api.device.door_point:DeviceDoor",)
+ENFORCEMENT = ("api.device.enforcement:DeviceDoor",)

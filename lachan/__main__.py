@@ -1,10 +1,10 @@
 """``python3 -m lachan``: make this checkout ready, then run the command line.
 
 1. In a checkout (a ``requirements.lock`` lies beside the package) and outside its ``.venv``: see that ``.venv`` is what the
-   lock asks for, making or repairing it where it is not (:mod:`lachan.bootstrap`), then start again inside it.
+   lock asks for, making or repairing it where it is not (:mod:`lachan.launch.bootstrap`), then start again inside it.
 2. Inside ``.venv``, or installed as a wheel: see that ``api``, ``pki`` and their neighbours are ours, then run the command line.
 
-Only the standard library is imported until step 2 is reached, and this file and :mod:`lachan.bootstrap` must at least compile
+Only the standard library is imported until step 2 is reached, and this file and :mod:`lachan.launch` must at least compile
 on old Pythons, so that those get a sentence too instead of a syntax error.
 """
 
@@ -21,20 +21,21 @@ def main() -> int:
     """Make ready, then run the command line.
 
     Returns:
-        The exit status of the command; :data:`lachan.bootstrap.UNAVAILABLE` (69) when the environment could not be made.
+        The exit status of the command; :data:`lachan.launch.environment.UNAVAILABLE` (69) when the environment could not be made.
     """
-    from lachan import bootstrap
+    from lachan.launch import bootstrap
+    from lachan.launch.environment import UNAVAILABLE, CannotStart
 
     try:
         bootstrap.ensure(sys.argv[1:])
         bootstrap.check_names()
-    except bootstrap.CannotStart as problem:
+    except CannotStart as problem:
         print(f"lachan: {problem}", file=sys.stderr)
-        return bootstrap.UNAVAILABLE
+        return UNAVAILABLE
     except KeyboardInterrupt:
         print("\nlachan: stopped; the next start goes on from here.", file=sys.stderr)
         return 130
-    from lachan.cli import main as run
+    from lachan.program.cli import main as run
 
     return run()
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from lachan import wake, wiring
+from lachan import wiring
 from lachan.database import Database
 from lachan.settings import Settings
+from lachan.work import wake
 
 if TYPE_CHECKING:
     from lachan.signer.client import SignerClient

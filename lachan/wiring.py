@@ -13,7 +13,7 @@ from typing import Any
 ROOMS = (
     "lachan.ledger", "lachan.signer", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture", "api",
 )  # fmt: skip
-GROUND_TABLES = ("lachan.devices", "lachan.outbox", "lachan.jobs", "lachan.trust", "lachan.identity.models")
+GROUND_TABLES = ("lachan.devices", "lachan.work.outbox", "lachan.work.jobs", "lachan.trust", "lachan.identity.models")
 
 
 @dataclass(frozen=True)

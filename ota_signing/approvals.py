@@ -9,12 +9,12 @@ Limits: someone who rewrites all of this consistently — rows, sessions and eve
 
 import sqlalchemy as sa
 
-from lachan import outbox
 from lachan.errors import NotFound
 from lachan.events import FirmwareApproved
 from lachan.identity import Permission, Role
 from lachan.identity.models import people, sessions
 from lachan.identity.permissions import ROLE_PERMISSIONS
+from lachan.work import outbox
 from ota_signing.errors import ReleaseRefused
 from ota_signing.models import approvals, artifacts, releases
 from ota_signing.statement import Statement

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.database import insert_ignore
 from lachan.errors import Invalid
 from lachan.events import ArtifactUploaded
 from lachan.identity import Permission, Principal, require, scope
 from lachan.ids import new_id
+from lachan.work import outbox
 from ota_signing.errors import NoSuchArtifact
 from ota_signing.models import artifacts
 from ota_signing.schemas import Artifact

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from lachan import clock, devices, outbox, trust
+from lachan import clock, devices, trust
 from lachan.database import for_update
 from lachan.errors import Invalid
 from lachan.events import FirmwareInstalled
 from lachan.identity import Permission, Principal, require
 from lachan.ids import new_id
+from lachan.work import outbox
 from ota_signing.errors import NoSuchRelease, ReleaseHalted, TooManyReports, TrustWithheld
 from ota_signing.models import installs, releases
 from ota_signing.schemas import Install, InstallOutcome, ReleaseState

@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.errors import LachanError
 from lachan.events import FirmwareHalted, FirmwarePublished, FirmwareSigned
 from lachan.identity import Permission, Principal, require, system
 from lachan.log import get as get_logger
 from lachan.signer.client import SignerClient
 from lachan.signer.errors import SignerBusy, SignerRefused
+from lachan.work import outbox
 from ota_signing import releases as releases_
 from ota_signing import tuf_metadata
 from ota_signing.errors import NoSuchRelease, WrongState
@@ -29,8 +30,8 @@ from ota_signing.schemas import Release, ReleaseState
 from ota_signing.tuf_metadata import Online
 
 if TYPE_CHECKING:
-    from lachan.jobs import Job
     from lachan.runtime import Runtime
+    from lachan.work.jobs import Job
 
 SIGNING_TIMEOUT = 300.0  # seconds; the signer reads the whole artifact again
 log = get_logger(__name__)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lachan import clock, jobs, outbox
+from lachan import clock
 from lachan.database import for_update
 from lachan.errors import Invalid
 from lachan.events import FirmwareApproved, FirmwareHalted, FirmwareResumed, ReleaseProposed
 from lachan.identity import Permission, Principal, require, scope
 from lachan.ids import new_id
+from lachan.work import jobs, outbox
 from ota_signing import artifacts
 from ota_signing.errors import DigestMoved, LowerVersion, NoSuchRelease, OwnProposal, VersionSpent, WrongState
 from ota_signing.models import approvals, releases

@@ -12,7 +12,8 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from lachan import cliutil, clock, devices, setup, verbs
+from lachan import cliutil, clock, devices, verbs
+from lachan.program import init
 from lachan.runtime import Runtime
 from pki import service
 from pki.errors import NoCertificate
@@ -22,7 +23,7 @@ from pki.states import Reason
 def main(argv: list[str]) -> int:
     """Run one ``pki`` command; returns its exit code."""
     if argv[:1] == ["init"]:
-        return setup.main(argv[1:], command="pki init")
+        return init.main(argv[1:], command="pki init")
     words = _parser().parse_args(argv)
     with cliutil.opened(words.data) as rt:
         run: Callable[[Runtime, argparse.Namespace], None] = words.run

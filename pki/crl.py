@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from lachan import clock
 from lachan.database import insert_ignore
-from lachan.jobs import Job
 from lachan.runtime import Runtime
+from lachan.work.jobs import Job
 from pki.errors import NoCertificate
 from pki.issuing import renew_services
 from pki.models import attempts, authorities, crls

@@ -17,12 +17,13 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from lachan import clock, devices, outbox, trust
+from lachan import clock, devices, trust
 from lachan.database import after_commit
 from lachan.errors import LachanError, NotFound
 from lachan.events import EnrolmentRefused
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from pki import attempts, secrets
 from pki.authorities import hierarchy
 from pki.csr import Csr, check_binding, check_claims, check_key, check_unchanged, read

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.database import for_update
 from lachan.events import CertificateIssued
 from lachan.identity import Principal, system
 from lachan.ids import new_id
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from pki.models import authorities, certificates
 from pki.states import State
 

@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lachan import clock
-from pki import der, names
+from lachan import clock, der
+from pki import names
 from pki.errors import ProfileBroken
 from pki.profiles import ECDSA_SHA256, Issuer, Names, Profile, compile_template
 

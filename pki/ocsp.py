@@ -17,10 +17,9 @@ from enum import IntEnum
 
 import sqlalchemy as sa
 
-from lachan import clock
+from lachan import clock, der
 from lachan.errors import LachanError, TooMany
 from lachan.runtime import Runtime
-from pki import der
 from pki.authorities import hierarchy
 from pki.models import certificates
 from pki.status_signing import HASHES, OCSP_AT_ONCE, OCSP_LIFE, issuer_hashes

@@ -21,7 +21,7 @@ import jsonschema
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from pki import der
+from lachan import der
 from pki.errors import ProfileBroken, ProfileUnknown
 
 FOLDER = Path(__file__).with_name("profiles")

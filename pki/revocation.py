@@ -14,12 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography import x509
 
-from lachan import clock, devices, jobs, trust
+from lachan import clock, devices, trust
 from lachan.database import after_commit, for_update, insert_ignore
 from lachan.events import CertificateReleased, CertificateRevoked, CertificateSuspended
 from lachan.identity import Principal
-from lachan.outbox import append
 from lachan.runtime import Runtime
+from lachan.work import jobs
+from lachan.work.outbox import append
 from pki.errors import HeldByContainment, NoCertificate, RevokedForGood
 from pki.models import certificates, holds, revisions
 from pki.states import Holder, Reason, State

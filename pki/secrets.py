@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from lachan import clock, devices, outbox
+from lachan import clock, devices
 from lachan.database import for_update
 from lachan.events import EnrolmentSecretIssued
 from lachan.identity import Permission, Principal, require
 from lachan.identity.secrets import hashed
 from lachan.ids import new_id
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from pki.errors import DeviceRetired, ProfileUnknown
 from pki.models import secrets
 from pki.profiles import Names, get

@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from lachan import clock, outbox, trust
+from lachan import clock, trust
 from lachan.events import AuthorityCreated
 from lachan.identity import system
 from lachan.identity.secrets import random_text
-from lachan.setup import InitContext
-from lachan.signer.context import SignerContext
+from lachan.signer.context import InitContext, SignerContext
+from lachan.work import outbox
 from pki import authorities, lint, profiles
 from pki.issuing import record, record_service
 from pki.models import authorities as authority_rows

@@ -15,12 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
 
-from lachan import clock, trust
+from lachan import clock, der, trust
 from lachan.devices import State as DeviceState
 from lachan.devices import devices
 from lachan.signer.context import SignerContext, strict
 from lachan.signer.errors import SignatureRefused
-from pki import authorities, der, lint, names
+from pki import authorities, lint, names
 from pki.csr import check_key
 from pki.errors import KeyUnfit, ProfileUnknown
 from pki.models import certificates

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from lachan import clock
+from lachan import clock, der
 from lachan.signer.context import SignerContext, strict
 from lachan.signer.errors import SignatureRefused
-from pki import authorities, der
+from pki import authorities
 from pki.models import certificates, crls
 from pki.profiles import ECDSA_SHA256, get
 from pki.states import CERTIFICATE_HOLD, NUMBERS, Reason, State

@@ -17,10 +17,11 @@ import jsonschema
 import rfc8785
 import sqlalchemy as sa
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.events import DeclarationAccepted
 from lachan.identity import Permission, Principal, require, scope
 from lachan.ids import new_id
+from lachan.work import outbox
 from posture.content import FOLDER
 from posture.errors import DeclarationInvalid
 from posture.evaluate import Declaration

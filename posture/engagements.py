@@ -3,7 +3,7 @@
 Steps: somebody who may run assessments requests one; a *person in a session*, not the requester, approves exactly what
 stands there (the approval keeps its digest, so a row changed afterwards opens nothing); anybody who may run or approve
 stops it, at once, also for a probe that is under way. `scope_of` turns an approved one into the key of
-`lachan.sockets`. Limits: a device's address is taken when the engagement is requested; a device that moves needs a new
+`lachan.net.sockets`. Limits: a device's address is taken when the engagement is requested; a device that moves needs a new
 one. A device known by name only must resolve into a network that the engagement names.
 """
 
@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import rfc8785
 import sqlalchemy as sa
 
-from lachan import clock, devices, outbox
+from lachan import clock, devices
 from lachan.database import for_update
 from lachan.errors import Forbidden
 from lachan.events import EngagementApproved, EngagementRequested, EngagementStopped
 from lachan.identity import Permission, Principal, require
 from lachan.ids import new_id
-from lachan.sockets import Entry, Refusal, Scope, SocketRefused, is_own, special
+from lachan.net.sockets import Entry, Refusal, Scope, SocketRefused, is_own, special
+from lachan.work import outbox
 from posture.errors import EngagementDecided, EngagementInvalid, EngagementNotFound, NotApproved, OwnApproval
 from posture.models import engagements
 from posture.probes.target import CONNECT

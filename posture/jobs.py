@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lachan import clock, devices, jobs
+from lachan import clock, devices
 from lachan.errors import LachanError
 from lachan.identity import Permission, Principal, require, system
 from lachan.ids import new_id
+from lachan.work import jobs
 from posture import engagements, service
 from posture.errors import Superseded
 from posture.models import assessments, verdicts
 
 if TYPE_CHECKING:
-    from lachan.jobs import Job
-    from lachan.outbox import StoredEvent
     from lachan.runtime import Runtime
+    from lachan.work.jobs import Job
+    from lachan.work.outbox import StoredEvent
 
 ACTOR = system("posture")
 BATCH = 200  # devices judged anew in one go

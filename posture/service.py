@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import rfc8785
 import sqlalchemy as sa
 
-from lachan import clock, devices, outbox
+from lachan import clock, devices
 from lachan.database import for_update, insert_ignore
 from lachan.devices import Device
 from lachan.errors import NotFound
@@ -30,6 +30,7 @@ from lachan.events import PostureAssessed, VerdictChanged
 from lachan.identity import Permission, Principal, require
 from lachan.ids import new_id
 from lachan.ledger import merkle
+from lachan.work import outbox
 from posture import declarations, engagements, signals
 from posture.catalogue import catalogue
 from posture.engagements import Engagement

@@ -13,11 +13,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.events import AlertAcknowledged, AlertAssigned, AlertClosed, AlertCommented, AlertRaised
 from lachan.identity import Permission, Principal, require, scope
 from lachan.identity.principal import system
 from lachan.ids import new_id
+from lachan.work import outbox
 from siem_rules.engine import Finding
 from siem_rules.errors import AlertClosedAlready, AlertUnknown
 from siem_rules.models import alert_comments, alerts

@@ -124,7 +124,7 @@ class NotDelivered(LachanError):
 def _send(args: argparse.Namespace) -> int:
     body = args.file.read_bytes()
     if args.shift_to:
-        from lachan.demo.recording import shift
+        from lachan.recording import shift
 
         try:
             body = shift(body, clock.now() if args.shift_to == "now" else datetime.fromisoformat(args.shift_to))

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from lachan import clock
 from lachan.errors import Unavailable
 from lachan.runtime import Runtime
-from lachan.wake import Sleeper
+from lachan.work.wake import Sleeper
 from siem_rules import alerts, ingest, ruleset, segments
 from siem_rules import syslog as udp
 from siem_rules.binding import Registry, bind

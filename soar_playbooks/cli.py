@@ -22,9 +22,10 @@ from lachan import cliutil, devices
 from lachan.enforcement import Level
 from lachan.errors import Invalid
 from lachan.runtime import Runtime
-from soar_playbooks import schemas, service
+from soar_playbooks import playbooks as library
+from soar_playbooks import schemas
 from soar_playbooks.cacao import jss, reader
-from soar_playbooks.containment import decisions
+from soar_playbooks.containment import approvals
 from soar_playbooks.errors import PlaybookInvalid
 
 Run = Callable[[Runtime, argparse.Namespace], None]
@@ -48,7 +49,7 @@ def playbooks(argv: list[str]) -> int:
     command("list", "loaded playbooks", _list)
     mode = command("mode", "what a playbook may do by itself", _mode)
     mode.add_argument("playbook", help="id or exact name")
-    mode.add_argument("mode", choices=[str(name) for name in service.Mode])
+    mode.add_argument("mode", choices=[str(name) for name in library.Mode])
     trust = command("trust", "put a signer on the trust list, or show the list", _trust)
     trust.add_argument("pem", type=Path, nargs="?", help="PEM file of the public key")
     trust.add_argument("--name", default="", help="whose key it is")
@@ -183,20 +184,20 @@ def _load(rt: Runtime, words: argparse.Namespace) -> None:
     loaded = []
     for path in words.file:
         with rt.db.write() as connection:
-            loaded.append(service.load(connection, cliutil.operator(), text=_text(path), file=path.name))
+            loaded.append(library.load(connection, cliutil.operator(), text=_text(path), file=path.name))
     rt.wake()
     cliutil.show([_shown(row) for row in loaded], as_json=words.json)
 
 
 def _list(rt: Runtime, words: argparse.Namespace) -> None:
     with rt.db.read() as connection:
-        cliutil.show([_shown(row) for row in service.listing(connection)], as_json=words.json)
+        cliutil.show([_shown(row) for row in library.listing(connection)], as_json=words.json)
 
 
 def _mode(rt: Runtime, words: argparse.Namespace) -> None:
     with rt.db.write() as connection:
-        row = service.set_mode(
-            connection, cliutil.operator(), playbook_id=words.playbook, mode=service.Mode(words.mode)
+        row = library.set_mode(
+            connection, cliutil.operator(), playbook_id=words.playbook, mode=library.Mode(words.mode)
         )
     cliutil.show(_shown(row), as_json=words.json)
 
@@ -205,15 +206,15 @@ def _trust(rt: Runtime, words: argparse.Namespace) -> None:
     with rt.db.write() as connection:
         if words.pem is not None:
             name = words.name or words.pem.name
-            service.trust_signer(connection, cliutil.operator(), pem=_text(words.pem), name=name)
-        rows = service.signers(connection)
+            library.trust_signer(connection, cliutil.operator(), pem=_text(words.pem), name=name)
+        rows = library.signers(connection)
     columns = ("thumbprint", "name", "added_by", "added_at", "revoked_at")
     cliutil.show([{name: row[name] for name in columns} for row in rows], as_json=words.json)
 
 
 def _distrust(rt: Runtime, words: argparse.Namespace) -> None:
     with rt.db.write() as connection:
-        service.revoke_signer(connection, cliutil.operator(), thumbprint=words.thumbprint)
+        library.revoke_signer(connection, cliutil.operator(), thumbprint=words.thumbprint)
     cliutil.show({"revoked": words.thumbprint}, as_json=words.json)
 
 
@@ -233,7 +234,7 @@ def _propose(rt: Runtime, words: argparse.Namespace) -> None:
     operator = cliutil.operator()
     with rt.db.write() as connection:
         device = devices.by_name(connection, words.device)
-        row = decisions.propose(rt, connection, operator, device=device, level=Level(words.level), reason=words.reason)
+        row = approvals.propose(rt, connection, operator, device=device, level=Level(words.level), reason=words.reason)
         shown = schemas.show_containment(rt, connection, operator, row["id"])
     cliutil.show(shown, as_json=words.json)
 
@@ -262,8 +263,8 @@ def _plan(rt: Runtime, words: argparse.Namespace) -> None:
 def _kill_switch(rt: Runtime, words: argparse.Namespace) -> None:
     with rt.db.write() as connection:
         if words.state != "show":
-            decisions.set_kill_switch(connection, cliutil.operator(), active=words.state == "on", reason=words.reason)
-        shown = decisions.kill_switch_state(connection)
+            approvals.set_kill_switch(connection, cliutil.operator(), active=words.state == "on", reason=words.reason)
+        shown = approvals.kill_switch_state(connection)
     cliutil.show({name: shown[name] for name in ("active", "reason", "by", "at")}, as_json=words.json)
 
 
@@ -296,5 +297,5 @@ def _text(path: Path) -> str:
         raise PlaybookInvalid(f"{path}: {error}", file=str(path), step="", line=1) from error
 
 
-def _shown(row: service.Loaded) -> dict[str, Any]:
+def _shown(row: library.Loaded) -> dict[str, Any]:
     return {"id": row.id, "name": row.name, "version": row.version, "mode": str(row.mode), "digest": row.digest}

@@ -13,9 +13,9 @@ from lachan import devices
 from lachan.enforcement import Level, Target, points
 from lachan.identity import Principal, scope
 from lachan.runtime import Runtime
-from soar_playbooks import decisions as run_decisions
-from soar_playbooks.containment import decisions, reconciler, service
+from soar_playbooks.containment import approvals, reconciler, service
 from soar_playbooks.models import containments, run_journal, runs
+from soar_playbooks.runs import decisions as run_decisions
 
 RUN_FIELDS = (
     "id", "playbook_id", "playbook_name", "playbook_version", "digest", "mode", "alert_id", "device_id", "vendor", "state",
@@ -94,10 +94,10 @@ def show_containment(
     """
     row = service.find(connection, containment_id, principal)
     states = reconciler.state_of(connection, row["device_id"])
-    releases = decisions.count(connection, row["id"], "release")
+    releases = approvals.count(connection, row["id"], "release")
     return {
         **_pick(row, CONTAINMENT_FIELDS), "device_name": _name(connection, row["device_id"]),
-        "decisions": decided(connection, row["id"]), "releases": releases, "releases_needed": decisions.RELEASES_NEEDED,
+        "decisions": decided(connection, row["id"]), "releases": releases, "releases_needed": approvals.RELEASES_NEEDED,
         "points": [
             {name: state[name] for name in ("point", "wanted", "state", "attempts", "evidence", "last_error", "updated_at")}
             for state in states
@@ -121,7 +121,7 @@ def decided(connection: sa.Connection, subject_id: str) -> list[dict[str, Any]]:
     """Who decided what on a run or containment."""
     return [
         {name: row[name] for name in ("kind", "person", "decision", "note", "at")}
-        for row in decisions.given(connection, subject_id)
+        for row in approvals.given(connection, subject_id)
     ]
 
 

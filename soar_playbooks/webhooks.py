@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from standardwebhooks import Webhook
 
-from lachan import clock, jobs
+from lachan import clock
 from lachan.database import insert_ignore
 from lachan.errors import LachanError
-from lachan.fetch import http_request
-from lachan.outbox import StoredEvent
-from lachan.sockets import operator_scope
+from lachan.net.fetch import http_request
+from lachan.net.sockets import operator_scope
+from lachan.work import jobs
+from lachan.work.outbox import StoredEvent
 from soar_playbooks import faults
 from soar_playbooks.models import webhook_deliveries
 
@@ -58,7 +59,7 @@ def deliver(rt: Runtime, job: jobs.Job) -> None:
     """Try one delivery (job ``soar.webhook``); tries again until it is taken or given up.
 
     Raises:
-        lachan.jobs.Again: it was not taken.
+        lachan.work.jobs.Again: it was not taken.
     """
     with rt.db.read() as connection:
         query = sa.select(webhook_deliveries).where(webhook_deliveries.c.id == job.payload["id"])

@@ -2,25 +2,25 @@
 
 TABLES = "soar_playbooks.models"
 HANDLERS: dict[str, tuple[str, ...]] = {
-    "AlertRaised": ("soar_playbooks.triggers:on_alert_raised", "soar_playbooks.webhooks:on_fact"),
+    "AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised", "soar_playbooks.webhooks:on_fact"),
     "ApprovalNeeded": ("soar_playbooks.webhooks:on_fact",),
-    "ContainmentEnded": ("soar_playbooks.undo:on_ended",),
+    "ContainmentEnded": ("soar_playbooks.runs.undo:on_ended",),
     "HumanPaged": ("soar_playbooks.webhooks:on_fact",),
 }
 JOBS: dict[str, str] = {
-    "soar.run": "soar_playbooks.executor:run_job",
+    "soar.run": "soar_playbooks.runs.executor:run_job",
     "soar.enforce": "soar_playbooks.containment.reconciler:enforce",
     "soar.expire": "soar_playbooks.containment.service:expire",
-    "soar.undo": "soar_playbooks.undo:run_job",
+    "soar.undo": "soar_playbooks.runs.undo:run_job",
     "soar.webhook": "soar_playbooks.webhooks:deliver",
 }
 RECURRING: dict[str, tuple[float, str]] = {
     "soar.reconcile": (5.0, "soar_playbooks.containment.reconciler:reconcile"),
-    "soar.sweep": (30.0, "soar_playbooks.triggers:sweep"),
+    "soar.sweep": (30.0, "soar_playbooks.runs.triggers:sweep"),
 }
 VERBS: tuple[str, ...] = (
     "soar_playbooks.containment.verbs:SET",
     "soar_playbooks.containment.verbs:RELEASE",
     "soar_playbooks.containment.verbs:PAGE",
 )
-ENFORCEMENT: tuple[str, ...] = ("soar_playbooks.points.mosquitto:point",)
+ENFORCEMENT: tuple[str, ...] = ("soar_playbooks.enforcement.mosquitto:point",)

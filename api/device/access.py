@@ -77,7 +77,7 @@ async def runtime(request: Request) -> Runtime:
 
 
 async def verified(request: Request) -> Verified:
-    """Lets a device through that may speak, and tells who it is.
+    """Let a device through that may speak, and tell who it is.
 
     Raises:
         CertificateMissing: If no certificate came.
@@ -115,7 +115,7 @@ async def speaker(device: Annotated[Verified, Depends(verified)]) -> Principal:
 
 
 async def guard(request: Request) -> None:
-    """Stands before every route of the door: only those in ``routes.OPEN`` are reached without a certificate."""
+    """Stand before every route of the door: only those in ``routes.OPEN`` are reached without a certificate."""
     if _operation(request) not in routes.OPEN:
         await verified(request)
 
@@ -162,7 +162,7 @@ def _look_up(db: Database, chain: list[bytes], view: View) -> Verified:
 
 
 def check_trust(view: View, device: Verified, *, operation: str) -> None:
-    """Asks the snapshot whether a verified device may do this now.
+    """Ask the snapshot whether a verified device may do this now.
 
     Args:
         view: The present view.
@@ -202,7 +202,7 @@ def must_close(view: View, connection: TlsProtocol) -> str | None:
 
 
 def forwarded_chain(certificate: str, chain: str) -> list[bytes]:
-    """Reads ``Client-Cert`` and ``Client-Cert-Chain`` (RFC 9440 2).
+    """Read ``Client-Cert`` and ``Client-Cert-Chain`` (RFC 9440 2).
 
     Raises:
         CertificateRefused: ``reason`` is malformed.

@@ -12,7 +12,7 @@ from collections import Counter
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import composition, metrics, middleware, problems
+from api import metrics, middleware, problems, routing
 from api.device import access, routes
 from api.device.reporter import Reporter
 from api.device.trustwatch import TrustWatch, View
@@ -25,7 +25,7 @@ LARGER = ((r"(/[^/]+)?/_bulk", 32 * 1024 * 1024),)
 
 
 def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
-    """Composes the app.
+    """Compose the app.
 
     Args:
         rt: The open installation.
@@ -38,8 +38,8 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     app.state.rt = rt
     app.state.door = "device"
     problems.install(app, challenge="Certificate")
-    composition.include(app, routes.ROUTES if modules is None else modules, dependencies=[Depends(access.guard)])
-    composition.check_exceptions(app, routes.OPEN | routes.WITHHELD_WHEN_LIMITED | routes.REMEDIES)
+    routing.include(app, routes.ROUTES if modules is None else modules, dependencies=[Depends(access.guard)])
+    routing.check_exceptions(app, routes.OPEN | routes.WITHHELD_WHEN_LIMITED | routes.REMEDIES)
     app.add_middleware(_ForwardedChain, proxies=frozenset(rt.settings.proxies))
     app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
     app.add_middleware(middleware.Envelope, door="device", headers=middleware.MACHINE_HEADERS)
@@ -64,13 +64,13 @@ class Door:
         app.state.seen = self.reporter
 
     async def start(self) -> None:
-        """Takes a first view and starts the threads; call before the first request."""
+        """Take a first view and start the threads; call before the first request."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self.trust.start)
         self.reporter.start()
 
     def stop(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self.trust.stop()
         self.reporter.stop()
 

@@ -56,7 +56,7 @@ class Judged:
 
 
 def judge(chain: Sequence[bytes], anchors: Sequence[Anchor], *, at: datetime) -> Judged:
-    """Verifies a chain as the peer sent it.
+    """Verify a chain as the peer sent it.
 
     Args:
         chain: DER certificates, leaf first, in any order behind it.
@@ -93,7 +93,7 @@ def refused(reason: str, detail: str) -> CertificateRefused:
 
 
 def check_validity(leaf: x509.Certificate, *, at: datetime) -> None:
-    """Checks the validity period.
+    """Check the validity period.
 
     Raises:
         CertificateRefused: ``reason`` is not-yet-valid or expired.

@@ -16,9 +16,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.routing import APIRoute
 
 from api.device.access import Verified, runtime, verified
+from lachan import der
 from lachan.errors import LachanError, TooLarge
 from lachan.runtime import Runtime
-from pki import csr, der, profiles, service
+from pki import csr, profiles, service
 from pki.errors import CsrMalformed, ProfileUnknown, SecretRefused
 
 LIMIT = 2 * csr.LIMIT  # base64 and line ends around the largest request

@@ -83,7 +83,7 @@ def poll_firmware(device: Annotated[Verified, Depends(verified)], rt: Annotated[
 def report_firmware(
     body: Report, device: Annotated[Principal, Depends(speaker)], rt: Annotated[Runtime, Depends(runtime)]
 ) -> Reported:
-    """Takes the device's word on an update, and with it the version that it runs now."""
+    """Take the device's word on an update, and with it the version that it runs now."""
     made = delivery.report(
         rt, device, release_id=body.release_id, version=body.version, outcome=body.outcome, detail=body.detail
     )

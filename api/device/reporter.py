@@ -15,12 +15,13 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from api.models import door_closed, door_status
-from lachan import clock, devices, outbox
+from lachan import clock, devices
 from lachan.database import insert_ignore
 from lachan.events import SessionsClosed
 from lachan.identity import system
 from lachan.ids import new_id
 from lachan.runtime import Runtime
+from lachan.work import outbox
 
 HEARTBEAT = 2.0
 _log = logging.getLogger("lachan.api.device")
@@ -45,23 +46,23 @@ class Reporter:
         self._thread = threading.Thread(target=self._run, name="door-reporter", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Writes what is left, takes this door out of the list of running ones, and ends the thread."""
+        """Write what is left, take this door out of the list of running ones, and end the thread."""
         self._stop.set()
         self._due.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
     def note(self, device_id: str) -> None:
-        """Remembers that a device spoke."""
+        """Remember that a device spoke."""
         with self._lock:
             self._seen[device_id] = clock.now()
 
     def acted(self, version: int, closed: dict[str, int]) -> None:
-        """Remembers that the door acts on a snapshot, and how many connections of which device it closed for it."""
+        """Remember that the door acts on a snapshot, and how many connections of which device it closed for it."""
         with self._lock:
             fresh = version != self._version
             self._version = version

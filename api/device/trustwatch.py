@@ -24,7 +24,7 @@ from api.device.errors import TrustUnknown
 from api.models import door_anchors
 from lachan import trust
 from lachan.runtime import Runtime
-from lachan.wake import Sleeper
+from lachan.work.wake import Sleeper
 from pki import authorities
 from pki.errors import AuthorityMissing
 
@@ -63,12 +63,12 @@ class TrustWatch:
         self._thread = threading.Thread(target=self._run, name="trust-watch", daemon=True)
 
     def start(self) -> None:
-        """Loads a first view (a failure is logged and tried again), then keeps it fresh."""
+        """Load a first view (a failure is logged and tried again), then keep it fresh."""
         self._step()
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread."""
+        """End the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)

@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from lachan import outbox
 from lachan.errors import Unauthenticated
 from lachan.events import AuditorRead
 from lachan.identity import Permission, Principal, Role, people, require, tokens
 from lachan.identity.errors import BadCsrf
 from lachan.runtime import Runtime
+from lachan.work import outbox
 
 COOKIE = "__Host-lachan"  # the prefix makes browsers insist on Secure, Path=/ and no Domain
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -105,7 +105,7 @@ def _recognise(request: Request) -> Caller | None:
 
 
 async def check_origin(request: Request, caller: Caller | None) -> None:
-    """Checks that a write by cookie comes from our own page.
+    """Check that a write by cookie comes from our own page.
 
     Raises:
         BadCsrf: If it does not.

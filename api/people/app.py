@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from api import composition, middleware, problems
+from api import middleware, problems, routing
 from api.people import routes
 from api.people.idempotency import Idempotency
 from lachan.runtime import Runtime
@@ -52,7 +52,7 @@ _TAGS = [
 
 
 def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
-    """Composes the app.
+    """Compose the app.
 
     Args:
         rt: The open installation.
@@ -75,8 +75,8 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     app.state.rt = rt
     app.state.door = "people"
     problems.install(app, challenge='Bearer realm="lachan"')
-    composition.include(app, routes.ROUTES if modules is None else modules)
-    composition.check_exceptions(app, routes.OPEN)
+    routing.include(app, routes.ROUTES if modules is None else modules)
+    routing.check_exceptions(app, routes.OPEN)
     _check_permissions(app)
     app.add_middleware(middleware.EntityTags)
     app.add_middleware(Idempotency)
@@ -91,14 +91,14 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _check_permissions(app: FastAPI) -> None:
-    for route in composition.api_routes(app):
+    for route in routing.api_routes(app):
         named = {f"{method} {route.path}" for method in route.methods or ()}
-        if not named <= routes.OPEN and not composition.permissions(route):
+        if not named <= routes.OPEN and not routing.permissions(route):
             raise RuntimeError(f"{', '.join(sorted(named))} has no may(…) and is not in api.people.routes.OPEN")
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """Puts the problem document into the OpenAPI, where every refusal refers to it."""
+    """Put the problem document into the OpenAPI, where every refusal refers to it."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

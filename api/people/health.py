@@ -31,13 +31,13 @@ class Health(BaseModel):
 
 @router.get("/livez", summary="Alive?")
 async def read_livez() -> Health:
-    """Answers as long as the process runs; asks nothing else."""
+    """Answer as long as the process runs; ask nothing else."""
     return Health()
 
 
 @router.get("/readyz", summary="Ready?", responses=documented(503))
 def read_readyz(rt: Annotated[Runtime, Depends(runtime)]) -> Health:
-    """Answers when the database does."""
+    """Answer when the database does."""
     try:
         with rt.db.read() as connection:
             connection.execute(sa.text("SELECT 1"))
@@ -48,5 +48,5 @@ def read_readyz(rt: Annotated[Runtime, Depends(runtime)]) -> Health:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 def read_metrics(caller: Annotated[Principal, Depends(may(Permission.METRICS_READ))]) -> PlainTextResponse:
-    """Gives this process's metrics in the Prometheus text format."""
+    """Give this process's metrics in the Prometheus text format."""
     return PlainTextResponse(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)

@@ -72,7 +72,7 @@ class Idempotency:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs one request."""
+        """Run one request."""
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         if scope["type"] != "http" or scope["method"] not in _WRITES or not _applies(scope["path"], headers):
             await self.app(scope, receive, send)
@@ -175,7 +175,7 @@ class _Record:
         self._mine = sa.and_(*(self._table.c[name] == value for name, value in self._key.items()))
 
     def reserve(self) -> sa.RowMapping | None:
-        """Takes the key, or gives the answer that is kept under it.
+        """Take the key, or give the answer that is kept under it.
 
         Raises:
             KeyReused: If the key belongs to another request.
@@ -198,7 +198,7 @@ class _Record:
         return row
 
     def settle(self, answer: _Answer) -> None:
-        """Keeps a success; gives the key back otherwise."""
+        """Keep a success; give the key back otherwise."""
         with self._rt.db.write() as connection:
             if not (answer.complete and 200 <= answer.status < 300):
                 connection.execute(self._table.delete().where(self._mine))

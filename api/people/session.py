@@ -38,7 +38,7 @@ async def _from_our_page(request: Request) -> None:
 
 @router.post("", summary="Sign in", status_code=201, dependencies=[Depends(_from_our_page)], responses=documented(410))
 def sign_in(body: SignIn, response: Response, rt: Annotated[Runtime, Depends(runtime)]) -> Session:
-    """Turns a one-time link's token into a session cookie; a link works once and for 15 minutes."""
+    """Turn a one-time link's token into a session cookie; a link works once and for 15 minutes."""
     with rt.db.read() as connection:
         people.check_link(connection, rt.settings.data, body.token)
     with rt.db.write() as connection:
@@ -59,7 +59,7 @@ def sign_in(body: SignIn, response: Response, rt: Annotated[Runtime, Depends(run
 
 @router.get("", summary="Who am I?")
 async def read_session(response: Response, caller: Annotated[Caller | None, Depends(signed_in)]) -> Session:
-    """Tells who is signed in, and the CSRF token for writes; 401 for strangers."""
+    """Tell who is signed in, and the CSRF token for writes; 401 for strangers."""
     if caller is None:
         raise Unauthenticated
     response.headers["Cache-Control"] = "no-store"
@@ -73,7 +73,7 @@ async def sign_out(
     caller: Annotated[Caller | None, Depends(signed_in)],
     rt: Annotated[Runtime, Depends(runtime)],
 ) -> Response:
-    """Ends the session now, on the server; harmless without one."""
+    """End the session now, on the server; harmless without one."""
     if caller is not None:
         await check_origin(request, caller)
         await run_in_threadpool(_end, rt, caller)

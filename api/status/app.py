@@ -10,7 +10,7 @@ from typing import cast
 
 from fastapi import FastAPI, Request
 
-from api import composition, middleware, problems
+from api import middleware, problems, routing
 from api.status import routes
 from lachan.runtime import Runtime
 
@@ -23,12 +23,12 @@ async def runtime(request: Request) -> Runtime:
 
 
 def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
-    """Composes the app from all of ``routes.ROUTES``, or from ``modules``."""
+    """Compose the app from all of ``routes.ROUTES``, or from ``modules``."""
     app = FastAPI(title="lachan status door", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.rt = rt
     app.state.door = "status"
     problems.install(app, challenge="None")
-    composition.include(app, routes.ROUTES if modules is None else modules)
+    routing.include(app, routes.ROUTES if modules is None else modules)
     app.add_middleware(middleware.BodyLimit, default=BODY)
     app.add_middleware(middleware.Envelope, door="status", headers=middleware.MACHINE_HEADERS)
     return app

@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from lachan.demo.recording import shift
+from lachan.recording import shift
 
 FOLDER = Path(__file__).parent / "recording"
 ATTACK = FOLDER / "recording.bulk"

@@ -8,7 +8,7 @@ from lachan import cliutil
 from lachan.identity import Role, people, tokens
 from lachan.identity.models import people as people_table
 from lachan.identity.models import tokens as tokens_table
-from lachan.setup import link_url
+from lachan.identity.people import link_url
 
 
 def user(argv: list[str]) -> int:

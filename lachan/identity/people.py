@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.database import for_update
 from lachan.errors import NotFound
 from lachan.events import SignedIn, SignedOut, SignInLinkMade, UserAdded
@@ -23,11 +23,18 @@ from lachan.identity.permissions import Permission, Role
 from lachan.identity.principal import PersonNeeded, Principal, PrincipalKind, require
 from lachan.identity.secrets import hashed, random_text, same
 from lachan.ids import new_id
+from lachan.settings import Settings
+from lachan.work import outbox
 
 LINK_LIFE = timedelta(minutes=15)
 SESSION_LIFE = timedelta(hours=12)
 SESSION_IDLE = timedelta(hours=2)
 HUMAN_ROLES = frozenset({Role.ANALYST, Role.APPROVER, Role.MANUFACTURER, Role.AUDITOR, Role.ADMIN})
+
+
+def link_url(settings: Settings, token: str) -> str:
+    """Give the address of a sign-in link; the token stands in the fragment, which no server sees."""
+    return f"{settings.people_url.rstrip('/')}/sign-in#{token}"
 
 
 @dataclass(frozen=True)

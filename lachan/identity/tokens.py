@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.errors import NotFound
 from lachan.events import TokenIssued, TokenRevoked
 from lachan.identity.errors import BadRoles, BadToken
@@ -23,6 +23,7 @@ from lachan.identity.permissions import Permission, Role
 from lachan.identity.principal import Principal, PrincipalKind, require
 from lachan.identity.secrets import hashed, random_text, same
 from lachan.ids import new_id
+from lachan.work import outbox
 
 _SHORT = re.compile(r"[0-9a-f]{32}")
 MACHINE_ROLES = frozenset(Role) - {Role.DEVICE, Role.APPROVER}

@@ -22,8 +22,8 @@ from lachan.ledger.document import FORMAT, SECTION, Scope, b64, encode
 from lachan.ledger.errors import NoteRefused, NotSealed
 from lachan.ledger.models import leaves
 from lachan.ledger.note import Checkpoint, parse_checkpoint
-from lachan.outbox import events
 from lachan.runtime import Runtime
+from lachan.work.outbox import events
 
 WALK = 16 * SECTION  # leaves looked through in one transaction
 FEW = 2000  # events that are found by device or vendor at once, without walking the tree

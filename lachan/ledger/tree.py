@@ -17,7 +17,7 @@ from lachan.database import for_update, insert_ignore
 from lachan.ledger import merkle
 from lachan.ledger.merkle import HASH_SIZE, Frontier, node_hash
 from lachan.ledger.models import leaves, nodes, state
-from lachan.outbox import events
+from lachan.work.outbox import events
 
 TILE_HEIGHT = 8  # levels that one C2SP tile spans
 TILE_WIDTH = 1 << TILE_HEIGHT

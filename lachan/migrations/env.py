@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that `lachan.migrate` hands over."""
+"""Alembic's entry: runs on the connection that `lachan.program.migrate` hands over."""
 
 from alembic import context
 

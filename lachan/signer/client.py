@@ -13,7 +13,7 @@ from typing import Any
 
 from lachan.signer import wire
 from lachan.signer.errors import BadFrame, SignerBusy, SignerRefused, SignerUnavailable
-from lachan.wake import reachable
+from lachan.work.wake import reachable
 
 IDLE = 8
 

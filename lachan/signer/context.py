@@ -9,11 +9,25 @@ from typing import Any
 
 from lachan.database import Database
 from lachan.settings import Settings
-from lachan.setup import InitContext
 from lachan.signer.errors import SignatureRefused
 from lachan.signer.keystore import KeyStore
 
-__all__ = ["InitContext", "Signed", "SignerContext", "strict"]
+
+@dataclass(frozen=True)
+class InitContext:
+    """What a room's ``INIT`` function is handed.
+
+    Attributes:
+        settings: of the new installation.
+        db: its database, schema in place.
+        keys: the signer's key store.
+        offline: folder for keys that leave the machine.
+    """
+
+    settings: Settings
+    db: Database
+    keys: KeyStore
+    offline: Path
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ crash left undelivered is delivered by the next start.
 import threading
 from pathlib import Path
 
-from lachan import events, outbox, wake
+from lachan import events
 from lachan.database import Database, insert_ignore
 from lachan.identity.principal import system
 from lachan.log import get as get_logger
@@ -17,6 +17,7 @@ from lachan.settings import Settings
 from lachan.signer import siglog
 from lachan.signer.models import delivered
 from lachan.signer.siglog import Outcome
+from lachan.work import outbox, wake
 
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 log = get_logger(__name__)

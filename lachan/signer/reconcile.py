@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lachan import clock, events, outbox
+from lachan import clock, events
 from lachan.database import insert_ignore
 from lachan.identity.principal import system
 from lachan.log import get as get_logger
@@ -20,6 +20,7 @@ from lachan.signer.errors import SignerUnavailable
 from lachan.signer.models import reconciled
 from lachan.signer.siglog import Outcome
 from lachan.wiring import resolve
+from lachan.work import outbox
 
 GRACE = timedelta(minutes=5)
 log = get_logger(__name__)

@@ -25,7 +25,7 @@ from lachan.signer.courier import Courier
 from lachan.signer.dispatch import Dispatcher
 from lachan.signer.errors import BadFrame, SignatureRefused, SignerRuns
 from lachan.signer.keystore import KeyStore, open_keys
-from lachan.wake import reachable
+from lachan.work.wake import reachable
 
 CONNECTIONS = 128
 FRAME_TIME = 10.0

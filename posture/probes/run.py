@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from lachan.errors import LachanError
-from lachan.sockets import ConnectFailed, SocketRefused
+from lachan.net.sockets import ConnectFailed, SocketRefused
 from posture.probes import login, tls, web
 from posture.probes.observation import Observation, Outcome, observe
 from posture.probes.target import CONNECT, Target, failure

@@ -6,8 +6,8 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-from lachan import sockets
-from lachan.sockets import ConnectFailed, Scope, SocketRefused
+from lachan.net import sockets
+from lachan.net.sockets import ConnectFailed, Scope, SocketRefused
 from posture.probes.observation import Observation, Outcome, observe
 
 CONNECT = "connect"  # the method that every other one implies

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from lachan import clock
-from lachan.sockets import ConnectFailed, SocketRefused
+from lachan.net.sockets import ConnectFailed, SocketRefused
 from posture.probes.hello import VERSIONS, WEAK_SUITES, Flight, NotTls, client_hello
 from posture.probes.observation import Observation, Outcome, observe
 from posture.probes.target import Target, failure

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lachan.errors import LachanError
-from lachan.fetch import Answer, http_get
+from lachan.net.fetch import Answer, http_get
 from posture.probes import tls
 from posture.probes.observation import Observation, Outcome, Where, observe
 from posture.probes.target import Target, failure

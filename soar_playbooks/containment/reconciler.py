@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lachan import clock, devices, enforcement, jobs, outbox
+from lachan import clock, devices, enforcement
 from lachan.enforcement import EnforcementPoint, Evidence, Level, Target
 from lachan.errors import LachanError
 from lachan.events import EnforcementSettled
 from lachan.ids import new_id
 from lachan.log import get as get_logger
+from lachan.work import jobs, outbox
 from soar_playbooks import faults
 from soar_playbooks.models import enforcements
 
@@ -121,7 +122,7 @@ def _settle(rt: Runtime, row: dict[str, Any], evidence: Evidence) -> None:
     stored = {
         **detail, "settled": evidence.settled, "observed_at": clock.iso(evidence.observed_at), "redundant": redundant,
     }  # fmt: skip
-    from soar_playbooks.journal import ACTOR
+    from soar_playbooks.states import ACTOR
 
     with faults.write(rt, faults.Record.SETTLE) as connection:
         values = {"state": SETTLED if evidence.settled else PENDING, "evidence": stored, "last_error": ""}

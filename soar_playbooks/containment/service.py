@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lachan import clock, devices, jobs, outbox, trust
+from lachan import clock, devices, trust
 from lachan.database import after_commit, for_update, insert_ignore
 from lachan.devices import Device
 from lachan.enforcement import Level
 from lachan.events import ApprovalNeeded, ContainmentEnded, ContainmentWaiting, DeviceContained, HumanPaged
 from lachan.identity import Principal, PrincipalKind
 from lachan.ids import new_id
+from lachan.work import jobs, outbox
 from soar_playbooks.containment import budgets, guards, reconciler
 from soar_playbooks.containment.guards import Asked, Facts, Guard, Verdict
 from soar_playbooks.errors import ReleaseNotPossible, UnknownContainment
@@ -167,7 +168,7 @@ def find(connection: sa.Connection, containment_id: str, principal: Principal | 
 
 def expire(rt: Runtime, job: jobs.Job) -> None:
     """A containment's time is over: end it (job ``soar.expire``)."""
-    from soar_playbooks.journal import ACTOR
+    from soar_playbooks.states import ACTOR
 
     with rt.db.write() as connection:
         row = locked(connection, job.payload["containment_id"], ACTOR)
@@ -181,8 +182,8 @@ def expire(rt: Runtime, job: jobs.Job) -> None:
 
 def resume_runs(connection: sa.Connection, containment_id: str) -> None:
     """Make the runs due that waited for a decision on this containment."""
-    from soar_playbooks.journal import RunState
     from soar_playbooks.models import runs
+    from soar_playbooks.states import RunState
 
     waiting = sa.and_(runs.c.waiting_for == containment_id, runs.c.state == RunState.WAITING)
     for run_id in list(connection.execute(sa.select(runs.c.id).where(waiting)).scalars()):

@@ -10,14 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
-from lachan import outbox
 from lachan.enforcement import Level
 from lachan.errors import Forbidden
 from lachan.events import HumanPaged
 from lachan.identity import Permission, Principal, PrincipalKind
 from lachan.runtime import Runtime
 from lachan.verbs import Verb
-from soar_playbooks.containment import decisions, service
+from lachan.work import outbox
+from soar_playbooks.containment import approvals, service
 from soar_playbooks.containment.guards import Facts
 from soar_playbooks.models import runs
 
@@ -63,18 +63,18 @@ def set_containment(
         Forbidden: a run is named by somebody who is not the executor.
         Those of `soar_playbooks.containment.service.request`.
     """
-    facts, approvals = None, 0
+    facts, given = None, 0
     if asked.run_id:
         if principal.kind is not PrincipalKind.SYSTEM:
             raise Forbidden("Only the executor acts in the name of a run.")
         stored = connection.execute(sa.select(runs.c.facts).where(runs.c.id == asked.run_id)).scalar_one()
         facts = Facts.of(stored)
-        approvals = decisions.count(connection, asked.run_id, "run")
+        given = approvals.count(connection, asked.run_id, "run")
     elif principal.kind is PrincipalKind.SYSTEM:
         facts = Facts()  # a part of lachan without a run behind it has no evidence
     request = service.Request(
         device_id=asked.device_id, level=asked.level, reason=asked.reason, principal=principal, run_id=asked.run_id,
-        facts=facts, approvals=approvals, until=timedelta(seconds=asked.until) if asked.until else None,
+        facts=facts, approvals=given, until=timedelta(seconds=asked.until) if asked.until else None,
     )  # fmt: skip
     return answer(service.request(rt, connection, request), asked.level)
 
@@ -92,10 +92,10 @@ def release(rt: Runtime, connection: sa.Connection, principal: Principal, asked:
     """One approval for a release; by containment, or by the device's open one.
 
     Raises:
-        Those of `soar_playbooks.containment.decisions.release`.
+        Those of `soar_playbooks.containment.approvals.release`.
     """
     containment_id = asked.containment_id or service.open_of(connection, asked.device_id)
-    row = decisions.release(rt, connection, principal, containment_id=containment_id, note=asked.note)
+    row = approvals.release(rt, connection, principal, containment_id=containment_id, note=asked.note)
     return {"containment_id": row["id"], "state": str(row["state"]), "approvals": row["approvals"]}
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from lachan import clock, devices, outbox
+from lachan import clock, devices
 from lachan.devices import Criticality, Device, NewDevice
 from lachan.enforcement import Level
 from lachan.events import AlertRaised, CertificateIssued, FirmwareInstalled, RunStarted, VerdictChanged
 from lachan.identity.principal import system
 from lachan.ids import new_id
+from lachan.work import outbox
 from ota_signing.models import artifacts, releases
 from ota_signing.statement import Statement
 from pki.models import certificates

@@ -6,7 +6,7 @@ A proposal to be read, not a truth: the table in the file is what the tests hold
 import tempfile
 from pathlib import Path
 
-from api import composition
+from api import routing
 from api.people import routes
 from api.people.app import build
 from lachan.identity.permissions import ROLE_PERMISSIONS, Permission
@@ -22,8 +22,8 @@ def main() -> None:
     assert set(COLUMNS) == {str(role) for role in ROLES}
     with tempfile.TemporaryDirectory() as folder:
         rt = Runtime.open(Settings.load(Path(folder)))
-        for route in composition.api_routes(build(rt)):
-            asked = {Permission(name) for name in composition.permissions(route)}
+        for route in routing.api_routes(build(rt)):
+            asked = {Permission(name) for name in routing.permissions(route)}
             for operation in sorted(f"{method} {route.path}" for method in route.methods or ()):
                 if operation in table():
                     continue

@@ -17,16 +17,17 @@ from typing import Any
 import httpx
 import pytest
 
-from api import composition
+from api import routing
 from api.people.app import build
-from lachan import clock, outbox
+from lachan import clock
 from lachan.events import AlertRaised
 from lachan.identity import PERSON_ONLY, Role, system, tokens
 from lachan.identity import models as identity_tables
 from lachan.ids import new_id
 from lachan.ledger.models import leaves
-from lachan.outbox import events
 from lachan.runtime import Runtime
+from lachan.work import outbox
+from lachan.work.outbox import events
 from ota_signing import models as ota
 from posture import models as posture
 from tests.api.support import Town
@@ -53,7 +54,7 @@ def of_vendors(kind: str) -> list[str]:
 
 
 def test_every_operation_has_a_row(rt: Runtime) -> None:
-    assert set(table()) == composition.operations(build(rt))
+    assert set(table()) == routing.operations(build(rt))
 
 
 class Things:
@@ -170,8 +171,8 @@ def test_tokens_and_certificates_never_approve(doors: Town) -> None:
         everything = [str(role) for role in Role]
         connection.execute(identity_tables.tokens.update().where(mine).values(roles=everything))
     with doors.client("people") as client:
-        for route in composition.api_routes(build(doors.rt)):
-            if composition.permissions(route) & {str(permission) for permission in PERSON_ONLY}:
+        for route in routing.api_routes(build(doors.rt)):
+            if routing.permissions(route) & {str(permission) for permission in PERSON_ONLY}:
                 for method in route.methods or ():
                     answer = ask(client, f"{method} {route.path}", {}, {"Authorization": f"Bearer {text}"})
                     assert (answer.status_code, answer.json()["code"]) == (403, "person-needed"), route.path

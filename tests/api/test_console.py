@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from api.people.access import COOKIE
-from api.people.console import language, marks, timeline, words
+from api.people.console import labels, language, markup, timeline
 from lachan import clock
 from lachan.database import metadata
 from lachan.identity import Role
@@ -128,7 +128,7 @@ def test_every_page_renders_in_both_languages_and_stays_small(city: Console) -> 
 
 def test_no_page_in_vietnamese_says_a_sentence_of_ours_in_english(city: Console) -> None:
     known = language.catalogue("vi")
-    spoken = {text for group in words.LABELS.values() for text in group.values()} | set(words.SAID.values())
+    spoken = {text for group in labels.LABELS.values() for text in group.values()} | set(labels.SAID.values())
     assert all(known.gettext(text) != text or text == "firmware" for text in spoken)
     english = (
         "Needs a person",
@@ -194,14 +194,14 @@ def test_lines_and_times_at_the_edges_are_shown_not_stumbled_over() -> None:
     told = timeline._line(Line(now, "device:x", json.dumps({"@timestamp": clock.iso(now), "message": "hello"})))
     assert (told.happened, told.data) == (now, {"line": "hello"})
     for moment in (datetime(9999, 12, 31, 23, 59, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)):
-        assert marks.exact(moment).endswith("+07") and marks.day(moment)
-        assert marks.lag(moment, now) and marks.time_tag(moment, "x")
+        assert markup.exact(moment).endswith("+07") and markup.day(moment)
+        assert markup.lag(moment, now) and markup.time_tag(moment, "x")
     assert (
-        "U+202E" in marks.inert("\u202e")
-        and "&lt;" in marks.inert({"a": "<"})
-        and marks.inert("x" * 9, 3) == "<bdi>xxx…</bdi>"
+        "U+202E" in markup.inert("\u202e")
+        and "&lt;" in markup.inert({"a": "<"})
+        and markup.inert("x" * 9, 3) == "<bdi>xxx…</bdi>"
     )
-    assert marks.marked("a.b a+b", ["a+b", "."]) == "<bdi>a.b </bdi><mark><bdi>a+b</bdi></mark>"
+    assert markup.marked("a.b a+b", ["a+b", "."]) == "<bdi>a.b </bdi><mark><bdi>a+b</bdi></mark>"
 
 
 def test_matched_fields_are_marked_in_the_evidence(city: Console) -> None:
@@ -342,7 +342,7 @@ def test_triage_by_forms(console: Console) -> None:
         fields = WRITES[f"/alerts/{{alert}}/{act}"]
         answer = client.post(address(console, f"/alerts/{{alert}}/{act}"), data=form(console, "chi", **fields))
         assert answer.headers["location"] == address(console, f"/alerts/{{alert}}?said={said}"), answer.text
-        assert words.SAID[said] in client.get(answer.headers["location"]).text
+        assert labels.SAID[said] in client.get(answer.headers["location"]).text
     page = client.get(address(console, "/alerts/{alert}")).text
     assert "looked at it &lt;b&gt;" in page and "true: it happened" in page
     assert client.post(address(console, "/alerts/{alert}/acknowledge"), data=form(console, "chi")).status_code == 409

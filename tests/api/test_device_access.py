@@ -15,8 +15,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from api.device import routes
 from api.models import door_anchors, door_closed, door_status
-from lachan import clock, devices, outbox, trust
+from lachan import clock, devices, trust
 from lachan.trust import Answer, Signal
+from lachan.work import outbox
 from pki import service
 from pki.issuing import record
 from pki.models import certificates

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from api.device.door_point import ALIVE, DeviceDoor
+from api.device.enforcement import ALIVE, DeviceDoor
 from api.models import door_status
 from lachan import clock, trust
 from lachan.enforcement import Level, Target, points

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 import uvicorn
 from fastapi import Depends, FastAPI
 
-from api import composition
+from api import routing
 from api.doors import _Server
 from api.people.app import build
 from lachan.identity import Role
@@ -164,12 +164,12 @@ def test_no_route_of_ours_uses_the_pattern(rt: Runtime) -> None:
 
     for door in (build, build_device, build_status):
         app = door(rt)
-        assert composition.operations(app) or door is build_status
-        assert composition.generator_dependencies(app) == []
+        assert routing.operations(app) or door is build_status
+        assert routing.generator_dependencies(app) == []
 
     engine = sa.create_engine("sqlite://")
     name = "planted.<locals>.session"
-    assert composition.generator_dependencies(planted(engine)) == [f"/planted: {name}"]
+    assert routing.generator_dependencies(planted(engine)) == [f"/planted: {name}"]
     engine.dispose()
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from api import composition
+from api import routing
 from api.device.app import build
 from api.models import door_anchors
 from api.status.app import build as build_status
@@ -34,13 +34,13 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
 
 
 def test_every_operation_of_the_device_door_has_a_row(rt: Runtime) -> None:
-    assert set(rows(TABLE)) == composition.operations(build(rt))
+    assert set(rows(TABLE)) == routing.operations(build(rt))
 
 
 def test_the_status_door_offers_what_its_table_says_and_asks_nobody(rt: Runtime) -> None:
     """What stands there is public and signed by itself; a new route needs a row and a reason why it may be public."""
     table = rows(PUBLIC)
-    assert set(table) == composition.operations(build_status(rt))
+    assert set(table) == routing.operations(build_status(rt))
     assert all(row["why"] for row in table.values())
 
 

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from api.models import idempotency_keys
 from api.people.access import COOKIE
-from lachan import clock, outbox
+from lachan import clock
 from lachan.identity import Role, people, tokens
 from lachan.ledger.models import leaves
-from lachan.outbox import events
+from lachan.work import outbox
+from lachan.work.outbox import events
 from tests.api.support import SETUP, Town
 
 DEVICE = {"name": "cam-9", "vendor": "acme", "model": "m1", "serial_number": "sn-9", "site": "site-1"}

@@ -16,7 +16,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from api.doors import _Server
-from api.tls import Limits, TlsDoor, server_context
+from api.limits import Limits
+from api.tls import TlsDoor, server_context
 from tests.api.support import Authority
 from tests.support.wait import until
 

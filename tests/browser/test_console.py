@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lachan.identity import Role, people
+from lachan.identity.people import link_url
 from lachan.runtime import Runtime
-from lachan.setup import link_url
 from tests.api.console_town import Console, furnish
 from tests.api.support import SETUP, Town
 from tests.browser.driver import Browser, browser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import Distribution, distributions
 
-from lachan import bootstrap, install
+from lachan.launch import environment, install
 from tests.house import tree
 
 DOCUMENT = tree.ROOT / "docs" / "licences.md"
@@ -23,7 +23,7 @@ def licence(distribution: Distribution) -> str:
 
 def table() -> str:
     """One row for each locked distribution."""
-    runtime, everything = (install.locked(tree.ROOT / lock) for lock in (bootstrap.RUNTIME, bootstrap.TEST))
+    runtime, everything = (install.locked(tree.ROOT / lock) for lock in (environment.RUNTIME, environment.TEST))
     have = {install.normal(found.name): found for found in distributions()}
     rows = ["| distribution | licence | needed by |", "|---|---|---|"]
     for name in sorted(everything):

@@ -1,6 +1,6 @@
 """``python3 -m lachan`` on machines that are not ready: each test starts it for real, in a small checkout of its own.
 
-The checkout holds our three bootstrap modules, a command line of three lines, and locks that name wheels made here; pip finds
+The checkout holds our launch modules, a command line of three lines, and locks that name wheels made here; pip finds
 them in a folder (``PIP_FIND_LINKS``), so nothing leaves the machine.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from lachan import bootstrap, install
+from lachan.launch import bootstrap, environment, install
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_PYTHON = getattr(sys, "_base_executable", sys.executable)
@@ -57,25 +57,31 @@ def wheel(folder: Path, name: str) -> str:
     return f"{name}==1.0 \\\n    --hash=sha256:{hashlib.sha256(target.read_bytes()).hexdigest()}\n"
 
 
+LAUNCH = ("launch/__init__", "launch/bootstrap", "launch/environment", "launch/install")
+
+
 class Checkout:
     """A small checkout, and how to start it as a newcomer would."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.venv = root / ".venv"
-        (root / "lachan").mkdir(parents=True)
-        for name in ("__init__", "__main__", "bootstrap", "install"):
-            (root / "lachan" / f"{name}.py").write_text((ROOT / "lachan" / f"{name}.py").read_text())
-        (root / "lachan" / "cli.py").write_text(CLI)
+        for name in ("__init__", "__main__", *LAUNCH):
+            target = root / "lachan" / f"{name}.py"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text((ROOT / "lachan" / f"{name}.py").read_text())
+        (root / "lachan" / "program").mkdir()
+        (root / "lachan" / "program" / "__init__.py").touch()
+        (root / "lachan" / "program" / "cli.py").write_text(CLI)
         self.wheels = root.parent / "wheels"  # PIP_FIND_LINKS splits at spaces
         self.wheels.mkdir()
         self.runtime = wheel(self.wheels, "lachan_lib_a")
         self.tools = wheel(self.wheels, "lachan_lib_b")
         self.lock(self.runtime)
-        (root / bootstrap.TEST).write_text(self.runtime + self.tools)
+        (root / environment.TEST).write_text(self.runtime + self.tools)
 
     def lock(self, text: str) -> None:
-        (self.root / bootstrap.RUNTIME).write_text(text)
+        (self.root / environment.RUNTIME).write_text(text)
 
     def environment(self, **extra: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
@@ -108,7 +114,7 @@ class Checkout:
     def refused(self, *argv: str, **how: Any) -> str:
         """Start, expect a refusal; return its one sentence."""
         status, answer, err = self.start(*argv, **how)
-        assert (status, answer) == (bootstrap.UNAVAILABLE, {}), err
+        assert (status, answer) == (environment.UNAVAILABLE, {}), err
         assert not (self.venv / ".ready").exists()
         last = err.strip().splitlines()[-1]
         assert last.startswith("lachan: ")
@@ -282,16 +288,16 @@ def test_what_pip_says_otherwise_is_quoted(checkout: Checkout) -> None:
 
 def test_an_old_python_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "OLDEST", (3, 99))
-    with pytest.raises(bootstrap.CannotStart, match=r"Python 3\.99 or newer is needed"):
+    with pytest.raises(environment.CannotStart, match=r"Python 3\.99 or newer is needed"):
         bootstrap.ensure([])
 
 
-@pytest.mark.parametrize("module", ["__main__", "bootstrap"])
+@pytest.mark.parametrize("module", ["__main__", "launch/bootstrap", "launch/environment"])
 def test_an_old_python_can_read_the_sentence(module: str) -> None:
     ast.parse((ROOT / "lachan" / f"{module}.py").read_text(), feature_version=(3, 8))
 
 
-@pytest.mark.parametrize("module", ["__main__", "bootstrap", "install"])
+@pytest.mark.parametrize("module", ["__main__", *LAUNCH])
 def test_nothing_but_the_standard_library_is_imported(module: str) -> None:
     tree = ast.parse((ROOT / "lachan" / f"{module}.py").read_text())
     for node in ast.walk(tree):
@@ -300,14 +306,14 @@ def test_nothing_but_the_standard_library_is_imported(module: str) -> None:
             names = [f"lachan.{alias.name}" for alias in node.names] if node.module == "lachan" else [str(node.module)]
         for name in names:
             assert name.split(".")[0] in sys.stdlib_module_names or name in {
-                "lachan.bootstrap",
-                "lachan.install",
-                "lachan.cli",  # behind the hand-over
+                "lachan.launch",
+                "lachan.launch.environment",
+                "lachan.program.cli",  # behind the hand-over
             }
 
 
 def test_a_wheel_goes_straight_to_the_command_line(checkout: Checkout) -> None:
-    (checkout.root / bootstrap.RUNTIME).unlink()
+    (checkout.root / environment.RUNTIME).unlink()
     status, answer, err = checkout.start("serve")
     assert (status, answer["argv"], err) == (0, ["serve"], "")
     assert not checkout.venv.exists()
@@ -322,7 +328,7 @@ def test_whoever_takes_one_of_our_names_is_named(checkout: Checkout) -> None:
     (site / "pki").mkdir()
     (site / "pki" / "__init__.py").touch()
     status, _, err = checkout.start()
-    assert status == bootstrap.UNAVAILABLE
+    assert status == environment.UNAVAILABLE
     assert f"`pki` is taken by {site / 'pki'}" in err
 
 
@@ -338,6 +344,6 @@ def test_progress_is_never_silent_for_long(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_locks_agree() -> None:
-    runtime, test = install.locked(ROOT / bootstrap.RUNTIME), install.locked(ROOT / bootstrap.TEST)
+    runtime, test = install.locked(ROOT / environment.RUNTIME), install.locked(ROOT / environment.TEST)
     assert runtime.items() <= test.items()
     assert len(runtime) > 50

@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from lachan import bootstrap, cli, install
+from lachan.launch import environment, install
+from lachan.program import cli
 from tests.house import licences, tree
 
 READMES = ["README.md", "README.vi.md"]
@@ -71,7 +72,7 @@ def test_every_decision_has_its_parts(path: object) -> None:
 
 def test_every_licence_is_recorded() -> None:
     text = read("docs/licences.md")
-    for lock in (bootstrap.RUNTIME, bootstrap.TEST):
+    for lock in (environment.RUNTIME, environment.TEST):
         missing = [name for name in install.locked(tree.ROOT / lock) if f"| {name} | " not in text]
         assert missing == [], f"run .venv/bin/python -m {licences.__name__}"
 

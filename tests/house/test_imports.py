@@ -41,6 +41,10 @@ PLANTED = [
     pytest.param("posture/planted.py", "import uvicorn\n", "uvicorn", id="a web server in a domain"),
     pytest.param("posture/planted.py", "from scapy.all import IP\n", "scapy", id="scapy in the scanner's own process"),
     pytest.param("api/planted.py", "import scapy\n", "scapy", id="scapy in api"),
+    pytest.param("siem_rules/planted.py", "import lachan.demo\n", "lachan.demo", id="a domain imports the demo"),
+    pytest.param(
+        "lachan/planted.py", "from lachan.demo import replay\n", "lachan.demo", id="the ground imports the demo"
+    ),
 ]
 
 
@@ -77,7 +81,7 @@ def lint(folder: Path) -> tuple[int, str]:
 def test_the_contracts_hold(copy: Path) -> None:
     status, words = lint(copy)
     assert status == 0, words
-    assert "Contracts: 3 kept, 0 broken." in words
+    assert "Contracts: 5 kept, 0 broken." in words
 
 
 @pytest.mark.parametrize(("where", "source", "named"), PLANTED)
@@ -89,10 +93,36 @@ def test_a_planted_violation_is_named(copy: Path, where: str, source: str, named
     finally:
         planted.unlink()
     assert status == 1, words
-    assert "2 kept, 1 broken." in words
+    assert "4 kept, 1 broken." in words
     broken = words[words.index("Broken contracts") :]
     assert named.split(" -> ")[-1] in broken
     assert where.removesuffix(".py").replace("/", ".") in broken
+
+
+def test_a_circle_of_two_files_is_named(copy: Path) -> None:
+    one, other = copy / "pki" / "planted.py", copy / "pki" / "planted_too.py"
+    one.write_text("import pki.planted_too\n")
+    other.write_text("from pki import planted\n")
+    try:
+        status, words = lint(copy)
+    finally:
+        one.unlink()
+        other.unlink()
+    assert status == 1, words
+    assert "4 kept, 1 broken." in words
+    assert "No cycles are allowed in pki." in words
+    assert ".planted" in words
+
+
+def test_a_circle_of_two_rooms_is_named(copy: Path) -> None:
+    planted = copy / "lachan" / "work" / "planted.py"
+    planted.write_text("import lachan.signer.client\n")  # which imports lachan.work.wake
+    try:
+        status, words = lint(copy)
+    finally:
+        planted.unlink()
+    assert status == 1, words
+    assert "No cycles are allowed in lachan." in words
 
 
 def test_the_raw_probe_is_a_program_and_nobodys_import() -> None:

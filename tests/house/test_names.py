@@ -9,7 +9,7 @@ from importlib.metadata import distributions
 
 import pytest
 
-from lachan import bootstrap
+from lachan.launch import environment
 from tests.house import tree
 
 # Put together here, so that this file does not hold what it looks for.
@@ -60,7 +60,7 @@ def test_the_patterns_find_what_they_are_for() -> None:
     assert SOURCES.search("--index" + "-url https://x")
 
 
-@pytest.mark.parametrize("lock", [bootstrap.RUNTIME, bootstrap.TEST])
+@pytest.mark.parametrize("lock", [environment.RUNTIME, environment.TEST])
 def test_the_locks_name_no_index_and_hash_everything(lock: str) -> None:
     lines = (tree.ROOT / lock).read_text().splitlines()
     pins = [index for index, line in enumerate(lines) if re.match(r"[a-z0-9]", line)]
@@ -78,12 +78,12 @@ def test_no_installed_distribution_owns_one_of_our_names() -> None:
             continue
         seen += 1
         tops = {path.parts[0].removesuffix(".py") for path in distribution.files or ()}
-        assert not tops & {*bootstrap.OURS, "tests"}, distribution.metadata["Name"]
+        assert not tops & {*environment.OURS, "tests"}, distribution.metadata["Name"]
     assert seen > 50
 
 
 def test_every_package_says_it_is_typed() -> None:
-    for package in bootstrap.OURS:
+    for package in environment.OURS:
         assert (tree.ROOT / package / "__init__.py").exists(), package
         assert (tree.ROOT / package / "py.typed").exists(), package
 
@@ -96,8 +96,8 @@ def test_the_ground_package_is_empty() -> None:
 def test_the_command_line_starts_light() -> None:
     """A warm start is quick because nothing heavy is imported before a command asks for it."""
     code = (
-        "import sys, lachan.cli\n"
-        "assert lachan.cli.main(['--help']) == 0\n"
+        "import sys, lachan.program.cli\n"
+        "assert lachan.program.cli.main(['--help']) == 0\n"
         "heavy = {'sqlalchemy', 'pydantic', 'fastapi', 'cryptography', 'sigma', 'pkilint', 'rich', 'httpx', 'yaml'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

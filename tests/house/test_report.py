@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lachan import testcmd
+from lachan.launch import testcmd
 from tests.house import tree
 
 SKIP = "import pytest\ndef test_s():\n    pytest.skip('install mosquitto')\n"

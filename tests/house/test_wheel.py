@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import uv
 
-from lachan import cli
+from lachan.program import cli
 from tests.house import tree
 
 

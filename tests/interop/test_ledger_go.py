@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lachan import events, outbox
+from lachan import events
 from lachan.identity.principal import system
 from lachan.ledger import sealer
 from lachan.ledger.export import export
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from tests.ledger.forge import edit
 from tests.support import need
 

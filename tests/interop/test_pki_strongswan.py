@@ -9,8 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from lachan import verbs
-from lachan.jobs import Worker
 from lachan.runtime import Runtime
+from lachan.work.worker import Worker
 from pki import crl, service
 from tests.pki.doors import Doors, open_doors
 from tests.pki.support import ADMIN, Camera, camera, contain, csr, end_containment, key

@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 import pytest
 
 from lachan import clock, trust
-from lachan.fetch import http_get
+from lachan.net.fetch import http_get
+from lachan.net.sockets import ConnectFailed, Refusal, SocketRefused, operator_scope
 from lachan.runtime import Runtime
-from lachan.sockets import ConnectFailed, Refusal, SocketRefused, operator_scope
 from lachan.trust import Answer
 from posture import service
 from posture.probes.observation import Outcome

@@ -24,9 +24,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from lachan import clock
 from lachan.runtime import Runtime
-from soar_playbooks.containment import decisions, reconciler
+from soar_playbooks.containment import approvals, reconciler
+from soar_playbooks.enforcement.mosquitto import MosquittoPoint, _Admin
 from soar_playbooks.faults import Boundary
-from soar_playbooks.points.mosquitto import MosquittoPoint, _Admin
 from tests.soar_playbooks.support import AN, BINH, load, new_device, one_containment, raise_alert, told, work
 from tests.soar_playbooks.zygote import Zygote
 from tests.support.need import missing, program
@@ -148,7 +148,7 @@ def town(rt: Runtime, broker: Broker) -> Runtime:
             "mosquitto_password_file": broker.folder / "password",
         }
     )  # fmt: skip
-    only = replace(rt.wiring, enforcement=("soar_playbooks.points.mosquitto:point",))
+    only = replace(rt.wiring, enforcement=("soar_playbooks.enforcement.mosquitto:point",))
     return replace(rt, settings=settings, wiring=only)
 
 
@@ -203,7 +203,7 @@ def test_quarantine_holds_at_a_real_broker_across_its_restart(town: Runtime, bro
 
         for person in (AN, BINH):
             with town.db.write() as connection:
-                decisions.release(town, connection, person, containment_id=one_containment(town)["id"])
+                approvals.release(town, connection, person, containment_id=one_containment(town)["id"])
         work(town)
         assert told(town, "EnforcementSettled")[-1].evidence["roles"] == ["device"]
         until(bad.client.is_connected, what="the device is back")
@@ -277,7 +277,7 @@ def test_killed_at_each_boundary_around_the_broker_the_device_is_cut_once(
     names = know(town, "watcher", *(f"cam-{number}" for number in range(len(around))))
     load(town)
     zygote = Zygote(
-        town.settings.data, database_url, points="soar_playbooks.points.mosquitto:point", mosquitto_host="127.0.0.1",
+        town.settings.data, database_url, points="soar_playbooks.enforcement.mosquitto:point", mosquitto_host="127.0.0.1",
         mosquitto_port=broker.port, mosquitto_password_file=str(broker.folder / "password"), budget_sender=100,
     )  # fmt: skip
     watcher = Camera(broker, "watcher", names["watcher"])

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from lachan import devices, outbox
+from lachan import devices
 from lachan.devices import Criticality, NewDevice
 from lachan.errors import Forbidden, NotFound
 from lachan.identity import Principal, Role, system
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from tests.conftest import person
 
 ROW = {"name": "cam-1", "vendor": "Acme", "model": "A1", "serial_number": "S1", "site": "hk-01"}

@@ -9,8 +9,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cryptography.hazmat.primitives import hashes
 
-from lachan import migrate, trust, wiring
+from lachan import trust, wiring
 from lachan.database import Database, metadata
+from lachan.program import migrate
 from lachan.settings import Settings
 from tests.api.support import Authority
 

@@ -6,11 +6,13 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from lachan import clock, jobs, outbox, wiring
+from lachan import clock, wiring
 from lachan.database import after_commit, insert_ignore
 from lachan.events import DeviceRetired
 from lachan.identity import system
 from lachan.runtime import Runtime
+from lachan.work import jobs, outbox
+from lachan.work.worker import Worker
 
 SEEN: list[str] = []
 
@@ -42,7 +44,7 @@ def test_a_fact_and_its_jobs_commit_or_vanish_together(rt: Runtime, subscribed: 
 def test_a_failing_handler_is_tried_again_and_does_not_stop_the_other(rt: Runtime, subscribed: None) -> None:
     with rt.db.write() as c:
         event_id = outbox.append(c, DeviceRetired(device_id=None, reason="x"), actor=system("t"))
-    worker = jobs.Worker(rt)
+    worker = Worker(rt)
     assert worker.run_due() == 2
     assert SEEN == [event_id]
     for _ in range(jobs.TRIES - 1):
@@ -87,7 +89,7 @@ def test_one_open_job_per_key(rt: Runtime) -> None:
 def test_a_lost_lease_is_taken_over_and_the_late_worker_settles_nothing(rt: Runtime) -> None:
     with rt.db.write() as c:
         jobs.enqueue(c, "x", {}, key="k")
-    first, second = jobs.Worker(rt), jobs.Worker(rt)
+    first, second = Worker(rt), Worker(rt)
     job = first._claim()
     assert job is not None
     assert second._claim() is None

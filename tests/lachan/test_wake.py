@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lachan import wake
+from lachan.work import wake
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["short path", "path longer than a socket's name may be"])

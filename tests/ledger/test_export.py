@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lachan import clock, devices, events, outbox
+from lachan import clock, devices, events
 from lachan.identity.principal import system
 from lachan.ledger import cli, sealer
 from lachan.ledger import export as export_module
@@ -17,8 +17,9 @@ from lachan.ledger.errors import ExportRefused, NotSealed
 from lachan.ledger.export import Period, export
 from lachan.ledger.note import Verifier
 from lachan.ledger.verify import verify
-from lachan.outbox import events as event_table
 from lachan.runtime import Runtime
+from lachan.work import outbox
+from lachan.work.outbox import events as event_table
 
 
 def key(rt: Runtime) -> Verifier:

@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lachan import events, outbox
+from lachan import events
 from lachan.identity.principal import system
 from lachan.ledger import merkle, sealer, tiles, tree
 from lachan.ledger.errors import LedgerDiverged
 from lachan.ledger.models import checkpoints, leaves, nodes
 from lachan.ledger.models import state as tree_state
 from lachan.ledger.note import Verifier, open_checkpoint
-from lachan.outbox import events as event_table
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerRefused
+from lachan.work import outbox
+from lachan.work.outbox import events as event_table
 from tests.support.wait import until
 
 STEPS = ("before-signing", "signed", "stored", "appended")

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from api import composition
+from api import routing
 from api.device import routes
 from api.device.access import Verified, check_trust
 from api.device.app import build
@@ -17,10 +17,10 @@ from lachan.enforcement import Level, Target
 from lachan.errors import LachanError
 from lachan.runtime import Runtime
 from pki import service
+from pki.enforcement import CertificateHold
 from pki.errors import DeviceContained
-from pki.hold import CertificateHold
 from soar_playbooks.containment.service import ANSWERS
-from soar_playbooks.points.mosquitto import ACLS, ROLES
+from soar_playbooks.enforcement.mosquitto import ACLS, ROLES
 from tests.pki.support import camera, contain, csr
 
 PAGE = Path(__file__).parents[2] / "docs" / "enforcement.md"
@@ -81,12 +81,12 @@ def door_says(operation: str, level: Level) -> str:
 
 
 def test_every_operation_of_the_device_door_stands_on_the_page(rt: Runtime) -> None:
-    assert set(told()) == {base(operation) for operation in composition.operations(build(rt))}
+    assert set(told()) == {base(operation) for operation in routing.operations(build(rt))}
 
 
 @pytest.mark.parametrize("level", Level)
 def test_the_page_says_what_the_device_door_does(rt: Runtime, level: Level) -> None:
-    for operation in sorted(composition.operations(build(rt))):
+    for operation in sorted(routing.operations(build(rt))):
         said = told()[base(operation)][level]
         if base(operation) in NOT_OFFERED:
             assert said == "none"

@@ -5,8 +5,8 @@ import sqlalchemy as sa
 
 from lachan import clock, devices, trust
 from lachan.errors import Forbidden, Invalid, NotFound
-from lachan.outbox import events
 from lachan.trust import Answer, Signal
+from lachan.work.outbox import events
 from ota_signing import delivery, releases
 from ota_signing.errors import ReleaseHalted, TrustWithheld
 from ota_signing.schemas import InstallOutcome

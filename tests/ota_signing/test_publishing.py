@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 from tuf.api.metadata import Metadata, Timestamp
 
-from lachan import clock, jobs
-from lachan.jobs import Worker
+from lachan import clock
 from lachan.signer.errors import SignerUnavailable
+from lachan.work.worker import Worker, plan
 from ota_signing import publishing, releases, repository, tuf_metadata
 from ota_signing.errors import LowerVersion, RepositoryBroken, WrongState
 from ota_signing.models import releases as release_rows
@@ -57,7 +57,7 @@ def test_each_role_is_renewed_at_half_its_life(house: House, days: float, snapsh
 
 def test_the_worker_does_it_after_two_days_of_silence(house: House) -> None:
     with clock.travel(timedelta(days=2)):
-        jobs.plan(house.rt)
+        plan(house.rt)
         Worker(house.rt, kinds=["every:ota.tuf.refresh"]).run_due()
         assert stamp(house).expires > clock.now()
 

@@ -6,11 +6,11 @@ import subprocess
 import pytest
 import sqlalchemy as sa
 
-from lachan import outbox
 from lachan.identity.models import people, sessions
-from lachan.outbox import events
 from lachan.signer import siglog
 from lachan.signer.errors import SignerRefused
+from lachan.work import outbox
+from lachan.work.outbox import events
 from ota_signing import artifacts, publishing, releases
 from ota_signing.errors import DigestMoved, OwnProposal, WrongState
 from ota_signing.models import approvals

@@ -10,8 +10,8 @@ from cryptography.x509.oid import AttributeOID, NameOID
 
 from lachan import clock, devices, trust
 from lachan.identity import Role, system
-from lachan.outbox import StoredEvent, read
 from lachan.runtime import Runtime
+from lachan.work.outbox import StoredEvent, read
 from pki import service
 from tests.conftest import person
 

@@ -7,7 +7,8 @@ from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pki import der, setup
+from lachan import der
+from pki import setup
 from pki.ocsp import parse
 from pki.profiles import ECDSA_SHA256
 from pki.status_signing import Entry, crl_body

@@ -139,7 +139,7 @@ def test_root_key_leaves_the_machine_encrypted(signer_rt: Runtime, tmp_path: obj
 def test_init_again_changes_nothing(signer_rt: Runtime, tmp_path: object) -> None:
     from pathlib import Path
 
-    from lachan.setup import InitContext
+    from lachan.signer.context import InitContext
     from lachan.signer.keystore import KeyStore
     from pki import setup
 
@@ -159,7 +159,7 @@ def test_a_certificate_never_outlives_its_issuer(signer_rt: Runtime) -> None:
         serial=1 << 126, not_before=end - timedelta(days=1), not_after=end + timedelta(days=90),
         subject=found.issuing.subject.public_bytes(), spki=spki(), key_id=b"k" * 20, san=b"",
     )  # fmt: skip
-    from pki import der
+    from lachan import der
 
     signature = der.sequence(der.integer(1), der.integer(1))
     certificate = x509.load_der_x509_certificate(der.signed(body, profiles.ECDSA_SHA256, signature))

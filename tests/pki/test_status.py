@@ -16,8 +16,8 @@ from lachan import clock, enforcement, trust, verbs
 from lachan.enforcement import Level, Target
 from lachan.errors import Forbidden
 from lachan.identity import Role
-from lachan.jobs import Worker
 from lachan.runtime import Runtime
+from lachan.work.worker import Worker
 from pki import crl, errors, lint, models, ocsp, service
 from pki.states import Holder, Reason
 from tests.conftest import person

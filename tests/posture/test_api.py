@@ -12,8 +12,8 @@ import pytest
 
 from lachan import clock
 from lachan.identity import Role
-from lachan.jobs import Worker
 from lachan.runtime import Runtime
+from lachan.work.worker import Worker
 from tests.api.support import Session, Town
 from tests.posture.cameras import BadCamera
 from tests.posture.conftest import register

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lachan import cli
+from lachan.program import cli
 from lachan.runtime import Runtime
 from posture import engagements
 from tests.posture.cameras import BadCamera

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.errors import Forbidden, NotFound
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.identity.principal import PersonNeeded
+from lachan.net.sockets import Refusal, SocketRefused, permit
 from lachan.runtime import Runtime
-from lachan.sockets import Refusal, SocketRefused, permit
+from lachan.work import outbox
 from posture import engagements
 from posture.engagements import Method, State
 from posture.errors import EngagementDecided, EngagementInvalid, EngagementNotFound, NotApproved, OwnApproval

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lachan.sockets import Entry, Scope
+from lachan.net.sockets import Entry, Scope
 from posture.catalogue import catalogue
 from posture.engagements import Method
 from posture.probes import login

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lachan import clock, outbox, trust
+from lachan import clock, trust
 from lachan.errors import Forbidden, NotFound
 from lachan.identity import Principal, Role
-from lachan.jobs import Worker
 from lachan.ledger import merkle
+from lachan.net.sockets import Refusal, SocketRefused
 from lachan.runtime import Runtime
-from lachan.sockets import Refusal, SocketRefused
 from lachan.trust import Answer
+from lachan.work import outbox
+from lachan.work.worker import Worker
 from posture import declarations, engagements, jobs, service
 from posture.catalogue import catalogue
 from posture.counts import By, counts

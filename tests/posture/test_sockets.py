@@ -10,10 +10,11 @@ from datetime import timedelta
 
 import pytest
 
-from lachan import clock, sockets
+from lachan import clock
 from lachan.errors import Invalid
-from lachan.fetch import http_get, http_request
-from lachan.sockets import ConnectFailed, Entry, Meter, Refusal, Scope, SocketRefused, operator_scope, parse_entry
+from lachan.net import sockets
+from lachan.net.fetch import http_get, http_request
+from lachan.net.sockets import ConnectFailed, Entry, Meter, Refusal, Scope, SocketRefused, operator_scope, parse_entry
 
 
 class Witness:

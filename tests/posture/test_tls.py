@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lachan import clock
-from lachan.sockets import Entry, Scope
+from lachan.net.sockets import Entry, Scope
 from posture.probes import tls
 from posture.probes.hello import VERSIONS, Flight, NotTls, ServerHello, client_hello
 from posture.probes.observation import Outcome

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from api import elastic
+from api import bulk as bulk_door
 from lachan import clock
 from lachan.identity.principal import NOBODY
 from lachan.runtime import Runtime
@@ -118,14 +118,14 @@ def test_a_flood_of_one_sender_keeps_nobody_else_out(open_rt: Runtime) -> None:
 
 
 def test_waiting_bodies_of_one_sender_leave_room_for_others() -> None:
-    room = elastic._Room()
+    room = bulk_door._Room()
     with room.for_sender("device:a") as first, room.for_sender("device:a") as second:
-        assert first.take(elastic.OF_ONE)
+        assert first.take(bulk_door.OF_ONE)
         assert not second.take(1)
         with room.for_sender("device:b") as other:
-            assert other.take(elastic.BODY)
+            assert other.take(bulk_door.BODY)
     with room.for_sender("device:a") as again:
-        assert again.take(elastic.OF_ONE)
+        assert again.take(bulk_door.OF_ONE)
     assert not room._taken
 
 

@@ -19,11 +19,11 @@ from ota_signing.errors import TooManyReports
 from ota_signing.schemas import InstallOutcome
 from pki import enrolment, ocsp, service
 from pki.errors import TooManyRenewals
-from soar_playbooks import http_step
-from soar_playbooks.containment import decisions
+from soar_playbooks.containment import approvals
 from soar_playbooks.containment import service as containment
 from soar_playbooks.containment.service import State
 from soar_playbooks.errors import FourEyes
+from soar_playbooks.runs import http_step
 from tests.api.support import Town
 from tests.conftest import person
 from tests.ota_signing.conftest import House
@@ -37,17 +37,17 @@ GIANG = person("giang", Role.APPROVER)
 
 def propose(rt: Runtime, who: Principal, device: Any, level: Level, **more: Any) -> dict[str, Any]:
     with rt.db.write() as connection:
-        return decisions.propose(rt, connection, who, device=device, level=level, reason=f"{level}!", **more)
+        return approvals.propose(rt, connection, who, device=device, level=level, reason=f"{level}!", **more)
 
 
 def approve(rt: Runtime, who: Principal, row: dict[str, Any]) -> dict[str, Any]:
     with rt.db.write() as connection:
-        return decisions.approve(rt, connection, who, containment_id=row["id"])
+        return approvals.approve(rt, connection, who, containment_id=row["id"])
 
 
 def release(rt: Runtime, who: Principal, row: dict[str, Any]) -> dict[str, Any]:
     with rt.db.write() as connection:
-        return decisions.release(rt, connection, who, containment_id=row["id"])
+        return approvals.release(rt, connection, who, containment_id=row["id"])
 
 
 def test_who_asked_for_it_cannot_release_it_after_somebody_asked_for_more(rt: Runtime) -> None:
@@ -56,7 +56,7 @@ def test_who_asked_for_it_cannot_release_it_after_somebody_asked_for_more(rt: Ru
     row = approve(rt, AN, propose(rt, DUNG, device, Level.QUARANTINE))
     propose(rt, CHI, device, Level.ISOLATE)
     with rt.db.write() as connection:
-        decisions.reject(rt, connection, BINH, containment_id=row["id"])
+        approvals.reject(rt, connection, BINH, containment_id=row["id"])
     with pytest.raises(FourEyes):
         release(rt, DUNG, row)
     release(rt, AN, row)

@@ -10,10 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 
 import lachan.demo.recording as recordings
-from lachan import clock, outbox
+from lachan import clock
 from lachan.devices import Criticality, NewDevice, register
 from lachan.identity import Principal, PrincipalKind, Role, system
+from lachan.recording import shift
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from siem_rules import bulk, ingest, ruleset
 from siem_rules.delivery import Sender
 from siem_rules.detector import Detector
@@ -48,7 +50,7 @@ def collector(name: str, site: str | None = "ward-7") -> Principal:
 
 def shifted(path: Path, to: datetime | None = None) -> bytes:
     """A recording whose first line is a minute ago (or at a given time)."""
-    return recordings.shift(path.read_bytes(), to or clock.now() - timedelta(minutes=1))
+    return shift(path.read_bytes(), to or clock.now() - timedelta(minutes=1))
 
 
 def pairs(body: bytes) -> list[tuple[bytes, bytes]]:

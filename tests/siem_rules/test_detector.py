@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from siem_rules import ingest, ruleset
 from siem_rules.detector import Detector, main
 from siem_rules.errors import DetectorReplaced

@@ -11,11 +11,12 @@ import httpx
 import pytest
 from elasticsearch import ApiError, Elasticsearch, helpers
 
-from api import elastic
+from api import bulk
 from api.pages import encode
-from lachan import clock, outbox
+from lachan import clock
 from lachan.identity import Role, tokens
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from siem_rules import cli, ingest
 from tests.api.support import Town
 from tests.siem_rules.support import EXPECTED, RECORDING, detect, documents, pairs, raised, shifted
@@ -125,7 +126,7 @@ def test_gzip_that_is_no_gzip_or_a_bomb_is_refused(town: Town, monkeypatch: pyte
     assert post(town, b"nonsense", **encoded).status_code == 400
     assert post(town, gzip.compress(documents({"message": "x"}))[:-9], **encoded).status_code == 400
     assert post(town, b"x", **{"Content-Encoding": "br"}).status_code == 415
-    monkeypatch.setattr(elastic, "BODY", 1 << 20)
+    monkeypatch.setattr(bulk, "BODY", 1 << 20)
     bomb = zlib.compress(b"\n" * (16 << 20), wbits=31)
     answer = post(town, bomb, **encoded)
     assert answer.status_code == 413

@@ -11,11 +11,12 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from lachan import clock, outbox
+from lachan import clock
 from lachan.events import AlertRaised
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.identity.principal import NOBODY
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from siem_rules import engine
 from siem_rules.models import alerts
 from tests.siem_rules.support import (

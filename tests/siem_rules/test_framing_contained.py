@@ -2,12 +2,13 @@
 
 import pytest
 
-from lachan import outbox, trust
+from lachan import trust
 from lachan.devices import Criticality
 from lachan.identity import Principal
 from lachan.identity.principal import NOBODY
-from lachan.jobs import Worker
 from lachan.runtime import Runtime
+from lachan.work import outbox
+from lachan.work.worker import Worker
 from soar_playbooks.models import containments, runs
 from tests.siem_rules.support import RECORDING, collector, detect, device, documents, send, shifted
 from tests.siem_rules.test_framing import about, attack_on

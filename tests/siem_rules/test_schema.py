@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lachan.demo.recording import shift
+from lachan.recording import shift
 from siem_rules.delivery import UNAUTHENTICATED, Delivery
 from siem_rules.schema import event
 from tests.siem_rules.support import BENIGN, RECORDING, pairs

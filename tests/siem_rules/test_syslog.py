@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lachan import outbox
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from siem_rules import logs
 from siem_rules.detector import main
 from tests.siem_rules.support import collector, device, documents, raised, send

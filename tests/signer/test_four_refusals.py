@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lachan import devices, outbox
+from lachan import devices
 from lachan.identity import system
 from lachan.ledger import merkle, sealer, tree
 from lachan.ledger.export import export
@@ -19,6 +19,7 @@ from lachan.ledger.note import Verifier
 from lachan.ledger.verify import verify
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerRefused
+from lachan.work import outbox
 from ota_signing import releases
 from tests.ota_signing.conftest import House
 from tests.support.wait import until

@@ -5,13 +5,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection
 
-from lachan import clock, events, outbox
+from lachan import clock, events
 from lachan.identity.principal import system
 from lachan.ledger import sealer
 from lachan.ledger.models import checkpoints
 from lachan.runtime import Runtime
 from lachan.signer import reconcile, siglog
 from lachan.signer.siglog import Outcome, SignatureLog
+from lachan.work import outbox
 
 
 def found(rt: Runtime) -> list[tuple[str, str]]:

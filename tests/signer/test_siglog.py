@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lachan import outbox
 from lachan.runtime import Runtime
 from lachan.signer import siglog
 from lachan.signer.courier import Courier
 from lachan.signer.siglog import Outcome, SignatureLog
+from lachan.work import outbox
 
 REFUSED = {"subject": "s", "digest": "", "outcome": Outcome.REFUSED, "reason": "why"}
 SIGNED = {"subject": "s", "digest": "00", "outcome": Outcome.SIGNED}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lachan import outbox
 from lachan.runtime import Runtime
 from lachan.signer import siglog
 from lachan.signer.client import SignerClient
@@ -15,6 +14,7 @@ from lachan.signer.context import SignerContext, strict
 from lachan.signer.errors import SignatureRefused, SignerBusy, SignerRefused, SignerRuns, SignerUnavailable
 from lachan.signer.keystore import KeyStore
 from lachan.signer.server import SignerServer
+from lachan.work import outbox
 from tests.support.wait import until
 
 

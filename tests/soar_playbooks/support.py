@@ -8,18 +8,19 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lachan import devices, outbox, trust
+from lachan import devices, trust
 from lachan.devices import Criticality, Device, NewDevice
 from lachan.events import AlertRaised
 from lachan.identity import Role, system
 from lachan.ids import new_id
-from lachan.jobs import Worker
 from lachan.runtime import Runtime
-from soar_playbooks import service
+from lachan.work import outbox
+from lachan.work.worker import Worker
+from soar_playbooks import playbooks
 from soar_playbooks.cacao import jss
 from soar_playbooks.cacao.model import EXTENSION
 from soar_playbooks.models import containments, runs
-from soar_playbooks.service import Mode
+from soar_playbooks.playbooks import Mode
 from tests.conftest import person
 
 CAMERA = Path("soar_playbooks/playbooks/quarantine-compromised-camera.cacao.json")
@@ -47,16 +48,16 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 def trusted_key(rt: Runtime) -> ec.EllipticCurvePrivateKey:
     key = new_key()
     with rt.db.write() as connection:
-        service.trust_signer(connection, ADMIN, pem=jss.public_pem(key.public_key()), name="operator")
+        playbooks.trust_signer(connection, ADMIN, pem=jss.public_pem(key.public_key()), name="operator")
     return key
 
 
-def load(rt: Runtime, document: dict[str, Any] | None = None, *, mode: Mode = Mode.ENFORCE) -> service.Loaded:
+def load(rt: Runtime, document: dict[str, Any] | None = None, *, mode: Mode = Mode.ENFORCE) -> playbooks.Loaded:
     """Sign and load a playbook (the repository's by default) with a fresh trusted key."""
     text = signed(document or camera_document(), trusted_key(rt))
     with rt.db.write() as connection:
-        loaded = service.load(connection, ADMIN, text=text, file="test.cacao.json")
-        return service.set_mode(connection, ADMIN, playbook_id=loaded.id, mode=mode)
+        loaded = playbooks.load(connection, ADMIN, text=text, file="test.cacao.json")
+        return playbooks.set_mode(connection, ADMIN, playbook_id=loaded.id, mode=mode)
 
 
 def new_device(

@@ -12,7 +12,7 @@ import pytest
 from lachan import clock
 from lachan.errors import LachanError
 from lachan.runtime import Runtime
-from soar_playbooks import service
+from soar_playbooks import playbooks as library
 from soar_playbooks.cacao import conditions, jss, reader
 from soar_playbooks.cacao.lint import INPUTS
 from soar_playbooks.cacao.model import EXTENSION, Variable, VariableType
@@ -55,9 +55,9 @@ def step(document: dict[str, Any], prefix: str) -> str:
     return next(name for name in document["workflow"] if name.startswith(prefix))
 
 
-def load_text(rt: Runtime, text: str) -> service.Loaded:
+def load_text(rt: Runtime, text: str) -> library.Loaded:
     with rt.db.write() as connection:
-        return service.load(connection, ADMIN, text=text, file="x.cacao.json")
+        return library.load(connection, ADMIN, text=text, file="x.cacao.json")
 
 
 # content
@@ -65,7 +65,7 @@ def load_text(rt: Runtime, text: str) -> service.Loaded:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.name)
 def test_every_playbook_of_the_repository_is_valid(path: Path) -> None:
-    assert reader.read(path.read_text(), file=str(path), verbs=service.verb_facts()).policy.triggers
+    assert reader.read(path.read_text(), file=str(path), verbs=library.verb_facts()).policy.triggers
 
 
 def test_the_folder_of_playbooks_is_not_empty_and_the_schema_is_a_schema() -> None:
@@ -125,7 +125,7 @@ def test_a_revoked_signer_is_refused_at_load_and_at_start(rt: Runtime) -> None:
     load(rt)
     (version,) = rows(rt, playbook_versions)
     with rt.db.write() as connection:
-        service.revoke_signer(connection, ADMIN, thumbprint=version["signer"])
+        library.revoke_signer(connection, ADMIN, thumbprint=version["signer"])
     with pytest.raises(SignerRevoked):
         load_text(rt, version["document"])
     device = new_device(rt)
@@ -140,9 +140,9 @@ def test_a_revoked_signer_is_refused_at_load_and_at_start(rt: Runtime) -> None:
 def test_a_revoked_signer_cannot_come_back(rt: Runtime) -> None:
     key = trusted_key(rt)
     with rt.db.write() as connection:
-        service.revoke_signer(connection, ADMIN, thumbprint=jss.thumbprint(key.public_key()))
+        library.revoke_signer(connection, ADMIN, thumbprint=jss.thumbprint(key.public_key()))
     with pytest.raises(SignerRevoked), rt.db.write() as connection:
-        service.trust_signer(connection, ADMIN, pem=jss.public_pem(key.public_key()), name="again")
+        library.trust_signer(connection, ADMIN, pem=jss.public_pem(key.public_key()), name="again")
 
 
 def later(document: dict[str, Any], **delta: int) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def test_a_row_set_back_by_hand_starts_nothing(rt: Runtime) -> None:
     before = load_text(rt, signed(old, key))
     load_text(rt, signed(later(old, hours=1), key))
     with rt.db.write() as connection:
-        service.set_mode(connection, ADMIN, playbook_id=before.id, mode=service.Mode.ENFORCE)
+        library.set_mode(connection, ADMIN, playbook_id=before.id, mode=library.Mode.ENFORCE)
         connection.execute(playbooks.update().values(digest=before.digest, version=before.version))
     device = new_device(rt)
     raise_alert(rt, device)
@@ -197,16 +197,16 @@ def test_stored_bytes_changed_by_hand_start_nothing(rt: Runtime) -> None:
 
 
 def test_a_run_that_waits_is_refused_when_its_playbook_no_longer_holds(rt: Runtime) -> None:
-    from soar_playbooks import decisions
+    from soar_playbooks.runs import decisions
     from tests.soar_playbooks.support import AN
 
-    load(rt, mode=service.Mode.PROPOSE)
+    load(rt, mode=library.Mode.PROPOSE)
     device = new_device(rt)
     raise_alert(rt, device)
     work(rt)
     with rt.db.write() as connection:
         (version,) = rows(rt, playbook_versions)
-        service.revoke_signer(connection, ADMIN, thumbprint=version["signer"])
+        library.revoke_signer(connection, ADMIN, thumbprint=version["signer"])
         decisions.approve(rt, connection, AN, run_id=one_run(rt)["id"])
     work(rt)
     assert one_run(rt)["outcome"] == "refused"
@@ -223,11 +223,11 @@ def test_a_new_playbook_begins_in_propose_and_only_an_admin_switches_it(rt: Runt
     from tests.soar_playbooks.support import AN
 
     loaded = load_text(rt, signed(camera_document(), trusted_key(rt)))
-    assert loaded.mode is service.Mode.PROPOSE
+    assert loaded.mode is library.Mode.PROPOSE
     with pytest.raises(Forbidden), rt.db.write() as connection:
-        service.set_mode(connection, AN, playbook_id=loaded.id, mode=service.Mode.ENFORCE)
+        library.set_mode(connection, AN, playbook_id=loaded.id, mode=library.Mode.ENFORCE)
     with rt.db.write() as connection:
-        service.set_mode(connection, ADMIN, playbook_id=loaded.id, mode=service.Mode.ENFORCE)
+        library.set_mode(connection, ADMIN, playbook_id=loaded.id, mode=library.Mode.ENFORCE)
     (changed,) = told(rt, "PlaybookModeChanged")
     assert (changed.before, changed.after) == ("propose", "enforce")
 
@@ -236,8 +236,8 @@ def test_a_new_version_keeps_the_mode(rt: Runtime) -> None:
     key = trusted_key(rt)
     loaded = load_text(rt, signed(camera_document(), key))
     with rt.db.write() as connection:
-        service.set_mode(connection, ADMIN, playbook_id=loaded.id, mode=service.Mode.ENFORCE)
-    assert load_text(rt, signed(later(camera_document(), days=1), key)).mode is service.Mode.ENFORCE
+        library.set_mode(connection, ADMIN, playbook_id=loaded.id, mode=library.Mode.ENFORCE)
+    assert load_text(rt, signed(later(camera_document(), days=1), key)).mode is library.Mode.ENFORCE
 
 
 # the format: each with file, step and line
@@ -393,7 +393,7 @@ def test_a_broken_playbook_is_refused_with_file_step_and_line(kind: str) -> None
     where = breaks(document)
     text = json.dumps(document, indent=2)
     with pytest.raises(error) as caught:
-        reader.read(text, file="broken.cacao.json", verbs=service.verb_facts())
+        reader.read(text, file="broken.cacao.json", verbs=library.verb_facts())
     fields = caught.value.fields
     assert type(caught.value) is error
     assert (fields["file"], fields["step"]) == ("broken.cacao.json", where)

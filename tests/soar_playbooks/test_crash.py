@@ -13,10 +13,10 @@ import pytest
 
 from lachan import clock
 from lachan.runtime import Runtime
-from soar_playbooks import decisions
 from soar_playbooks.faults import Boundary
 from soar_playbooks.models import run_journal, runs
-from soar_playbooks.service import Mode
+from soar_playbooks.playbooks import Mode
+from soar_playbooks.runs import decisions
 from tests.soar_playbooks.peer import Peer, serving
 from tests.soar_playbooks.points import FilePoint
 from tests.soar_playbooks.support import (

@@ -10,7 +10,7 @@ import pytest
 from lachan import trust
 from lachan.identity import Role
 from lachan.runtime import Runtime
-from soar_playbooks.service import Mode
+from soar_playbooks.playbooks import Mode
 from tests.api.support import Town
 from tests.soar_playbooks.support import (
     camera_document,

@@ -13,12 +13,12 @@ from lachan.errors import Forbidden
 from lachan.identity import system
 from lachan.runtime import Runtime
 from lachan.settings import Settings
-from soar_playbooks import decisions as run_decisions
-from soar_playbooks.containment import decisions, service
+from soar_playbooks.containment import approvals, service
 from soar_playbooks.containment.guards import Facts
 from soar_playbooks.errors import EvidenceTooThin, FourEyes, HumanOnly, NotBound, NotWaiting, TargetProtected
-from soar_playbooks.journal import ACTOR
 from soar_playbooks.models import containment_budgets, containments, runs
+from soar_playbooks.runs import decisions as run_decisions
+from soar_playbooks.states import ACTOR
 from tests.soar_playbooks.support import (
     ADMIN,
     AN,
@@ -107,7 +107,7 @@ def test_an_essential_or_unknown_device_is_degraded_until_a_human_approves(
     assert waiting.containment_id == one_containment(rt)["id"]
     assert (needed.run_id, needed.needed) == (one_run(rt)["id"], 1)
     with rt.db.write() as connection:
-        decisions.approve(rt, connection, AN, containment_id=one_containment(rt)["id"])
+        approvals.approve(rt, connection, AN, containment_id=one_containment(rt)["id"])
     work(rt)
     assert decision(rt, device) is trust.Answer.QUARANTINE
     assert one_run(rt)["outcome"] == "succeeded"
@@ -125,12 +125,12 @@ def test_a_rejected_cut_stays_degraded_and_the_run_pages_a_human(rt: Runtime) ->
     assert one_run(rt)["outcome"] == "failed"
     assert len(told(rt, "HumanPaged")) == 1
     with pytest.raises(NotWaiting), rt.db.write() as connection:
-        decisions.approve(rt, connection, BINH, containment_id=one_containment(rt)["id"])
+        approvals.approve(rt, connection, BINH, containment_id=one_containment(rt)["id"])
 
 
 def test_proposing_does_not_lift_the_guards_of_propose_mode_twice(rt: Runtime) -> None:
     """One approval of the plan is one person: enough for an essential device, not for a life-safety one."""
-    from soar_playbooks.service import Mode
+    from soar_playbooks.playbooks import Mode
 
     load(rt, mode=Mode.PROPOSE)
     pump = new_device(rt, "pump-1", criticality=Criticality.ESSENTIAL)
@@ -223,7 +223,7 @@ def test_the_budget_comes_back_with_the_release(small: Runtime) -> None:
     active = next(row for row in rows(small, containments) if row["state"] == "active")
     for person in (AN, BINH):
         with small.db.write() as connection:
-            decisions.release(small, connection, person, containment_id=active["id"])
+            approvals.release(small, connection, person, containment_id=active["id"])
     again = next(device for device in devices if device.id == waiting["device_id"])
     raise_alert(small, again)
     work(small)
@@ -253,23 +253,23 @@ def test_own_dependencies_are_never_targets(small: Runtime) -> None:
     assert decision(small, broker) is trust.Answer.ALLOW
     assert one_run(small)["outcome"] == "failed"
     with pytest.raises(TargetProtected), small.db.write() as connection:
-        decisions.propose(small, connection, CHI, device=broker, level=Level.DEGRADE, reason="by hand")
+        approvals.propose(small, connection, CHI, device=broker, level=Level.DEGRADE, reason="by hand")
 
 
 def test_the_kill_switch_stops_the_machine_and_not_the_humans(rt: Runtime) -> None:
     load(rt)
     device = new_device(rt)
     with pytest.raises(Forbidden), rt.db.write() as connection:
-        decisions.set_kill_switch(connection, AN, active=True, reason="no")
+        approvals.set_kill_switch(connection, AN, active=True, reason="no")
     with rt.db.write() as connection:
-        decisions.set_kill_switch(connection, ADMIN, active=True, reason="a playbook runs wild")
+        approvals.set_kill_switch(connection, ADMIN, active=True, reason="a playbook runs wild")
     raise_alert(rt, device)
     work(rt)
     assert decision(rt, device) is trust.Answer.ALLOW
     assert one_containment(rt)["guard"] == "kill-switch"
     assert told(rt, "KillSwitchChanged")[0].active is True
     with rt.db.write() as connection:
-        decisions.approve(rt, connection, AN, containment_id=one_containment(rt)["id"])
+        approvals.approve(rt, connection, AN, containment_id=one_containment(rt)["id"])
     work(rt)
     assert decision(rt, device) is trust.Answer.QUARANTINE
 
@@ -278,11 +278,11 @@ def test_after_the_kill_switch_the_next_alert_contains(rt: Runtime) -> None:
     load(rt)
     device = new_device(rt)
     with rt.db.write() as connection:
-        decisions.set_kill_switch(connection, ADMIN, active=True, reason="stop")
+        approvals.set_kill_switch(connection, ADMIN, active=True, reason="stop")
     raise_alert(rt, device)
     work(rt)
     with rt.db.write() as connection:
-        decisions.set_kill_switch(connection, ADMIN, active=False, reason="go on")
+        approvals.set_kill_switch(connection, ADMIN, active=False, reason="go on")
     raise_alert(rt, device)
     work(rt)
     assert decision(rt, device) is trust.Answer.QUARANTINE
@@ -294,11 +294,11 @@ def test_after_the_kill_switch_the_next_alert_contains(rt: Runtime) -> None:
 def test_an_analyst_proposes_and_another_person_approves(rt: Runtime) -> None:
     device = new_device(rt)
     with rt.db.write() as connection:
-        row = decisions.propose(rt, connection, CHI, device=device, level=Level.QUARANTINE, reason="looks bad")
+        row = approvals.propose(rt, connection, CHI, device=device, level=Level.QUARANTINE, reason="looks bad")
     assert (row["state"], row["guard"]) == ("waiting", "proposed")
     assert decision(rt, device) is trust.Answer.ALLOW
     with rt.db.write() as connection:
-        decisions.approve(rt, connection, AN, containment_id=row["id"])
+        approvals.approve(rt, connection, AN, containment_id=row["id"])
     assert decision(rt, device) is trust.Answer.QUARANTINE
 
 
@@ -309,23 +309,23 @@ def test_the_proposer_neither_approves_nor_releases(rt: Runtime) -> None:
     both = person("dung", Role.ANALYST, Role.APPROVER)
     device = new_device(rt)
     with rt.db.write() as connection:
-        row = decisions.propose(rt, connection, both, device=device, level=Level.QUARANTINE, reason="x")
+        row = approvals.propose(rt, connection, both, device=device, level=Level.QUARANTINE, reason="x")
     with pytest.raises(FourEyes), rt.db.write() as connection:
-        decisions.approve(rt, connection, both, containment_id=row["id"])
+        approvals.approve(rt, connection, both, containment_id=row["id"])
     with rt.db.write() as connection:
-        decisions.approve(rt, connection, AN, containment_id=row["id"])
+        approvals.approve(rt, connection, AN, containment_id=row["id"])
     with pytest.raises(FourEyes), rt.db.write() as connection:
-        decisions.release(rt, connection, both, containment_id=row["id"])
+        approvals.release(rt, connection, both, containment_id=row["id"])
 
 
 def test_eviction_needs_two_other_persons(rt: Runtime) -> None:
     device = new_device(rt)
     with rt.db.write() as connection:
-        row = decisions.propose(rt, connection, CHI, device=device, level=Level.EVICT, reason="stolen")
+        row = approvals.propose(rt, connection, CHI, device=device, level=Level.EVICT, reason="stolen")
     assert (row["guard"], row["needed"]) == ("evict", 2)
     for person, answer in ((AN, trust.Answer.ALLOW), (BINH, trust.Answer.DENY)):
         with rt.db.write() as connection:
-            decisions.approve(rt, connection, person, containment_id=row["id"])
+            approvals.approve(rt, connection, person, containment_id=row["id"])
         assert decision(rt, device) is answer
 
 
@@ -338,13 +338,13 @@ def test_whoever_asks_for_a_harder_level_may_not_approve_it(rt: Runtime) -> None
     raise_alert(rt, device)
     work(rt)
     with rt.db.write() as connection:
-        row = decisions.propose(rt, connection, both, device=device, level=Level.EVICT, reason="stolen")
+        row = approvals.propose(rt, connection, both, device=device, level=Level.EVICT, reason="stolen")
     assert (row["state"], row["level"], row["wanted"], row["needed"]) == ("active", "quarantine", "evict", 2)
     with pytest.raises(FourEyes), rt.db.write() as connection:
-        decisions.approve(rt, connection, both, containment_id=row["id"])
+        approvals.approve(rt, connection, both, containment_id=row["id"])
     for approver in (AN, BINH):
         with rt.db.write() as connection:
-            decisions.approve(rt, connection, approver, containment_id=row["id"])
+            approvals.approve(rt, connection, approver, containment_id=row["id"])
     assert decision(rt, device) is trust.Answer.DENY
 
 

@@ -9,10 +9,11 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from lachan import clock, trust
 from lachan.runtime import Runtime
-from soar_playbooks import decisions, webhooks
+from soar_playbooks import webhooks
 from soar_playbooks.errors import FourEyes, NotWaiting
 from soar_playbooks.models import run_journal, webhook_deliveries
-from soar_playbooks.service import Mode
+from soar_playbooks.playbooks import Mode
+from soar_playbooks.runs import decisions
 from tests.soar_playbooks.peer import Peer, serving
 from tests.soar_playbooks.support import (
     AN,

@@ -4,14 +4,15 @@ from datetime import timedelta
 
 import pytest
 
-from lachan import clock, jobs
+from lachan import clock
 from lachan.runtime import Runtime
-from soar_playbooks import executor, journal, triggers
+from lachan.work import jobs
 from soar_playbooks.errors import LostFence, UnknownRun
 from soar_playbooks.faults import Boundary, Effect, Record
-from soar_playbooks.journal import Outcome, Phase, RunState
 from soar_playbooks.models import containments, run_journal, runs
-from soar_playbooks.service import Mode
+from soar_playbooks.playbooks import Mode
+from soar_playbooks.runs import executor, journal, triggers
+from soar_playbooks.states import Phase, RunOutcome, RunState
 from tests.soar_playbooks.support import load, new_device, one_run, raise_alert, rows, told, work
 
 
@@ -49,7 +50,7 @@ def test_whoever_was_taken_over_writes_nothing(rt: Runtime, ready: str) -> None:
         before = (rows(rt, run_journal), rows(rt, containments), one_run(rt))
         for write in (
             lambda c: journal.move(c, slow, step="elsewhere"),
-            lambda c: journal.finish(c, slow, Outcome.FAILED),
+            lambda c: journal.finish(c, slow, RunOutcome.FAILED),
             lambda c: journal.move(c, journal.enter(c, slow, "x", Phase.INTENT, {}), step="x"),
         ):
             with pytest.raises(LostFence), rt.db.write() as connection:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from lachan import outbox
 from lachan.devices import Criticality, NewDevice, register
 from lachan.events import AlertRaised
 from lachan.ids import new_id
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from soar_playbooks.models import containment_budgets, containments, runs
 from tests.soar_playbooks.support import ADMIN, DETECTOR, load
 from tests.soar_playbooks.zygote import Zygote

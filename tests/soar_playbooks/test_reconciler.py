@@ -9,10 +9,10 @@ import pytest
 from lachan import clock
 from lachan.enforcement import Level
 from lachan.runtime import Runtime
-from soar_playbooks.containment import decisions, reconciler, service
+from soar_playbooks.containment import approvals, reconciler, service
 from soar_playbooks.containment.guards import Facts
-from soar_playbooks.journal import ACTOR
 from soar_playbooks.models import enforcements
+from soar_playbooks.states import ACTOR
 from tests.soar_playbooks.points import FilePoint
 from tests.soar_playbooks.support import AN, BINH, new_device, one_containment, rows, told, work
 
@@ -33,7 +33,7 @@ def contain(rt: Runtime, device_id: str, level: Level = Level.QUARANTINE) -> Non
 def release(rt: Runtime) -> None:
     for person in (AN, BINH):
         with rt.db.write() as connection:
-            decisions.release(rt, connection, person, containment_id=one_containment(rt)["id"])
+            approvals.release(rt, connection, person, containment_id=one_containment(rt)["id"])
 
 
 def test_there_and_back_with_evidence(driven: Runtime) -> None:

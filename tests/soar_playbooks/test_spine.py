@@ -6,11 +6,11 @@ from lachan import trust
 from lachan.identity import Role
 from lachan.identity.principal import PersonNeeded, Principal, PrincipalKind
 from lachan.runtime import Runtime
-from soar_playbooks import decisions as run_decisions
-from soar_playbooks.containment import decisions
+from soar_playbooks.containment import approvals
 from soar_playbooks.errors import FourEyes, ReleaseNotPossible
 from soar_playbooks.models import runs
-from soar_playbooks.service import Mode
+from soar_playbooks.playbooks import Mode
+from soar_playbooks.runs import decisions as run_decisions
 from tests.soar_playbooks.support import (
     AN,
     BINH,
@@ -41,19 +41,19 @@ def test_an_alert_contains_its_device_and_two_persons_release_it(rt: Runtime) ->
     assert contained.run_id == one_run(rt)["id"]
 
     with rt.db.write() as connection:
-        after_one = decisions.release(rt, connection, AN, containment_id=containment["id"])
+        after_one = approvals.release(rt, connection, AN, containment_id=containment["id"])
     assert (after_one["state"], after_one["approvals"]) == ("active", 1)
     assert decision(rt, device) is trust.Answer.QUARANTINE
     with pytest.raises(FourEyes), rt.db.write() as connection:
-        decisions.release(rt, connection, AN, containment_id=containment["id"])
+        approvals.release(rt, connection, AN, containment_id=containment["id"])
     with rt.db.write() as connection:
-        after_two = decisions.release(rt, connection, BINH, containment_id=containment["id"])
+        after_two = approvals.release(rt, connection, BINH, containment_id=containment["id"])
     assert after_two["state"] == "ended"
     assert decision(rt, device) is trust.Answer.ALLOW
     assert [event.person for event in told(rt, "ReleaseApproved")] == ["person:an", "person:binh"]
     assert [event.by for event in told(rt, "ContainmentEnded")] == ["person:binh"]
     with pytest.raises(ReleaseNotPossible), rt.db.write() as connection:
-        decisions.release(rt, connection, AN, containment_id=containment["id"])
+        approvals.release(rt, connection, AN, containment_id=containment["id"])
 
 
 @pytest.mark.parametrize("kind", [PrincipalKind.TOKEN, PrincipalKind.PERSON, PrincipalKind.SYSTEM])
@@ -64,13 +64,13 @@ def test_a_release_needs_a_persons_session(rt: Runtime, kind: PrincipalKind) -> 
     work(rt)
     machine = Principal(kind=kind, id="t", name="t", roles=frozenset({Role.APPROVER}))
     with pytest.raises(PersonNeeded), rt.db.write() as connection:
-        decisions.release(rt, connection, machine, containment_id=one_containment(rt)["id"])
+        approvals.release(rt, connection, machine, containment_id=one_containment(rt)["id"])
     assert decision(rt, device) is trust.Answer.QUARANTINE
 
 
 def test_an_event_delivered_twice_starts_one_run(rt: Runtime) -> None:
-    from lachan import outbox
-    from soar_playbooks import triggers
+    from lachan.work import outbox
+    from soar_playbooks.runs import triggers
 
     load(rt)
     event_id = raise_alert(rt, new_device(rt))

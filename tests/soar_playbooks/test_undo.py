@@ -9,7 +9,7 @@ import pytest
 from lachan import clock, trust
 from lachan.runtime import Runtime
 from soar_playbooks.cacao.model import EXTENSION
-from soar_playbooks.containment import decisions
+from soar_playbooks.containment import approvals
 from soar_playbooks.models import containments
 from tests.soar_playbooks.peer import Peer, serving
 from tests.soar_playbooks.support import (
@@ -63,7 +63,7 @@ def contained(rt: Runtime, peer: Peer) -> Any:
 def release(rt: Runtime) -> None:
     for person in (AN, BINH):
         with rt.db.write() as connection:
-            decisions.release(rt, connection, person, containment_id=one_containment(rt)["id"])
+            approvals.release(rt, connection, person, containment_id=one_containment(rt)["id"])
 
 
 def test_the_end_of_a_containment_undoes_the_run_newest_first(rt: Runtime, peer: Peer, contained: Any) -> None:

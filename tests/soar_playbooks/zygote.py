@@ -46,9 +46,9 @@ class Zygote:
 def life(order: dict[str, Any]) -> None:
     """One process's life: work, approve, work, until nothing is left that is due now."""
     from lachan import clock
-    from lachan.jobs import Worker
     from lachan.runtime import Runtime
     from lachan.settings import Settings
+    from lachan.work.worker import Worker
 
     clock._offset = timedelta(seconds=order["offset"])
     if order["fault"]:
@@ -65,8 +65,9 @@ def approve_one(rt: Any) -> bool:
     """Approve one waiting plan as one person, the way the door does; tell whether there was one."""
     import sqlalchemy as sa
 
-    from soar_playbooks import decisions, faults
+    from soar_playbooks import faults
     from soar_playbooks.models import runs
+    from soar_playbooks.runs import decisions
     from tests.soar_playbooks.support import AN
 
     waiting = sa.and_(runs.c.state == "waiting", runs.c.guard == "propose")

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import Response
 
 from api.people.access import may, runtime
-from api.people.alerts import Verdict
 from api.people.console import pages
+from api.people.v1.alerts import Verdict
 from lachan import clock
 from lachan.database import after_commit
 from lachan.devices import devices
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
 from siem_rules import alerts
-from soar_playbooks import schemas, service
+from soar_playbooks import playbooks, schemas
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 Reader = Annotated[Principal, Depends(may(Permission.ALERTS_READ))]
@@ -67,7 +67,7 @@ def alert_page(request: Request, alert_id: str, caller: Reader, rt: Open) -> Res
         row = alerts.get(connection, caller, alert_id)
         ran = caller.may(Permission.RUNS_READ)
         runs = schemas.list_runs(connection, caller, limit=10, alert_id=alert_id) if ran else []
-        loaded = service.listing(connection) if caller.may(Permission.PLAYBOOKS_READ) else []
+        loaded = playbooks.listing(connection) if caller.may(Permission.PLAYBOOKS_READ) else []
         name = _names(connection, [row["device_id"]]).get(row["device_id"]) if row["device_id"] else None
     return pages.render(
         request, "alert.html", alert=row, name=name, runs=runs, playbooks=loaded, values=_values(row), evidence=_evidence(row),

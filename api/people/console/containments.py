@@ -11,7 +11,7 @@ from lachan.enforcement import Level
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
 from soar_playbooks import faults, schemas
-from soar_playbooks.containment import decisions
+from soar_playbooks.containment import approvals
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 Reader = Annotated[Principal, Depends(may(Permission.RUNS_READ))]
@@ -36,7 +36,7 @@ def containments_page(
         rows = schemas.list_containments(
             connection, caller, limit=PAGE + 1, before=after, state=wanted, device_id=device
         )
-        switch = decisions.kill_switch_state(connection)
+        switch = approvals.kill_switch_state(connection)
     following = rows[PAGE - 1]["id"] if len(rows) > PAGE else ""
     return pages.render(
         request, "containments.html", rows=rows[:PAGE], state=state, following=following, switch=switch,
@@ -64,9 +64,9 @@ def kill_switch_by_form(
     caller: Annotated[Principal, Depends(may(Permission.KILL_SWITCH))],
     rt: Open,
 ) -> Response:
-    """Stops automatic containment everywhere, or allows it again."""
+    """Stop automatic containment everywhere, or allow it again."""
     with rt.db.write() as connection:
-        decisions.set_kill_switch(connection, caller, active=active, reason=reason)
+        approvals.set_kill_switch(connection, caller, active=active, reason=reason)
     return pages.back("/containments", said="stopped" if active else "allowed")
 
 
@@ -80,7 +80,7 @@ def approve_containment_by_form(
 ) -> Response:
     """A person approves what the page said that the containment waits for."""
     with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.approve(rt, connection, caller, containment_id=containment_id, note=note, level=level)
+        approvals.approve(rt, connection, caller, containment_id=containment_id, note=note, level=level)
     return pages.back(f"/containments/{containment_id}", said="approved")
 
 
@@ -88,7 +88,7 @@ def approve_containment_by_form(
 def reject_containment_by_form(containment_id: str, caller: Approver, rt: Open, note: Note = "") -> Response:
     """A person rejects what the containment waits for."""
     with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.reject(rt, connection, caller, containment_id=containment_id, note=note)
+        approvals.reject(rt, connection, caller, containment_id=containment_id, note=note)
     return pages.back(f"/containments/{containment_id}", said="rejected")
 
 
@@ -101,5 +101,5 @@ def release_by_form(
 ) -> Response:
     """A person gives one of the two approvals that end a containment."""
     with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.release(rt, connection, caller, containment_id=containment_id, note=note)
+        approvals.release(rt, connection, caller, containment_id=containment_id, note=note)
     return pages.back(f"/containments/{containment_id}", said="released")

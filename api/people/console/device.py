@@ -17,7 +17,7 @@ from lachan.runtime import Runtime
 from lachan.trust import Answer
 from pki import service as pki
 from soar_playbooks import schemas
-from soar_playbooks.containment import decisions as containment
+from soar_playbooks.containment import approvals as containment
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 Reader = Annotated[Principal, Depends(may(Permission.DEVICES_READ))]
@@ -81,7 +81,7 @@ def contain_by_form(
     rt: Open,
     hours: Annotated[str, Form(max_length=10)] = "",
 ) -> Response:
-    """Proposes a containment; another person must approve it."""
+    """Propose a containment; another person must approve it."""
     lasting = min(int(hours), 8760) if hours.strip().isdigit() else 0
     until = timedelta(hours=lasting) if lasting else None
     with rt.db.write() as connection:

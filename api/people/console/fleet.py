@@ -71,7 +71,7 @@ def fleet_page(
 
 @router.get("/search")
 def search_page(request: Request, caller: Reader, rt: Open, q: _Text = "") -> Response:
-    """Leads to what a number, an address, a name, a ward, a run or a containment names; else to the filtered fleet."""
+    """Lead to what a number, an address, a name, a ward, a run or a containment names; else to the filtered fleet."""
     wanted = q.strip()
     with rt.db.read() as connection:
         place = _place(connection, caller, wanted) if wanted else "/fleet"

@@ -18,12 +18,12 @@ _LOCALE = Path(__file__).parent.parent / "locale"
 
 
 def N_(text: str) -> str:  # noqa: N802 - the name that gettext's tools look for
-    """Marks a text for the catalogue; it is translated where it is shown."""
+    """Mark a text for the catalogue; it is translated where it is shown."""
     return text
 
 
 def pgettext(context: str, text: str) -> str:
-    """Marks a text that has another meaning here than elsewhere, the way that compiled catalogues name it."""
+    """Mark a text that has another meaning here than elsewhere, the way that compiled catalogues name it."""
     return f"{context}\4{text}"
 
 

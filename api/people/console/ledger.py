@@ -8,13 +8,13 @@ from starlette.responses import Response
 
 from api.people.access import may, runtime
 from api.people.console import pages
-from api.people.events import shown_to
-from lachan import outbox
+from api.people.v1.events import shown_to
 from lachan.identity import Permission, Principal
 from lachan.ledger import sealer
 from lachan.ledger.models import checkpoints, leaves
-from lachan.outbox import events
 from lachan.runtime import Runtime
+from lachan.work import outbox
+from lachan.work.outbox import events
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 _NEWEST = 25

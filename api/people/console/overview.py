@@ -16,7 +16,7 @@ from lachan.runtime import Runtime
 from ota_signing.models import releases
 from posture.models import engagements
 from siem_rules.models import alerts
-from soar_playbooks.containment import decisions as containment
+from soar_playbooks.containment import approvals as containment
 from soar_playbooks.models import approvals, containments, runs
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)

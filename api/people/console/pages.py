@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.people.access import Caller
-from api.people.console import charts, language, marks, words
+from api.people.console import charts, labels, language, markup
 from lachan import clock
 from lachan.errors import Invalid, LachanError, Unauthenticated
 from lachan.identity import Permission, Principal
@@ -70,7 +70,7 @@ def render(request: Request, template: str, /, status: int = 200, **context: Any
 
 
 def back(address: str, *, said: str = "") -> Response:
-    """To a page after a form was taken; ``said`` names one of `words.SAID`."""
+    """To a page after a form was taken; ``said`` names one of `labels.SAID`."""
     return RedirectResponse(f"{address}?said={quote(said)}" if said else address, status_code=303, headers=HEADERS)
 
 
@@ -109,7 +109,7 @@ def _frame(request: Request, tongue: str) -> dict[str, Any]:
     caller: Caller | None = request.scope.get("lachan.caller")
     me = caller.principal if caller else None
     translate = language.catalogue(tongue).gettext
-    said = words.SAID.get(request.query_params.get("said", ""), "")
+    said = labels.SAID.get(request.query_params.get("said", ""), "")
     return {
         "request": request, "lang": tongue, "languages": language.LANGUAGES, "me": me, "htmx_config": _HTMX,
         "csrf": caller.csrf if caller else "", "path": request.url.path, "said": translate(said) if said else "",
@@ -152,24 +152,24 @@ def _environment(tongue: str) -> jinja2.Environment:
         return _ago(known.gettext, moment)
 
     made.filters |= {
-        "inert": marks.inert, "identifier": marks.identifier, "exact": marks.exact, "day": marks.day, "ago": ago,
-        "time_tag": marks.time_tag, "marked": marks.marked, "plain": marks.plain,
+        "inert": markup.inert, "identifier": markup.identifier, "exact": markup.exact, "day": markup.day, "ago": ago,
+        "time_tag": markup.time_tag, "marked": markup.marked, "plain": markup.plain,
     }  # fmt: skip
     made.globals |= {
-        "live": _live, "lag": marks.lag, "bars": charts.bars, "label": lambda kind, code: words.label(known.gettext, kind, code), "shapes": words.SHAPES, "noise": words.NOISE,
-        "sentence": lambda name, data: words.sentence(known.gettext, name, data),
-        "refusal_words": lambda code: known.gettext(words.REFUSALS[code]) if code in words.REFUSALS else "",
+        "live": _live, "lag": markup.lag, "bars": charts.bars, "label": lambda kind, code: labels.label(known.gettext, kind, code), "shapes": labels.SHAPES, "noise": labels.NOISE,
+        "sentence": lambda name, data: labels.sentence(known.gettext, name, data),
+        "refusal_words": lambda code: known.gettext(labels.REFUSALS[code]) if code in labels.REFUSALS else "",
     }  # fmt: skip
     return made
 
 
 def _ago(one: Callable[[str], str], moment: datetime | None) -> Markup | str:
     if moment is None:
-        return one(words.NEVER)
+        return one(labels.NEVER)
     seconds = (clock.now() - moment).total_seconds()
     future, seconds = seconds < 0, abs(seconds)
-    singular, plural, unit = next(entry for entry in words.SPANS if seconds >= entry[2])
+    singular, plural, unit = next(entry for entry in labels.SPANS if seconds >= entry[2])
     count = max(1, round(seconds / max(unit, 1)))
     span = one(singular if count == 1 else plural) % {"n": count}
-    text = one(words.AHEAD if future else words.PAST) % {"span": span} if seconds >= 1 else one(words.JUST_NOW)
-    return marks.time_tag(moment, text)
+    text = one(labels.AHEAD if future else labels.PAST) % {"span": span} if seconds >= 1 else one(labels.JUST_NOW)
+    return markup.time_tag(moment, text)

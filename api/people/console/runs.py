@@ -12,7 +12,8 @@ from api.people.console import pages
 from lachan.errors import LachanError
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from soar_playbooks import decisions, faults, schemas, service
+from soar_playbooks import faults, playbooks, schemas
+from soar_playbooks.runs import decisions
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 Reader = Annotated[Principal, Depends(may(Permission.RUNS_READ))]
@@ -45,7 +46,7 @@ def runs_page(
     """Runs, newest first, and the playbooks with their modes."""
     with rt.db.read() as connection:
         rows = schemas.list_runs(connection, caller, limit=PAGE + 1, before=after, state=state, device_id=device)
-        loaded = service.listing(connection) if caller.may(Permission.PLAYBOOKS_READ) else []
+        loaded = playbooks.listing(connection) if caller.may(Permission.PLAYBOOKS_READ) else []
     following = rows[PAGE - 1]["id"] if len(rows) > PAGE else ""
     return pages.render(
         request, "runs.html", rows=rows[:PAGE], state=state, following=following, playbooks=loaded,
@@ -71,7 +72,7 @@ def run_page(request: Request, run_id: str, caller: Reader, rt: Open) -> Respons
 
 def _names(connection: Any, digest: str) -> dict[str, str]:
     try:
-        workflow = service.document(connection, digest).get("workflow", {})
+        workflow = playbooks.document(connection, digest).get("workflow", {})
     except LachanError:
         return {}
     return {step: str(body.get("name", "")) for step, body in workflow.items()}

@@ -41,7 +41,7 @@ async def sign_in_page(request: Request, caller: Annotated[Caller | None, Depend
 def sign_in_by_form(
     token: Annotated[str, Form(min_length=16, max_length=400)], rt: Annotated[Runtime, Depends(runtime)]
 ) -> Response:
-    """Turns a link's token into a session, once."""
+    """Turn a link's token into a session, once."""
     secret = token.strip().rpartition("#")[2]
     with rt.db.read() as connection:
         people.check_link(connection, rt.settings.data, secret)
@@ -59,7 +59,7 @@ async def sign_out_by_form(
     caller: Annotated[Caller | None, Depends(signed_in)],
     rt: Annotated[Runtime, Depends(runtime)],
 ) -> Response:
-    """Ends the session on the server."""
+    """End the session on the server."""
     if caller is not None:
         await check_origin(request, caller)
         await run_in_threadpool(_end, rt, caller)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from api.people.console import words
+from api.people.console import labels
 from api.people.console.events import SENTENCES
-from api.people.events import shown_to
-from lachan import clock, outbox
+from api.people.v1.events import shown_to
+from lachan import clock
 from lachan.errors import LachanError
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
+from lachan.work import outbox
 from siem_rules import logs
 
 KINDS = ("certificate", "firmware", "log", "alert", "verdict", "containment", "people")
@@ -71,7 +72,7 @@ def _facts(rt: Runtime, reader: Principal, device_id: str, kind: str, before: in
         found = shown_to(connection, reader, rows[:FACTS])
     entries = [
         Entry(
-            words.kind(fact.name), fact.happened_at, fact.recorded_at, fact.name, fact.data, fact.actor,
+            labels.kind(fact.name), fact.happened_at, fact.recorded_at, fact.name, fact.data, fact.actor,
             link(reader, fact.name, fact.data or {}, device_id), fact.id,
         )
         for fact in found

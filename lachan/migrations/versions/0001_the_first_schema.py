@@ -1,4 +1,4 @@
-"""The first schema: made by alembic from the tables that the rooms declare (`lachan.migrate`)."""
+"""The first schema: made by alembic from the tables that the rooms declare (`lachan.program.migrate`)."""
 
 import sqlalchemy as sa
 from alembic import op

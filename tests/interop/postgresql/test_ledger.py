@@ -7,15 +7,16 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from lachan import events, outbox
+from lachan import events
 from lachan.identity.principal import system
 from lachan.ledger import sealer, tree
 from lachan.ledger.export import export
 from lachan.ledger.models import leaves
 from lachan.ledger.models import state as tree_state
 from lachan.ledger.verify import verify
-from lachan.outbox import events as event_table
 from lachan.runtime import Runtime
+from lachan.work import outbox
+from lachan.work.outbox import events as event_table
 from tests.ledger.test_export import (  # noqa: F401
     key,
     story,

@@ -1,0 +1,114 @@
+"""HTTP/1.1 as the doors speak it: uvicorn's parser with the limits it lacks and the manners old clients need.
+
+What it adds to uvicorn's ``HttpToolsProtocol``: a limit on the size of a request's head and a deadline for it,
+a deadline for a body that stops arriving, trailers thrown away (uvicorn would append them to the request's
+headers after the application has looked at them), and marks for ``restore_head``.
+
+``restore_head`` repairs an answer's head: uvicorn writes every header name in lower case, but strongSwan up to
+5.9.8 looks for ``Content-Length`` and libest for ``WWW-Authenticate`` and ``Content-Type`` exactly so; and libest,
+which speaks HTTP/1.0, insists on an ``HTTP/1.0`` status line. Only the head is touched, never the body.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.limits import Peer
+
+MAX_HEAD = 64 * 1024
+_IRREGULAR = {b"www-authenticate": b"WWW-Authenticate", b"etag": b"ETag", b"te": b"TE", b"dnt": b"DNT"}
+
+
+class HttpInner(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol inside one connection, TLS (``api.tls``) or plain (``api.plain``).
+
+    Attributes:
+        facts: What the TLS layer knows of the peer; each request's scope gets it as ``lachan.tls``.
+        head_due: Whether the next thing written is the head of an answer.
+    """
+
+    def __init__(self, outer: Peer, **uvicorn_arguments: Any) -> None:
+        super().__init__(**uvicorn_arguments)
+        self.outer = outer
+        self.facts: dict[str, Any] = {}
+        self.head_due = True
+        self._in_head = False
+        self._head_size = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Plaintext from the peer; a head that grows past ``MAX_HEAD`` ends the connection."""
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and not self.outer.deadlines.watched:
+            self.outer.deadlines.watch(self.outer.deadlines.limits.header)
+        super().data_received(data)
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD:
+                self.send_400_response("Request head too large.")
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        super().on_message_begin()
+        self._in_head, self._head_size = True, 0
+        if not self.outer.deadlines.watched:
+            self.outer.deadlines.watch(self.outer.deadlines.limits.header)
+        extensions = cast("dict[str, Any]", self.scope.setdefault("extensions", {}))
+        extensions |= {"lachan.tls": self.facts, "lachan.connection": self.outer}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field; trailers (after the head) are dropped."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete; the body must keep coming."""
+        self._in_head = False
+        self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete; the peer owes nothing."""
+        self.outer.deadlines.unwatch()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer is complete; what is written next is another answer's head."""
+        self.head_due = True
+        super().on_response_complete()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        return False
+
+
+def restore_head(data: bytes, inner: HttpInner) -> bytes:
+    """Give an answer's head the header names and the status line that old clients expect.
+
+    Args:
+        data: What uvicorn writes: a whole head, possibly with a body behind it, or a piece of a body.
+        inner: The protocol that writes it; its ``head_due`` says which of the two, and is cleared by a final head.
+
+    Returns:
+        The same bytes, except for the head.
+    """
+    if not inner.head_due or data.startswith(b"HTTP/1.1 1"):  # 100 Continue announces another head
+        return data
+    inner.head_due = False
+    head, separator, body = data.partition(b"\r\n\r\n")
+    status, *fields = head.split(b"\r\n")
+    if inner.scope is not None and inner.scope.get("http_version") == "1.0":
+        status = status.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    named = [_restore(name) + colon + value for name, colon, value in (field.partition(b":") for field in fields)]
+    return b"\r\n".join([status, *named]) + separator + body
+
+
+@lru_cache(maxsize=256)
+def _restore(name: bytes) -> bytes:
+    return _IRREGULAR.get(name) or b"-".join(part.capitalize() for part in name.split(b"-"))

@@ -1,0 +1,118 @@
+"""How much patience and room a door has, and the deadlines of one connection: the same for TLS and plain doors.
+
+`Limits` are the numbers, `Room` counts a door's connections, `Deadlines` times what a peer owes: the next bytes, or reading
+the answer it asked for. `Peer` is what the HTTP protocol (``api.http11``) needs to know of the connection around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much patience and room a door has for one peer.
+
+    Attributes:
+        handshake: Seconds until the TLS handshake must be finished.
+        header: Seconds until a begun request's head must be complete (slow loris).
+        stall: Seconds a peer may neither send the body it announced nor read the answer it asked for.
+        per_address: Open connections from one address.
+        total: Open connections of the door.
+    """
+
+    handshake: float = 10.0
+    header: float = 10.0
+    stall: float = 60.0
+    per_address: int = 512
+    total: int = 8192
+
+
+class Room:
+    """Count a door's connections, in all and by address."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._addresses: Counter[str] = Counter()
+        self._open = 0
+
+    def admit(self, address: str) -> bool:
+        """Count a new connection in; False when the address or the door is full."""
+        if self._addresses[address] >= self.limits.per_address or self._open >= self.limits.total:
+            return False
+        self._addresses[address] += 1
+        self._open += 1
+        return True
+
+    def dismiss(self, address: str) -> None:
+        """Count a connection out."""
+        self._open -= 1
+        self._addresses[address] -= 1
+        if self._addresses[address] <= 0:
+            del self._addresses[address]
+
+
+class Deadlines:
+    """What one peer owes, and until when.
+
+    Args:
+        limits: of the door.
+        abort: ends the connection at once.
+        paused: tells whether it is us who do not read, so that the peer cannot send what it owes.
+    """
+
+    def __init__(self, limits: Limits, *, abort: Callable[[], None], paused: Callable[[], bool]) -> None:
+        self.limits = limits
+        self._abort, self._paused = abort, paused
+        self._loop = asyncio.get_running_loop()
+        self._due: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+
+    def watch(self, seconds: float) -> None:
+        """Give the peer this long for what it owes next; replaces an earlier deadline."""
+        self.unwatch()
+        self._due = self._loop.call_later(seconds, self._late)
+
+    def unwatch(self) -> None:
+        """Note that the peer owes nothing now."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    @property
+    def watched(self) -> bool:
+        """Whether the peer owes something within a deadline."""
+        return self._due is not None
+
+    def unread(self) -> None:
+        """Note that the peer does not read what we write; it may not do so for ever."""
+        self.read()
+        self._unread = self._loop.call_later(self.limits.stall, self._abort)
+
+    def read(self) -> None:
+        """Note that the peer reads again."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def end(self) -> None:
+        """Cancel everything: the connection is gone."""
+        self.unwatch()
+        self.read()
+
+    def _late(self) -> None:
+        self._due = None
+        if self._paused():
+            self.watch(self.limits.stall)
+        else:
+            self._abort()
+
+
+class Peer(Protocol):
+    """The connection around an HTTP protocol: TLS (``api.tls``) or plain (``api.plain``)."""
+
+    deadlines: Deadlines

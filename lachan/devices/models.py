@@ -1,0 +1,90 @@
+"""The registry's table and the values that travel: who each device is, whose, where, and how much depends on it.
+
+``name`` is unique and becomes the certificate's common name and the MQTT client name; vendor and serial number together
+are unique too. Limits: place is free text and coordinates come later.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field
+
+from lachan.database import UtcDateTime, metadata
+
+
+class Criticality(StrEnum):
+    """What is lost when the device is cut off; unknown counts as essential."""
+
+    NORMAL = "normal"
+    ESSENTIAL = "essential"
+    LIFE_SAFETY = "life_safety"
+    UNKNOWN = "unknown"
+
+
+class State(StrEnum):
+    """The device's life cycle."""
+
+    REGISTERED = "registered"
+    ENROLLED = "enrolled"
+    RETIRED = "retired"
+
+
+devices = sa.Table(
+    "devices",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("vendor", sa.String(100), nullable=False, index=True),
+    sa.Column("model", sa.String(100), nullable=False),
+    sa.Column("serial_number", sa.String(64), nullable=False),
+    sa.Column("site", sa.String(100), nullable=False, index=True),
+    sa.Column("ward", sa.String(100), nullable=False, server_default=""),
+    sa.Column("place", sa.String(200), nullable=False, server_default=""),
+    sa.Column("owner", sa.String(200), nullable=False, server_default=""),
+    sa.Column("criticality", sa.String(12), nullable=False),
+    sa.Column("state", sa.String(12), nullable=False),
+    sa.Column("firmware_version", sa.String(64)),
+    sa.Column("address", sa.String(255)),
+    sa.Column("last_seen", UtcDateTime),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("vendor", "serial_number", name="uq_devices_vendor_serial_number"),
+)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A row of the registry."""
+
+    id: str
+    name: str
+    vendor: str
+    model: str
+    serial_number: str
+    site: str
+    ward: str
+    place: str
+    owner: str
+    criticality: Criticality
+    state: State
+    firmware_version: str | None
+    address: str | None
+    last_seen: datetime | None
+    created_at: datetime
+
+
+class NewDevice(BaseModel):
+    """What is needed to register a device. Text is printable; criticality is set by an administrator afterwards."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Lower-case host label, unique.")
+    vendor: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")
+    model: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+    serial_number: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9 '()+,./:=?-]+$")
+    site: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+    ward: str = Field("", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")
+    place: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    owner: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    address: str | None = Field(None, max_length=255, pattern=r"^[A-Za-z0-9.:\[\]-]+$")

@@ -1,0 +1,168 @@
+"""The registry's verbs: register, read, find, retire; every other room refers to a device by its id and reads the rest here."""
+
+import re
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from lachan import clock, trust
+from lachan.devices.models import Criticality, Device, NewDevice, State, devices
+from lachan.errors import Conflict, Invalid, NotFound
+from lachan.events import DeviceChanged, DeviceRegistered, DeviceRetired
+from lachan.identity import Permission, Principal, require, scope
+from lachan.ids import new_id
+from lachan.work import outbox
+
+
+class AlreadyRegistered(Conflict):
+    """The name, or the vendor's serial number, is taken."""
+
+    title, hint = "Device already registered", "Use another name, or read the registered device first."
+
+
+def parse_new(fields: dict[str, Any]) -> NewDevice:
+    """Check the fields of a new device.
+
+    Raises:
+        Invalid: one of them does not hold; ``field`` names it.
+    """
+    try:
+        return NewDevice.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise Invalid(f"{name}: {first['msg']}", field=name) from error
+
+
+def get(connection: sa.Connection, device_id: str, *, principal: Principal | None = None) -> Device:
+    """One device by id; with ``principal`` only if they may see its vendor.
+
+    Raises:
+        NotFound: there is none, or it is another vendor's.
+    """
+    return _one(connection, devices.c.id == device_id, device_id, principal)
+
+
+def by_name(connection: sa.Connection, name: str, *, principal: Principal | None = None) -> Device:
+    """One device by name; the rest as in `get`."""
+    return _one(connection, devices.c.name == name, name, principal)
+
+
+def find(
+    connection: sa.Connection,
+    *,
+    principal: Principal,
+    after: str = "",
+    limit: int = 100,
+    filters: dict[str, str] | None = None,
+) -> list[Device]:
+    """Devices by name, after a given one, that the principal may see.
+
+    Args:
+        connection: an open connection.
+        principal: who asks.
+        after: the last name of the page before.
+        limit: most devices to return.
+        filters: column name → wanted value; ``q`` searches name, serial number and address.
+    """
+    query = sa.select(devices).where(devices.c.name > after).order_by(devices.c.name).limit(limit)
+    for column, value in (filters or {}).items():
+        if column == "q":
+            escaped = re.sub(r"([%_/])", r"/\1", value)
+            like = f"%{escaped}%"
+            fields = (devices.c.name, devices.c.serial_number, devices.c.address, devices.c.ward)
+            query = query.where(sa.or_(*(field.ilike(like, escape="/") for field in fields)))
+        else:
+            query = query.where(devices.c[column] == value)
+    return [_device(row) for row in connection.execute(scope(principal, query, devices.c.vendor)).mappings()]
+
+
+def register(
+    connection: sa.Connection,
+    new: NewDevice,
+    *,
+    actor: Principal,
+    criticality: Criticality = Criticality.UNKNOWN,
+    record: bool = True,
+) -> Device:
+    """Make a device known, in the caller's transaction.
+
+    Raises:
+        NotFound: a manufacturer registers another vendor's device.
+        AlreadyRegistered: the name, or the vendor's serial number, is taken.
+    """
+    require(actor, Permission.DEVICES_WRITE, vendor=new.vendor)
+    if criticality is not Criticality.UNKNOWN:
+        require(actor, Permission.CRITICALITY_WRITE)
+    same = sa.or_(
+        devices.c.name == new.name,
+        sa.and_(devices.c.vendor == new.vendor, devices.c.serial_number == new.serial_number),
+    )
+    if connection.execute(sa.select(devices.c.id).where(same)).first():
+        raise AlreadyRegistered(f"{new.name} or serial number {new.serial_number} of {new.vendor} is registered.")
+    device_id = new_id()
+    values = {**new.model_dump(), "id": device_id, "state": State.REGISTERED, "created_at": clock.now()}
+    connection.execute(devices.insert().values(**values, criticality=criticality))
+    if record:
+        event = DeviceRegistered(
+            device_id=device_id, name=new.name, vendor=new.vendor, model=new.model, serial=new.serial_number,
+            criticality=criticality,
+        )  # fmt: skip
+        outbox.append(connection, event, actor=actor)
+    return get(connection, device_id)
+
+
+def set_criticality(connection: sa.Connection, device_id: str, value: Criticality, *, actor: Principal) -> Device:
+    """Say how much depends on a device; administrators only, and in the ledger (design decision 10).
+
+    Raises:
+        Forbidden: the actor is no administrator.
+        NotFound: there is no such device.
+    """
+    require(actor, Permission.CRITICALITY_WRITE)
+    before = get(connection, device_id)
+    connection.execute(devices.update().where(devices.c.id == device_id).values(criticality=value))
+    if before.criticality is not value:
+        event = DeviceChanged(device_id=device_id, field_name="criticality", before=before.criticality, after=value)
+        outbox.append(connection, event, actor=actor)
+    return get(connection, device_id)
+
+
+def retire(connection: sa.Connection, device_id: str, reason: str, *, actor: Principal) -> None:
+    """End a device's life; it can never enrol again.
+
+    Raises:
+        NotFound: there is no such device, or it is another vendor's.
+    """
+    device = get(connection, device_id, principal=actor)
+    require(actor, Permission.DEVICES_WRITE, vendor=device.vendor)
+    connection.execute(devices.update().where(devices.c.id == device_id).values(state=State.RETIRED))
+    signal = trust.Signal(
+        device_id=device_id, source="registry", answer=trust.Answer.DENY, reason="retired", detail=reason,
+        ref=device_id, since=clock.now(),
+    )  # fmt: skip
+    trust.set_signal(connection, signal)
+    outbox.append(connection, DeviceRetired(device_id=device_id, reason=reason), actor=actor)
+    trust.touch(connection)  # the device door looks at the registry again
+
+
+def touch_seen(connection: sa.Connection, seen: dict[str, datetime]) -> None:
+    """Write down when devices were last seen (coalesced by the doors; no event)."""
+    for device_id, moment in sorted(seen.items()):
+        connection.execute(devices.update().where(devices.c.id == device_id).values(last_seen=moment))
+
+
+def _one(connection: sa.Connection, where: Any, what: str, principal: Principal | None) -> Device:
+    query = sa.select(devices).where(where)
+    if principal is not None:
+        query = scope(principal, query, devices.c.vendor)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NotFound(f"No device {what}.")
+    return _device(row)
+
+
+def _device(row: Any) -> Device:
+    return Device(**{**row, "criticality": Criticality(row["criticality"]), "state": State(row["state"])})

@@ -1,0 +1,52 @@
+"""``lachan doctor``: looks whether everything that is needed is there, and says what to do where it is not."""
+
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from lachan import cliutil
+from lachan.errors import LachanError
+
+
+def main(argv: list[str]) -> int:
+    """``lachan doctor``; exit code 1 when something that is needed is missing."""
+    parser = cliutil.parser("doctor", "Look whether everything that is needed is there.")
+    args = parser.parse_args(argv)
+    rows = [{"what": what, "state": state, "next": advice} for what, state, advice in check(args.data)]
+    cliutil.show(rows, as_json=args.json)
+    return cliutil.FAILED if any(row["state"] == "missing" for row in rows) else cliutil.OK
+
+
+def check(data: str | None) -> Iterator[tuple[str, str, str]]:
+    """(what, ok/missing/absent, advice) for each thing; ``absent`` things are optional."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield "python", "ok" if sys.version_info >= (3, 11) else "missing", f"{version}; 3.11 or newer is needed"
+    for program, use in (("openssl", "to check signatures by hand"), ("mosquitto", "an MQTT broker that is driven")):
+        yield program, "ok" if shutil.which(program) else "absent", use
+    try:
+        with cliutil.opened(data) as rt:
+            yield from _installation(rt)
+    except LachanError as error:
+        yield "installation", "missing", f"{error.detail} {error.hint}"
+
+
+def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
+    from lachan.ledger import sealer
+    from lachan.program import migrate
+    from lachan.work import jobs
+
+    mode = stat.S_IMODE(rt.settings.data.stat().st_mode)
+    yield "data folder", "ok" if mode == 0o700 else "missing", f"{rt.settings.data}, mode {mode:04o}"
+    yield "schema", "ok", f"{rt.db.dialect}, revision {migrate.current(rt.db)}"
+    with rt.db.read() as connection:
+        given_up = jobs.poisoned(connection)
+    yield "jobs", "missing" if given_up else "ok", f"{given_up} given up; their last_error tells why"
+    stopped = sealer.stopped(rt.settings.data)
+    yield "ledger", "missing" if stopped else "ok", stopped or "is being sealed"
+    try:
+        rt.signer.request("ping")
+        yield "signer", "ok", "answers"
+    except LachanError as error:
+        yield "signer", "absent", f"{error.detail} (it runs only while `lachan serve` does)"

@@ -1,0 +1,254 @@
+"""``lachan serve``: starts the roles as processes and watches over them.
+
+Roles: ``sign`` (the only one that holds private keys), ``doors`` (the three HTTP apps), ``detect`` (log lines to alerts),
+``work`` (due jobs). Steps: bring the schema up to date, bind the listening sockets, start ``sign``, then the others with
+the sockets handed down, wait until each says that it is ready, print one line. A role that dies is started again, with
+growing pauses; the sockets stay open meanwhile, so no port is lost. SIGTERM ends all of them cleanly.
+
+``lachan serve --role R`` runs one role in this process, so that each scales alone; a signer under a user of its own is
+served that way by a unit of its own (docs/limitations.md says what one shared user does not protect).
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from lachan import cliutil, log
+from lachan.errors import Unavailable
+from lachan.settings import Settings
+
+ROLES = ("sign", "doors", "detect", "work")
+READY_WITHIN = 120.0  # seconds
+STOP_WITHIN = 10.0  # seconds
+DOORS = ("people", "device", "status")
+
+
+def main(argv: list[str]) -> int:
+    """``lachan serve [--role R]``."""
+    parser = cliutil.parser("serve", "Start lachan: all roles as child processes, or one role here.")
+    parser.add_argument("--role", choices=ROLES, help="run only this role, in this process")
+    args = parser.parse_args(argv)
+    settings = Settings.load(args.data)
+    if not (settings.data / "initialised").exists():
+        raise Unavailable(f"{settings.data} is no lachan installation; run: lachan init --data {settings.data}")
+    log.configure()
+    if args.role:
+        return run_role(args.role, settings)
+    return Supervisor(settings, as_json=args.json).run()
+
+
+def run_role(role: str, settings: Settings) -> int:
+    """Run one role until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=_stop_with_parent, args=(stop,), daemon=True).start()
+    if role == "sign":
+        from lachan.signer import server
+
+        server.main(settings, stop, ready=_say_ready)
+        return 0
+    from lachan.runtime import Runtime
+    from lachan.wiring import resolve
+
+    rt = Runtime.open(settings)
+    try:
+        if role == "work":
+            from lachan.work.worker import Worker
+
+            _say_ready()
+            Worker(rt).run_forever(stop)
+        elif role == "detect":
+            resolve("siem_rules.detector:main")(rt, stop, ready=_say_ready, syslog=_inherited().get("syslog"))
+        else:
+            sockets = _inherited()
+            resolve("api.doors:main")(rt, {d: sockets.get(d) or listen(settings, d) for d in DOORS}, stop, _say_ready)
+    finally:
+        rt.close()
+    return 0
+
+
+def listen(settings: Settings, door: str) -> socket.socket:
+    """A listening TCP socket for a door.
+
+    Raises:
+        Unavailable: the port is taken or may not be used.
+    """
+    port = getattr(settings, f"{door}_port")
+    try:
+        return socket.create_server((settings.host, port), backlog=1024)
+    except OSError as error:
+        raise Unavailable(f"The {door} door cannot listen on {settings.host}:{port}: {error.strerror}.") from error
+
+
+def _syslog(settings: Settings) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind((settings.host, settings.syslog_port))
+    return made
+
+
+def _inherited() -> dict[str, socket.socket]:
+    words = os.environ.get("LACHAN_SOCKETS", "")
+    pairs = (word.split("=") for word in words.split(",") if word)
+    return {name: socket.socket(fileno=int(number)) for name, number in pairs}
+
+
+def _say_ready() -> None:
+    number = os.environ.pop("LACHAN_READY_FD", "")
+    if number:
+        os.write(int(number), b"ready\n")
+        os.close(int(number))
+
+
+def _stop_with_parent(stop: threading.Event) -> None:
+    """A role that lost its supervisor (kill -9) ends too: nobody would start it again or end it."""
+    if "LACHAN_READY_FD" not in os.environ:
+        return
+    parent = os.getppid()
+    while not stop.wait(0.5):
+        if os.getppid() != parent:
+            stop.set()
+
+
+@dataclass
+class Child:
+    """One role's process: how often it died lately, and when it may be started again (monotonic seconds)."""
+
+    role: str
+    process: subprocess.Popen[bytes]
+    ready: int
+    deaths: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+class Supervisor:
+    """Starts the roles, keeps them running, ends them."""
+
+    def __init__(self, settings: Settings, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.settings = settings
+        self.stop = threading.Event()
+        self.children: dict[str, Child] = {}
+        self.sockets: dict[str, socket.socket] = {}
+        self.urls: dict[str, Any] = {}
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop.set())
+        self._migrate()
+        self._bind()
+        try:
+            for role in ROLES:
+                self._start(role)
+                if role == "sign":
+                    self._await(role)  # the doors ask it for their certificates
+            for role in ROLES[1:]:
+                self._await(role)
+            self._announce()
+            while not self.stop.wait(0.2):
+                self._revive()
+        finally:
+            self._end()
+        return 0
+
+    def _migrate(self) -> None:
+        """In a process of its own: the supervisor has no other use for the database's libraries."""
+        words = [sys.executable, "-m", "lachan.program.migrate", str(self.settings.data)]
+        if subprocess.run(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode:
+            raise Unavailable("The database could not be brought to this version's schema; see above.")
+
+    def _bind(self) -> None:
+        for door in DOORS:
+            made = self.sockets[door] = listen(self.settings, door)
+            scheme = "http" if door == "status" else "https"
+            configured = getattr(self.settings, f"{door}_url")
+            free = getattr(self.settings, f"{door}_port") == 0
+            self.urls[door] = f"{scheme}://localhost:{made.getsockname()[1]}" if free else configured
+        self.urls["syslog"] = None
+        if self.settings.syslog_port >= 0:
+            made = self.sockets["syslog"] = _syslog(self.settings)
+            self.urls["syslog"] = f"udp://{self.settings.host}:{made.getsockname()[1]}"
+
+    def _start(self, role: str, deaths: int = 0) -> None:
+        mine = {"doors": DOORS, "detect": ("syslog",)}.get(role, ())
+        passed = {name: self.sockets[name].fileno() for name in mine if name in self.sockets}
+        reading, writing = os.pipe()
+        env = {
+            **os.environ,
+            **{f"LACHAN_{door.upper()}_URL": self.urls[door] for door in DOORS},
+            "LACHAN_SOCKETS": ",".join(f"{name}={number}" for name, number in passed.items()),
+            "LACHAN_READY_FD": str(writing),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lachan", "serve", "--role", role, "--data", str(self.settings.data)],
+            env=env, pass_fds=[*passed.values(), writing], stdin=subprocess.DEVNULL, stdout=sys.stderr,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(writing)
+        self.children[role] = Child(role, process, reading, deaths)
+
+    def _await(self, role: str) -> None:
+        """Wait until a role says that it is ready; one that dies meanwhile is started again, twice at most."""
+        deadline = time.monotonic() + READY_WITHIN
+        while not self.stop.is_set():
+            child = self.children[role]
+            os.set_blocking(child.ready, False)
+            with contextlib.suppress(BlockingIOError):
+                if os.read(child.ready, 6):
+                    return
+            code = child.process.poll()
+            if code is not None and child.deaths == 2:
+                raise Unavailable(f"The role {role} ended at its start with code {code}; see above.")
+            if code is not None:
+                log.get().error("a role ended at its start and is started again", role=role, code=code)
+                os.close(child.ready)
+                self._start(role, child.deaths + 1)
+            if time.monotonic() > deadline:
+                raise Unavailable(f"The role {role} was not ready within {READY_WITHIN:.0f} s.")
+            time.sleep(0.005)
+
+    def _announce(self) -> None:
+        pids = {role: child.process.pid for role, child in self.children.items()}
+        ready = {**self.urls, "pid": os.getpid(), "roles": pids}
+        if self.as_json:
+            print(json.dumps(ready), flush=True)
+        else:
+            for name, value in self.urls.items():
+                if value:
+                    print(f"{name:>7}  {value}", flush=True)
+            print("ready; Ctrl-C ends it", flush=True)
+
+    def _revive(self) -> None:
+        for role, child in list(self.children.items()):
+            if child.process.poll() is None:
+                if child.deaths and time.monotonic() - child.started > 60:
+                    child.deaths = 0
+                continue
+            if time.monotonic() - child.started < min(0.1 * 2**child.deaths, 10):
+                continue
+            log.get().error("a role ended and is started again", role=role, code=child.process.returncode)
+            os.close(child.ready)
+            self._start(role, child.deaths + 1)
+
+    def _end(self) -> None:
+        for child in self.children.values():
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + STOP_WITHIN
+        for child in self.children.values():
+            try:
+                child.process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        for made in self.sockets.values():
+            made.close()

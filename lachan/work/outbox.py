@@ -1,0 +1,155 @@
+"""The append-only event table: outbox, audit trail and timeline at once (design decision 2).
+
+`append` writes a fact in the transaction of the change that it tells of, with one due job per subscribed handler. The
+bytes that the ledger hashes are stored as bytes: canonical JSON (RFC 8785) with a random salt, so that a body may later be
+erased while its leaf hash stays and reveals nothing. Rows are never updated otherwise. The order of ``seq`` is not the
+order of commit on PostgreSQL; the sealer (`lachan.ledger`) takes care of that with ``txid``.
+"""
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import rfc8785
+import sqlalchemy as sa
+
+from lachan import clock, wiring
+from lachan.database import BigSerial, UtcDateTime, metadata
+from lachan.errors import NotFound
+from lachan.events import Event
+from lachan.ids import new_id
+from lachan.work.jobs import enqueue
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("seq", BigSerial, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("name", sa.String(60), nullable=False),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("device_id", sa.String(36), index=True),
+    sa.Column("vendor", sa.String(100), index=True),
+    sa.Column("happened_at", UtcDateTime, nullable=False),
+    sa.Column("recorded_at", UtcDateTime, nullable=False),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("leaf_hash", sa.LargeBinary, nullable=False),
+    sa.Column("txid", sa.BigInteger, nullable=False, server_default="0", index=True),
+    sqlite_autoincrement=True,
+)
+_OWN_TXID = sa.text("pg_current_xact_id()::text::bigint")
+
+
+class Actor(Protocol):
+    """Who decided something, as the ledger names them (`lachan.identity.Principal`)."""
+
+    @property
+    def label(self) -> str:
+        """The name under which it is recorded."""
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """A fact as it stands in the table; ``event`` is None when its body was erased."""
+
+    seq: int
+    id: str
+    name: str
+    event: Any
+    actor: str
+    device_id: str | None
+    vendor: str | None
+    happened_at: datetime
+    recorded_at: datetime
+
+
+def append(connection: sa.Connection, event: Event, *, actor: Actor, happened_at: datetime | None = None) -> str:
+    """Record a fact and make its handlers due, in the caller's transaction.
+
+    Args:
+        connection: an open `Database.write`.
+        event: the fact.
+        actor: who decided it.
+        happened_at: when it happened; now by default. When we learnt of it is recorded besides.
+
+    Returns:
+        The event's id.
+    """
+    name, now, event_id = type(event).__name__, clock.now(), new_id()
+    happened = happened_at or now
+    vendor = getattr(event, "vendor", None) or _vendor(connection, event.device_id)
+    body = rfc8785.dumps(
+        {
+            "id": event_id, "name": name, "actor": actor.label, "device_id": event.device_id, "vendor": vendor,
+            "happened_at": clock.iso(happened), "recorded_at": clock.iso(now),
+            "data": json.loads(json.dumps(event.body())), "salt": secrets.token_hex(16),
+        }
+    )  # fmt: skip
+    connection.execute(
+        events.insert().values(
+            id=event_id, name=name, actor=actor.label, device_id=event.device_id, vendor=vendor,
+            happened_at=happened, recorded_at=now, body=body, leaf_hash=hashlib.sha256(b"\0" + body).digest(),
+            txid=_OWN_TXID if connection.dialect.name == "postgresql" else 0,
+        )
+    )  # fmt: skip
+    for handler in wiring.load().handlers.get(name, ()):
+        enqueue(connection, f"event:{handler}", {"event": event_id}, key=f"{event_id}:{handler}")
+    return event_id
+
+
+def get(connection: sa.Connection, event_id: str) -> StoredEvent:
+    """One fact by its id.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = connection.execute(sa.select(events).where(events.c.id == event_id)).mappings().first()
+    if row is None:
+        raise NotFound(f"No event {event_id}.")
+    return stored(row)
+
+
+def read(
+    connection: sa.Connection,
+    *,
+    after: int = 0,
+    limit: int = 100,
+    device_id: str | None = None,
+    vendor: str | None = None,
+    names: tuple[str, ...] = (),
+    newest_first: bool = False,
+) -> list[StoredEvent]:
+    """Facts in order of ``seq``, after a given one; narrowed to a device, a vendor, or some names."""
+    query = sa.select(events).limit(limit)
+    if newest_first:
+        query = query.order_by(events.c.seq.desc())
+        query = query.where(events.c.seq < after) if after else query
+    else:
+        query = query.where(events.c.seq > after).order_by(events.c.seq)
+    if device_id is not None:
+        query = query.where(events.c.device_id == device_id)
+    if vendor is not None:
+        query = query.where(events.c.vendor == vendor)
+    if names:
+        query = query.where(events.c.name.in_(names))
+    return [stored(row) for row in connection.execute(query).mappings()]
+
+
+def stored(row: Any) -> StoredEvent:
+    """A row of `events` as the fact that it keeps."""
+    event = None
+    if row["body"] is not None:
+        event = Event.load(row["name"], json.loads(row["body"])["data"])
+    return StoredEvent(
+        row["seq"], row["id"], row["name"], event, row["actor"], row["device_id"], row["vendor"],
+        row["happened_at"], row["recorded_at"],
+    )  # fmt: skip
+
+
+def _vendor(connection: sa.Connection, device_id: str | None) -> str | None:
+    if device_id is None:
+        return None
+    devices = metadata.tables["devices"]
+    return connection.execute(sa.select(devices.c.vendor).where(devices.c.id == device_id)).scalar_one_or_none()

@@ -1,0 +1,218 @@
+"""What humans decide about containments: propose, approve, reject, release, and the kill switch.
+
+Every decision is a row with the person and their session, and a fact in the ledger. Approvals and releases need a person's
+session (`PERSON_ONLY`), each person counts once, and whoever proposed a containment counts neither for its approval nor
+for its release. Limits: who else may be asked is not known here; the webhook tells the people.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from lachan import clock
+from lachan.database import for_update, insert_ignore
+from lachan.devices import Device
+from lachan.enforcement import Level
+from lachan.events import ContainmentRejected, KillSwitchChanged, ReleaseApproved, RunApproved
+from lachan.identity import Permission, Principal, require
+from lachan.work import outbox
+from soar_playbooks.containment import service
+from soar_playbooks.containment.guards import Guard
+from soar_playbooks.containment.service import OPEN, State
+from soar_playbooks.errors import FourEyes, NotWaiting, ReleaseNotPossible
+from soar_playbooks.models import approvals, containments, kill_switch
+
+if TYPE_CHECKING:
+    from lachan.runtime import Runtime
+
+RELEASES_NEEDED = 2
+
+
+def propose(
+    rt: Runtime,
+    connection: sa.Connection,
+    principal: Principal,
+    *,
+    device: Device,
+    level: Level,
+    reason: str,
+    until: timedelta | None = None,
+) -> dict[str, Any]:
+    """Propose to contain a device; another person must approve it. Returns the containment's row.
+
+    Raises:
+        Forbidden: the principal may not contain.
+        NotFound: the device is another vendor's.
+        TargetProtected: the device is one of lachan's own dependencies.
+    """
+    require(principal, Permission.CONTAIN, vendor=device.vendor)
+    asked = service.Request(device_id=device.id, level=level, reason=reason, principal=principal, until=until)
+    return service.request(rt, connection, asked)
+
+
+def approve(
+    rt: Runtime, connection: sa.Connection, principal: Principal, *,
+    containment_id: str, note: str = "", level: Level | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Approve what a containment waits for; the last needed approval lets it take effect at once.
+
+    Args:
+        rt, connection: the installation, and an open `Database.write`.
+        principal, containment_id, note: who approves what, and why.
+        level: what the person saw that it waits for; None takes whatever it waits for now.
+
+    Raises:
+        PersonNeeded, Forbidden: not a person's session, or not an approver.
+        NotWaiting: it waits for nobody, or for another level than the person saw.
+        FourEyes: the person proposed it, or has approved it already.
+    """
+    require(principal, Permission.RUNS_APPROVE)
+    row = _waiting(connection, principal, containment_id, level=level)
+    kind = f"contain-{row['round']}"
+    given = decide_once(connection, principal, subject_id=row["id"], kind=kind, decision="approve", note=note)
+    told = {"device_id": row["device_id"], "run_id": row["run_id"], "containment_id": row["id"]}
+    outbox.append(connection, RunApproved(**told, person=principal.label), actor=principal)
+    if given < row["needed"]:
+        return row | {"approvals": given}
+    until = clock.now() + (row["until"] - row["created_at"]) if row["until"] is not None else None
+    values = {"guard": Guard.NONE, "guard_reason": "", "needed": 0, "until": until}
+    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
+    service.activate(rt, connection, row | values, Level(row["wanted"]), actor=principal)
+    service.resume_runs(connection, row["id"])
+    return service.find(connection, row["id"]) | {"approvals": given}
+
+
+def reject(
+    rt: Runtime, connection: sa.Connection, principal: Principal, *, containment_id: str, note: str = ""
+) -> dict[str, Any]:
+    """Reject what a containment waits for. One that is degraded meanwhile stays so until it is released.
+
+    Raises:
+        PersonNeeded, Forbidden: not a person's session, or not an approver.
+        NotWaiting: it waits for nobody.
+    """
+    require(principal, Permission.RUNS_APPROVE)
+    row = _waiting(connection, principal, containment_id)
+    kind = f"contain-{row['round']}"
+    decide_once(connection, principal, subject_id=row["id"], kind=kind, decision="reject", note=note)
+    values: dict[str, Any] = {"guard": Guard.NONE, "guard_reason": "", "needed": 0}
+    if row["state"] == State.WAITING:
+        values |= {"state": State.REJECTED, "ended_at": clock.now(), "ended_by": principal.label}
+    else:
+        values |= {"wanted": row["level"]}
+    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
+    event = ContainmentRejected(device_id=row["device_id"], containment_id=row["id"], person=principal.label, note=note)
+    outbox.append(connection, event, actor=principal)
+    service.resume_runs(connection, row["id"])
+    rt.wake()
+    return service.find(connection, row["id"])
+
+
+def release(
+    rt: Runtime, connection: sa.Connection, principal: Principal, *, containment_id: str, note: str = ""
+) -> dict[str, Any]:
+    """Give one of the two approvals that end a containment; the second one ends it at once.
+
+    Raises:
+        PersonNeeded, Forbidden: not a person's session, or not an approver.
+        ReleaseNotPossible: the containment is not in effect.
+        FourEyes: the person proposed the containment, or has approved its release already.
+    """
+    require(principal, Permission.CONTAIN_RELEASE)
+    row = service.locked(connection, containment_id, principal)
+    if row["state"] != State.ACTIVE:
+        raise ReleaseNotPossible(f"Containment {row['id']} is {row['state']}.")
+    _not_the_proposer(row, principal)
+    _never_asked(connection, row, principal)
+    given = decide_once(connection, principal, subject_id=row["id"], kind="release", decision="approve", note=note)
+    event = ReleaseApproved(
+        device_id=row["device_id"], containment_id=row["id"], person=principal.label, approvals=given,
+        needed=RELEASES_NEEDED,
+    )  # fmt: skip
+    outbox.append(connection, event, actor=principal)
+    if given >= RELEASES_NEEDED:
+        service.end(rt, connection, row, actor=principal, reason=note or "released by two persons")
+        service.resume_runs(connection, row["id"])
+    return service.find(connection, row["id"]) | {"approvals": given, "approvals_needed": RELEASES_NEEDED}
+
+
+def set_kill_switch(connection: sa.Connection, principal: Principal, *, active: bool, reason: str) -> None:
+    """Stop (or allow again) every automatic containment, everywhere; what humans decide goes on.
+
+    Raises:
+        Forbidden: the principal is no administrator.
+    """
+    require(principal, Permission.KILL_SWITCH)
+    values = {"active": active, "reason": reason, "by": principal.label, "at": clock.now()}
+    insert_ignore(connection, kill_switch, {"id": 1, **values, "active": False}, index=("id",))
+    row = (
+        connection.execute(for_update(sa.select(kill_switch).where(kill_switch.c.id == 1), connection)).mappings().one()
+    )
+    connection.execute(kill_switch.update().where(kill_switch.c.id == 1).values(**values))
+    if row["active"] is not active:
+        outbox.append(connection, KillSwitchChanged(active=active, reason=reason), actor=principal)
+
+
+def kill_switch_state(connection: sa.Connection) -> dict[str, Any]:
+    """Whether the kill switch is on, since when, by whom and why."""
+    row = connection.execute(sa.select(kill_switch).where(kill_switch.c.id == 1)).mappings().first()
+    return dict(row) if row is not None else {"id": 1, "active": False, "reason": "", "by": "", "at": None}
+
+
+def decide_once(
+    connection: sa.Connection, principal: Principal, *, subject_id: str, kind: str, decision: str, note: str
+) -> int:
+    """Record one person's decision; returns how many persons have approved.
+
+    Raises:
+        FourEyes: this person has decided already.
+    """
+    values = {
+        "subject_id": subject_id, "kind": kind, "person_id": principal.id, "person": principal.label,
+        "session": principal.session or "", "decision": decision, "note": note, "at": clock.now(),
+    }  # fmt: skip
+    if not insert_ignore(connection, approvals, values, index=("subject_id", "kind", "person_id")):
+        raise FourEyes(f"{principal.label} has decided this already.")
+    return count(connection, subject_id, kind)
+
+
+def count(connection: sa.Connection, subject_id: str, kind: str) -> int:
+    """How many different persons have approved."""
+    same = sa.and_(approvals.c.subject_id == subject_id, approvals.c.kind == kind, approvals.c.decision == "approve")
+    return connection.execute(sa.select(sa.func.count()).where(same)).scalar_one()
+
+
+def given(connection: sa.Connection, subject_id: str) -> list[dict[str, Any]]:
+    """All decisions on a run or containment, oldest first; who asked for it is no decision."""
+    query = sa.select(approvals).where(approvals.c.subject_id == subject_id, approvals.c.kind != "asked")
+    query = query.order_by(approvals.c.at)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _waiting(
+    connection: sa.Connection, principal: Principal, containment_id: str, *, level: Level | None = None
+) -> dict[str, Any]:
+    row = service.locked(connection, containment_id, principal)
+    if row["state"] not in OPEN or not row["guard"]:
+        raise NotWaiting(f"Containment {row['id']} is {row['state']} and waits for nobody.")
+    if level is not None and level != row["wanted"]:
+        raise NotWaiting(f"It waits for {row['wanted']} now, not for {level}: look at it again.")
+    _not_the_proposer(row, principal)
+    return row
+
+
+def _not_the_proposer(row: dict[str, Any], principal: Principal) -> None:
+    if row["requester_id"] and row["requester_id"] == principal.id:
+        raise FourEyes(f"{principal.label} proposed this containment; another person must decide.")
+
+
+def _never_asked(connection: sa.Connection, row: dict[str, Any], principal: Principal) -> None:
+    """Whoever asked for a containment does not release it, also when somebody else has asked for more since."""
+    asked = sa.and_(
+        approvals.c.subject_id == row["id"], approvals.c.kind == "asked", approvals.c.person_id == principal.id
+    )
+    if connection.execute(sa.select(approvals.c.person_id).where(asked)).first():
+        raise FourEyes(f"{principal.label} asked for this containment; two others must release it.")

@@ -1,0 +1,289 @@
+"""Playbooks of this installation: the trust list, loading, modes, and the check before every run.
+
+Loading refuses what is unsigned, untrusted, revoked, changed or older than any version that was loaded or run. `verified`
+repeats all of that at each start and each resumption of a run, from the stored bytes, so a row changed by hand starts
+nothing. The server holds no playbook key: it can check, never sign. Limits: a database writer can delete a playbook.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from lachan import clock, verbs
+from lachan.database import for_update, insert_ignore
+from lachan.errors import LachanError
+from lachan.events import PlaybookLoaded, PlaybookModeChanged, PlaybookSignerChanged
+from lachan.identity import Permission, Principal, require
+from lachan.work import outbox
+from soar_playbooks.cacao import jss, reader
+from soar_playbooks.cacao.lint import VerbFacts
+from soar_playbooks.cacao.model import Playbook
+from soar_playbooks.errors import (
+    PlaybookRevoked,
+    PlaybookRolledBack,
+    SignatureInvalid,
+    SignerRevoked,
+    SignerUntrusted,
+    UnknownPlaybook,
+)
+from soar_playbooks.models import playbook_signers, playbook_versions, playbooks, runs
+
+
+class Mode(StrEnum):
+    """What a playbook may do by itself. It begins in propose; an administrator switches it."""
+
+    PROPOSE = "propose"
+    ENFORCE = "enforce"
+    OFF = "off"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A loaded playbook's row."""
+
+    id: str
+    name: str
+    version: str
+    digest: str
+    file: str
+    mode: Mode
+    loaded_by: str
+    loaded_at: Any
+
+
+# the trust list
+
+
+def trust_signer(connection: sa.Connection, principal: Principal, *, pem: str, name: str) -> str:
+    """Put a signer's public key on the trust list; returns its thumbprint. A revoked one stays revoked.
+
+    Raises:
+        Forbidden: the principal may not write playbooks.
+        PlaybookInvalid: no P-256 public key.
+        SignerRevoked: the key was revoked before.
+    """
+    require(principal, Permission.PLAYBOOKS_MODE)
+    key = jss.load_public(pem)
+    thumbprint = jss.thumbprint(key)
+    values = {"thumbprint": thumbprint, "name": name, "public_key": jss.public_pem(key), "added_by": principal.label}
+    if insert_ignore(connection, playbook_signers, {**values, "added_at": clock.now()}, index=("thumbprint",)):
+        outbox.append(
+            connection, PlaybookSignerChanged(signer=thumbprint, name=name, change="trusted"), actor=principal
+        )
+        return thumbprint
+    revoked = sa.select(playbook_signers.c.revoked_at).where(playbook_signers.c.thumbprint == thumbprint)
+    if connection.execute(revoked).scalar() is not None:
+        raise SignerRevoked(f"Signer {thumbprint[:16]} was revoked; make a new key.", signer=thumbprint)
+    return thumbprint
+
+
+def revoke_signer(connection: sa.Connection, principal: Principal, *, thumbprint: str) -> None:
+    """Take a signer off the trust list for good: what it signed is refused from now on, also at running runs.
+
+    Raises:
+        Forbidden: the principal may not write playbooks.
+        SignerUntrusted: it is not on the list.
+    """
+    require(principal, Permission.PLAYBOOKS_MODE)
+    row = _signer(connection, thumbprint)
+    where = sa.and_(playbook_signers.c.thumbprint == thumbprint, playbook_signers.c.revoked_at.is_(None))
+    if connection.execute(playbook_signers.update().where(where).values(revoked_at=clock.now())).rowcount:
+        event = PlaybookSignerChanged(signer=thumbprint, name=row["name"], change="revoked")
+        outbox.append(connection, event, actor=principal)
+
+
+def signers(connection: sa.Connection) -> list[dict[str, Any]]:
+    """The trust list, revoked ones included."""
+    query = sa.select(playbook_signers).order_by(playbook_signers.c.added_at)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+# loading
+
+
+def load(connection: sa.Connection, principal: Principal, *, text: str, file: str) -> Loaded:
+    """Load a signed playbook, or a newer version of one; a new one begins in propose mode.
+
+    Args:
+        connection: an open `Database.write`.
+        principal: who loads it.
+        text: the signed file's text.
+        file: its name, for errors and people.
+
+    Raises:
+        Forbidden: the principal may not.
+        PlaybookInvalid: not valid (`soar_playbooks.cacao.reader.read`), with file and step.
+        PlaybookUnsigned, SignatureInvalid, SignerUntrusted, SignerRevoked, PlaybookRevoked, PlaybookRolledBack: with
+            file and step.
+    """
+    require(principal, Permission.PLAYBOOKS_WRITE)
+    playbook = reader.read(text, file=file, verbs=verb_facts())
+    digest = jss.digest(playbook.document)
+    lock = for_update(sa.select(playbooks).where(playbooks.c.id == playbook.id), connection)
+    present = connection.execute(lock).mappings().first()
+    try:
+        signer = check(connection, playbook, digest=digest)
+    except LachanError as error:
+        raise _at(error, file=file, step=playbook.workflow_start) from error
+    version = {"digest": digest, "playbook_id": playbook.id, "version": playbook.version, "signer": signer}
+    row: dict[str, Any] = {"name": playbook.name, "version": playbook.version, "digest": digest, "file": file}
+    row |= {"loaded_by": principal.label, "loaded_at": clock.now()}
+    document = {"document": text, "loaded_at": clock.now()}
+    insert_ignore(connection, playbook_versions, {**version, **document}, index=("digest",))
+    if present is None:
+        connection.execute(playbooks.insert().values(id=playbook.id, mode=Mode.PROPOSE, **row))
+    else:
+        connection.execute(playbooks.update().where(playbooks.c.id == playbook.id).values(**row))
+    if present is None or present["digest"] != digest:
+        event = PlaybookLoaded(playbook_id=playbook.id, version=playbook.version, digest=digest, signer=signer)
+        outbox.append(connection, event, actor=principal)
+    return get(connection, playbook.id)
+
+
+def check(connection: sa.Connection, playbook: Playbook, *, digest: str) -> str:
+    """Check signature, signer, revocation and version of a playbook; returns the signer's thumbprint.
+
+    Raises:
+        PlaybookUnsigned, SignatureInvalid: no signature, or it does not fit.
+        SignerUntrusted, SignerRevoked: the signer is not on the trust list, or no longer.
+        PlaybookRevoked: its author revoked it.
+        PlaybookRolledBack: a later version was loaded or run, or the same version with other content.
+    """
+    signature = jss.signature_of(playbook.document)
+    row = _signer(connection, str(signature.get("thumbprint", "")))
+    jss.verify(playbook.document, jss.load_public(row["public_key"]))
+    if row["revoked_at"] is not None:
+        raise SignerRevoked(f"Signer {row['name']} is revoked.", signer=row["thumbprint"])
+    if playbook.revoked:
+        raise PlaybookRevoked(f"{playbook.name} is revoked by its author.")
+    known = sa.union_all(
+        sa.select(playbook_versions.c.version, playbook_versions.c.digest).where(
+            playbook_versions.c.playbook_id == playbook.id
+        ),
+        sa.select(runs.c.playbook_version, runs.c.digest).where(runs.c.playbook_id == playbook.id).distinct(),
+    )
+    for version, other in connection.execute(known):
+        if version > playbook.version or (version == playbook.version and other != digest):
+            raise PlaybookRolledBack(
+                f"Version {playbook.version} was followed by {version}.", version=playbook.version, newest=version
+            )
+    return str(row["thumbprint"])
+
+
+def verified(connection: sa.Connection, digest: str, *, starting: bool) -> Playbook:
+    """A stored playbook that holds every check now; called at each start and each resumption of a run.
+
+    Args:
+        connection: any connection.
+        digest: which version.
+        starting: a start also refuses versions that were followed by a later one; a resumption finishes what it began.
+
+    Raises:
+        UnknownPlaybook: no such version is stored.
+        SignatureInvalid: the stored bytes are not those that were loaded.
+        PlaybookInvalid and those of `check`: otherwise.
+    """
+    row = (
+        connection.execute(sa.select(playbook_versions).where(playbook_versions.c.digest == digest)).mappings().first()
+    )
+    if row is None:
+        raise UnknownPlaybook(f"No playbook with digest {digest[:16]} is stored.")
+    playbook = _read_cached(hashlib.sha256(row["document"].encode()).hexdigest(), row["document"])
+    if jss.digest(playbook.document) != digest:
+        raise SignatureInvalid("The stored playbook is not the one that was loaded.", step=playbook.workflow_start)
+    try:
+        check(connection, playbook, digest=digest)
+    except PlaybookRolledBack:
+        if starting:
+            raise
+    return playbook
+
+
+@lru_cache(maxsize=256)
+def _read_cached(_digest: str, document: str) -> Playbook:
+    return reader.read(document, file="stored", verbs=verb_facts())
+
+
+# modes
+
+
+def set_mode(connection: sa.Connection, principal: Principal, *, playbook_id: str, mode: Mode) -> Loaded:
+    """Switch what a playbook may do by itself.
+
+    Raises:
+        Forbidden: the principal is no administrator.
+        UnknownPlaybook: it is not loaded.
+    """
+    require(principal, Permission.PLAYBOOKS_MODE)
+    before = get(connection, playbook_id)
+    connection.execute(playbooks.update().where(playbooks.c.id == before.id).values(mode=mode))
+    if before.mode is not mode:
+        event = PlaybookModeChanged(playbook_id=before.id, before=before.mode, after=mode)
+        outbox.append(connection, event, actor=principal)
+    return get(connection, before.id)
+
+
+def get(connection: sa.Connection, playbook_id: str) -> Loaded:
+    """A loaded playbook by its id, or by its exact name.
+
+    Raises:
+        UnknownPlaybook: it is not loaded, or several have that name.
+    """
+    query = sa.select(playbooks).where(sa.or_(playbooks.c.id == playbook_id, playbooks.c.name == playbook_id))
+    found = connection.execute(query).mappings().all()
+    if len(found) != 1:
+        raise UnknownPlaybook(f"No one playbook {playbook_id} is loaded.")
+    return Loaded(**{**found[0], "mode": Mode(found[0]["mode"])})
+
+
+def listing(connection: sa.Connection) -> list[Loaded]:
+    """All loaded playbooks by name."""
+    query = sa.select(playbooks).order_by(playbooks.c.name, playbooks.c.id)
+    return [Loaded(**{**row, "mode": Mode(row["mode"])}) for row in connection.execute(query).mappings()]
+
+
+def document(connection: sa.Connection, digest: str) -> dict[str, Any]:
+    """The stored document of a version, for people to read.
+
+    Raises:
+        UnknownPlaybook: no such version is stored.
+    """
+    query = sa.select(playbook_versions.c.document).where(playbook_versions.c.digest == digest)
+    text = connection.execute(query).scalar()
+    if text is None:
+        raise UnknownPlaybook(f"No playbook with digest {digest[:16]} is stored.")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def verb_facts() -> Mapping[str, VerbFacts]:
+    """What the lint needs to know of this installation's verbs; `run_id` and `until` are given by the executor."""
+    facts: dict[str, VerbFacts] = {}
+    for name, verb in verbs.registry().items():
+        fields = verb.parameters.model_fields
+        wanted = {key: field.is_required() for key, field in fields.items() if key not in {"run_id", "until"}}
+        facts[name] = VerbFacts(wanted, verb.undo)
+    return facts
+
+
+def _signer(connection: sa.Connection, thumbprint: str) -> Any:
+    query = sa.select(playbook_signers).where(playbook_signers.c.thumbprint == thumbprint)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise SignerUntrusted(
+            f"Signer {thumbprint[:16] or 'without name'} is not on the trust list.", signer=thumbprint
+        )
+    return row
+
+
+def _at(error: LachanError, *, file: str, step: str) -> LachanError:
+    """The same error with file and step; a signature covers all steps, so the start stands for them."""
+    return type(error)(f"{file}: {step}: {error.detail}", **{**error.fields, "file": file, "step": step})

@@ -1,0 +1,127 @@
+"""Undo of what a run did besides its containment: done when the containment ends, newest first.
+
+The containment itself needs no undo (its row has ended). Verbs are called in one transaction with their outcome; HTTP
+requests are journalled as the steps are, under keys of their own (``undo:<step>``). What cannot be undone, or whose outcome is
+unknown, pages a human: the release stands, whatever the peer says. Limits: only steps that succeeded are undone; the undo
+of a playbook that is no longer trusted is left to the human who is paged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from lachan import clock, verbs
+from lachan.errors import LachanError
+from lachan.events import ContainmentEnded, HumanPaged
+from lachan.work import jobs, outbox
+from soar_playbooks import faults, playbooks
+from soar_playbooks.cacao.model import Command, HttpCommand, Playbook, Step
+from soar_playbooks.cacao.variables import substitute
+from soar_playbooks.errors import OutcomeUnknown
+from soar_playbooks.models import containments, run_journal, runs
+from soar_playbooks.runs import http_step, journal
+from soar_playbooks.states import ACTOR, Phase
+
+if TYPE_CHECKING:
+    from lachan.runtime import Runtime
+    from lachan.work.outbox import StoredEvent
+
+TRIES = 4  # of an idempotent request whose peer does not answer
+OWN = frozenset({"containment.release"})  # done by the end of the row
+
+
+def on_ended(rt: Runtime, stored: StoredEvent) -> None:
+    """Make the undo of the containment's run due (handler of ``ContainmentEnded``)."""
+    if not isinstance(stored.event, ContainmentEnded):
+        return
+    with rt.db.write() as connection:
+        query = sa.select(containments.c.run_id).where(containments.c.id == stored.event.containment_id)
+        run_id = connection.execute(query).scalar()
+        if run_id:
+            jobs.enqueue(connection, "soar.undo", {"run_id": run_id}, key=f"undo:{stored.id}")
+
+
+def run_job(rt: Runtime, job: jobs.Job) -> None:
+    """Undo a run's steps, newest first (job ``soar.undo``).
+
+    Raises:
+        lachan.work.jobs.Again: an idempotent peer does not answer.
+    """
+    with rt.db.read() as connection:
+        row = dict(connection.execute(sa.select(runs).where(runs.c.id == job.payload["run_id"])).mappings().one())
+        entries = journal.entries(connection, row["id"])
+        try:
+            playbook = playbooks.verified(connection, row["digest"], starting=False)
+        except LachanError as error:
+            playbook, problem = None, error.detail
+    if playbook is None:
+        _page(rt, row, f"The run's steps were not undone: {problem}")
+        return
+    for step, command in _todo(playbook, entries):
+        _undo(rt, row, entries, step, command)
+
+
+def _todo(playbook: Playbook, entries: dict[tuple[str, str], dict[str, Any]]) -> list[tuple[Step, Command]]:
+    """The steps that succeeded and say how they are undone, newest first, without those that are undone already."""
+    found = []
+    for name, phase in reversed(list(entries)):
+        step = playbook.steps.get(name)
+        if step is None or phase != Phase.OUTCOME or not entries[(name, phase)].get("ok") or step.undo is None:
+            continue
+        command = step.undo.command
+        own = command is None or getattr(command, "verb", "") in OWN
+        if command is not None and not own and (f"undo:{name}", str(Phase.OUTCOME)) not in entries:
+            found.append((step, command))
+    return found
+
+
+def _undo(rt: Runtime, row: dict[str, Any], entries: dict[Any, dict[str, Any]], step: Step, command: Command) -> None:
+    before = entries.get((f"undo:{step.id}", str(Phase.INTENT)))
+    try:
+        if not isinstance(command, HttpCommand):
+            with faults.write(rt, faults.Record.OUTCOME) as connection:
+                given = substitute(command.parameters, row["variables"])
+                result = verbs.call(rt, connection, ACTOR, command.verb, given)
+                _enter(connection, row, step, Phase.OUTCOME, {"ok": True, "result": result})
+            return
+        if before is not None and not step.idempotent:
+            raise OutcomeUnknown("the worker died between the request and its outcome")
+        attempt = before["attempt"] + 1 if before else 1
+        body = substitute(command.content, row["variables"])
+        request = http_step.request(command, body, key=f"{row['id']}.undo.{step.id}")
+        with faults.write(rt, faults.Record.INTENT) as connection:
+            _enter(connection, row, step, Phase.INTENT, {**request.shown(), "attempt": attempt})
+        result = http_step.send(rt, request, timeout=step.timeout.total_seconds())
+        faults.done(faults.Effect.HTTP)
+    except LachanError as error:
+        if isinstance(error, OutcomeUnknown) and step.idempotent and attempt < TRIES:
+            raise jobs.Again(clock.now() + http_step.pause(attempt)) from error
+        with faults.write(rt, faults.Record.OUTCOME) as connection:
+            _enter(connection, row, step, Phase.OUTCOME, {"ok": False, "error": f"{error.code}: {error.detail}"})
+        _page(rt, row, f"{step.name or step.id} was not undone: {error.detail}")
+    else:
+        with faults.write(rt, faults.Record.OUTCOME) as connection:
+            _enter(connection, row, step, Phase.OUTCOME, {"ok": True, "result": result})
+
+
+def _enter(connection: sa.Connection, row: dict[str, Any], step: Step, phase: Phase, body: dict[str, Any]) -> None:
+    where = sa.and_(
+        run_journal.c.run_id == row["id"],
+        run_journal.c.step_id == f"undo:{step.id}",
+        run_journal.c.phase == str(phase),
+    )
+    values = {"fence": row["fence"], "body": body, "at": clock.now()}
+    if connection.execute(run_journal.update().where(where).values(**values)).rowcount:
+        return
+    counting = sa.select(sa.func.count()).where(run_journal.c.run_id == row["id"])
+    keys = {"run_id": row["id"], "step_id": f"undo:{step.id}", "phase": str(phase)}
+    position = connection.execute(counting).scalar_one()
+    connection.execute(run_journal.insert().values(**keys, **values, position=position))
+
+
+def _page(rt: Runtime, row: dict[str, Any], reason: str) -> None:
+    with rt.db.write() as connection:
+        event = HumanPaged(device_id=row["device_id"], reason=reason[:500], run_id=row["id"], alert_id=row["alert_id"])
+        outbox.append(connection, event, actor=ACTOR)
