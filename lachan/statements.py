@@ -1,0 +1,252 @@
+"""Hot statements: SQLAlchemy Core is the language, the driver's cursor the way (ADR 0021).
+
+Building, hashing and looking up a Core expression costs 124-427 µs a statement, the driver 6-23 (measured on SQLite). A
+`Statement` is compiled once per database to text, the order of its parameters and the conversions of its column types both
+ways, and then runs in the transaction of the connection it is given. `pipeline` sends several at once on PostgreSQL. Worth
+it where a request has more than about five statements; everywhere else Core as it is.
+
+Limits: what takes part in a statement is fixed when it is made: no ``IN`` over a list of unknown length (compare with
+``= ANY``, or page), no Python-side column defaults. None is NULL in a JSON column, too.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from lachan.database import UtcDateTime
+
+Convert = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A statement for one database.
+
+    Attributes:
+        text: as the driver takes it.
+        fixed: the parameters in order, those that a call gives still None.
+        given: for each parameter that a call gives: its place, its name, its conversion.
+        names: what a call must give.
+        row: makes a row of what the driver fetched; None if the statement returns none.
+        columns: of a row: place and conversion of those that need one.
+    """
+
+    text: str
+    fixed: tuple[Any, ...]
+    given: tuple[tuple[int, str, Convert | None], ...]
+    names: frozenset[str]
+    row: Convert | None
+    columns: tuple[tuple[int, Convert], ...]
+
+    def parameters(self, binds: Mapping[str, Any]) -> list[Any]:
+        """The driver's parameters.
+
+        Raises:
+            TypeError: a name is missing, or is none of the statement's.
+        """
+        if binds.keys() != self.names:
+            raise TypeError(f"wanted {sorted(self.names)}, given {sorted(binds)}: {self.text}")
+        found = list(self.fixed)
+        for place, name, convert in self.given:
+            value = binds[name]
+            found[place] = value if convert is None or value is None else convert(value)
+        return found
+
+    def rows(self, fetched: Iterable[Sequence[Any]]) -> list[Any]:
+        """Make named tuples of Python values of what the driver fetched."""
+        assert self.row is not None
+        if not self.columns:
+            return [self.row(values) for values in fetched]
+        found = []
+        for values in fetched:
+            converted = list(values)
+            for place, convert in self.columns:
+                if converted[place] is not None:
+                    converted[place] = convert(converted[place])
+            found.append(self.row(converted))
+        return found
+
+
+class Statement:
+    """One statement, written once in Core and run many times.
+
+    Args:
+        core: select, insert, update or delete; its named binds (`sqlalchemy.bindparam`) are the arguments of a call.
+        columns: for an insert without values of its own: the columns that a call gives.
+    """
+
+    def __init__(self, core: Any, *, columns: Sequence[str] = ()) -> None:
+        self._core, self._columns = core, list(columns)
+        self._compiled: dict[str, Compiled] = {}
+
+    def execute(self, connection: sa.Connection, **binds: Any) -> int:
+        """Run it and tell how many rows it changed.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: as by SQLAlchemy, IntegrityError among them.
+        """
+        count: int = self._run(connection, binds).rowcount
+        return count
+
+    def many(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Run it for each of the rows in one call of the driver and tell how many rows it changed in all."""
+        compiled = self.compiled(connection)
+        parameters = [compiled.parameters(row) for row in rows]
+        cursor = _driver(connection).cursor()
+        try:
+            cursor.executemany(compiled.text, parameters)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise _translated(connection, compiled, parameters, error) from error
+        count: int = cursor.rowcount
+        return count
+
+    def all(self, connection: sa.Connection, **binds: Any) -> list[Any]:
+        """Run it and give its rows, named tuples with the columns' Python values."""
+        return self.compiled(connection).rows(self._run(connection, binds).fetchall())
+
+    def first(self, connection: sa.Connection, **binds: Any) -> Any:
+        """Run it and give the first row, or None."""
+        fetched = self._run(connection, binds).fetchmany(1)
+        return self.compiled(connection).rows(fetched)[0] if fetched else None
+
+    def scalar(self, connection: sa.Connection, **binds: Any) -> Any:
+        """Run it and give the first column of the first row, or None."""
+        row = self.first(connection, **binds)
+        return None if row is None else row[0]
+
+    def compiled(self, connection: sa.Connection) -> Compiled:
+        """The statement for the database of a connection, made at the first call."""
+        name = connection.dialect.name
+        found = self._compiled.get(name)
+        if found is None:
+            found = self._compiled[name] = _compile(self._core, self._columns, name)
+        return found
+
+    def _run(self, connection: sa.Connection, binds: Mapping[str, Any]) -> Any:
+        compiled = self.compiled(connection)
+        parameters = compiled.parameters(binds)
+        try:
+            if connection.dialect.name == "sqlite":
+                return _driver(connection).execute(compiled.text, parameters)
+            return _driver(connection).execute(compiled.text, parameters, prepare=True)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise _translated(connection, compiled, parameters, error) from error
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of one statement of a pipeline: rows changed, and rows returned."""
+
+    count: int
+    rows: list[Any]
+
+
+def pipeline(connection: sa.Connection, calls: Sequence[tuple[Statement, Mapping[str, Any]]]) -> list[Done]:
+    """Run several statements, on PostgreSQL all in one flush: no one's arguments may depend on another's result.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: the first that failed; those after it did not run.
+    """
+    if connection.dialect.name == "sqlite":
+        return [_done(call.compiled(connection), call._run(connection, binds)) for call, binds in calls]
+    made = [(call.compiled(connection), binds) for call, binds in calls]
+    driver, cursors = _driver(connection), []
+    try:
+        with driver.pipeline():
+            for compiled, binds in made:
+                cursors.append(driver.execute(compiled.text, compiled.parameters(binds), prepare=True))
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _translated(connection, made[0][0], None, error) from error
+    return [_done(compiled, cursor) for (compiled, _), cursor in zip(made, cursors, strict=True)]
+
+
+def _done(compiled: Compiled, cursor: Any) -> Done:
+    return Done(cursor.rowcount, compiled.rows(cursor.fetchall()) if compiled.row else [])
+
+
+def _driver(connection: sa.Connection) -> Any:
+    if not connection.in_transaction():
+        connection.begin()  # or SQLite would give every statement a snapshot of its own
+    return connection.connection.driver_connection
+
+
+def _translated(connection: sa.Connection, compiled: Compiled, parameters: Any, error: Exception) -> BaseException:
+    dialect = connection.dialect
+    return sa.exc.DBAPIError.instance(
+        compiled.text, parameters, error, dialect.loaded_dbapi.Error,
+        connection_invalidated=dialect.is_disconnect(error, connection.connection.dbapi_connection, None),  # type: ignore[arg-type]
+        dialect=dialect, hide_parameters=True,
+    )  # fmt: skip
+
+
+@cache
+def _dialect(name: str) -> sa.Dialect:
+    """A dialect with parameters by place; each costs a quarter of a second to import."""
+    if name == "sqlite":
+        from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite
+
+        return sqlite()
+    from sqlalchemy.dialects.postgresql.psycopg import dialect as postgresql
+
+    return postgresql(paramstyle="format")  # type: ignore[no-untyped-call]
+
+
+def _compile(core: Any, columns: list[str], name: str) -> Compiled:
+    dialect = _dialect(name)
+    if core.is_insert and not core._returning:  # else PostgreSQL returns the new key, which nobody reads
+        core = core.inline()
+    compiled = core.compile(dialect=dialect, column_keys=columns or None)
+    if compiled.insert_prefetch or compiled.update_prefetch or compiled.post_compile_params:
+        raise TypeError(f"no Python-side default and no list may be part of a compiled statement: {compiled}")
+    order = compiled.positiontup or []
+    asked = {key for key, bind in compiled.binds.items() if bind.required or key in columns}
+    converts = {key: _bind(compiled.binds[key].type, dialect) for key in order}
+    result = compiled._result_columns  # the types of what comes back
+    row: Any = namedtuple("Row", [column.keyname for column in result], rename=True) if result else None  # noqa: PYI024
+    fixed = []
+    for key in order:
+        value, convert = compiled.params.get(key), converts[key]
+        fixed.append(None if key in asked else value if convert is None or value is None else convert(value))
+    return Compiled(
+        compiled.string,
+        tuple(fixed),
+        tuple((place, key, converts[key]) for place, key in enumerate(order) if key in asked),
+        frozenset(asked),
+        row and row._make,
+        tuple((place, convert) for place, column in enumerate(result) if (convert := _result(column.type, dialect))),
+    )
+
+
+def _bind(kind: Any, dialect: sa.Dialect) -> Convert | None:
+    if dialect.name == "sqlite" and isinstance(kind, UtcDateTime):
+        return _moment_to_text
+    if dialect.name == "sqlite" and isinstance(kind, sa.JSON):
+        return lambda value: orjson.dumps(value).decode()
+    found: Convert | None = kind.dialect_impl(dialect).bind_processor(dialect)
+    return found
+
+
+def _result(kind: Any, dialect: sa.Dialect) -> Convert | None:
+    if dialect.name == "sqlite" and isinstance(kind, UtcDateTime):
+        return _moment_from_text
+    if dialect.name == "sqlite" and isinstance(kind, sa.JSON):
+        return orjson.loads
+    found: Convert | None = kind.dialect_impl(dialect).result_processor(dialect, None)
+    return found
+
+
+def _moment_to_text(value: datetime) -> str:
+    """As `UtcDateTime` and SQLAlchemy's own storage format write it, several times quicker."""
+    if value.tzinfo is None:
+        raise ValueError("a naive datetime may not be stored; use lachan.clock")
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def _moment_from_text(value: str) -> datetime:
+    return datetime.fromisoformat(value).replace(tzinfo=UTC)

@@ -1,0 +1,184 @@
+"""Statements compiled once mean what the same Core means to SQLAlchemy, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from lachan.database import BigSerial, Database, Json, UtcDateTime
+from lachan.statements import Statement, pipeline
+from tests.support import postgresql
+
+tables = sa.MetaData()
+things = sa.Table(
+    "things",
+    tables,
+    sa.Column("id", BigSerial, primary_key=True, autoincrement=True),
+    sa.Column("name", sa.String(40), nullable=False, unique=True),
+    sa.Column("at", UtcDateTime),
+    sa.Column("body", Json),
+    sa.Column("raw", sa.LargeBinary),
+    sa.Column("on", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("count", sa.Integer, nullable=False, server_default="0"),
+)
+T, b = things.c, sa.bindparam
+insert = Statement(things.insert(), columns=("name", "at", "body", "raw", "on"))
+by_name = Statement(sa.select(things).where(T.name == b("name")))
+named = Statement(sa.select(T.name).order_by(T.name))
+count = Statement(things.update().where(T.name == b("who"), T.count < 3).values(count=T.count + 1))
+numbered = Statement(things.insert().returning(T.id), columns=("name",))
+VALUES = {
+    "name": "a",
+    "at": datetime(2026, 1, 2, 3, 4, 5, 6, UTC),
+    "body": {"ü": [1, None]},
+    "raw": b"\0%s?",
+    "on": True,
+}
+NAIVE = datetime.fromisoformat("2026-01-01 00:00")
+
+
+@pytest.fixture(scope="module")
+def socket_folder() -> Iterator[str]:
+    with postgresql.cluster() as folder:
+        yield folder
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.interop)])
+def db(request: pytest.FixtureRequest, data: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        found = Database(f"sqlite:///{data / 'x.db'}")
+        tables.create_all(found.engine)
+        yield found
+        found.close()
+        return
+    with postgresql.database(request.getfixturevalue("socket_folder")) as url:
+        found = Database(url)
+        tables.create_all(found.engine)
+        yield found
+        found.close()
+
+
+def test_what_a_statement_writes_both_ways_read_alike(db: Database) -> None:
+    with db.write() as c:
+        assert insert.execute(c, **VALUES) == 1
+        c.execute(things.insert().values(**VALUES | {"name": "b"}))
+    with db.read() as c:
+        for name in ("a", "b"):
+            core = c.execute(sa.select(things).where(T.name == name)).one()
+            ours = by_name.first(c, name=name)
+            assert tuple(ours) == tuple(core)
+            assert (ours.name, ours.at, ours.body, ours.raw, ours.on) == tuple((VALUES | {"name": name}).values())
+            assert ours.at.tzinfo is not None and ours.on is True
+        stored = c.execute(sa.text("SELECT at FROM things ORDER BY name")).scalars().all()
+        assert stored[0] == stored[1]
+
+
+def test_none_is_null_and_other_zones_are_converted(db: Database) -> None:
+    hanoi = datetime(2026, 1, 2, 10, 0, tzinfo=timezone(timedelta(hours=7)))
+    nothing = {"at": None, "body": None, "raw": None, "on": False}
+
+    def unit(c: sa.Connection) -> None:
+        insert.execute(c, name="none", **nothing)
+        insert.execute(c, **VALUES | {"name": "hanoi", "at": hanoi})
+
+    db.run(unit)
+    with db.read() as c:
+        row = by_name.first(c, name="none")
+        assert (row.at, row.body, row.raw, row.on) == (None, None, None, False)
+        assert by_name.first(c, name="hanoi").at == hanoi
+        assert by_name.first(c, name="nobody") is None
+        assert named.scalar(c) == "hanoi"
+        assert [row.name for row in named.all(c)] == ["hanoi", "none"]
+
+
+def test_a_naive_moment_is_refused(db: Database) -> None:
+    with pytest.raises((ValueError, sa.exc.StatementError)), db.write() as c:
+        insert.execute(c, **VALUES | {"at": NAIVE})
+
+
+def test_changed_rows_are_counted_and_new_keys_returned(db: Database) -> None:
+    with db.write() as c:
+        first, second = (numbered.scalar(c, name=name) for name in "xy")
+        assert second == first + 1
+        assert [count.execute(c, who="x") for _ in range(4)] == [1, 1, 1, 0]
+        assert insert.many(c, [VALUES | {"name": f"n{n}"} for n in range(5)]) == 5
+    with db.read() as c:
+        assert len(named.all(c)) == 7
+
+
+def test_errors_are_those_of_sqlalchemy(db: Database) -> None:
+    with db.write() as c:
+        insert.execute(c, **VALUES)
+    for way in (
+        lambda c: insert.execute(c, **VALUES),
+        lambda c: insert.many(c, [VALUES]),
+        lambda c: pipeline(c, [(count, {"who": "a"}), (insert, VALUES)]),
+    ):
+        with pytest.raises(sa.exc.IntegrityError):
+            db.run(way)
+    with db.read() as c:
+        assert by_name.first(c, name="a").count == 0  # the pipeline's first statement is gone with its second
+
+
+def test_a_pipeline_gives_each_its_count_and_rows(db: Database) -> None:
+    with db.write() as c:
+        done = pipeline(
+            c,
+            [
+                (insert, VALUES),
+                (count, {"who": "a"}),
+                (count, {"who": "nobody"}),
+                (named, {}),
+                (numbered, {"name": "z"}),
+            ],
+        )
+    assert [one.count for one in done[:3]] == [1, 1, 0]
+    assert [row.name for row in done[3].rows] == ["a"]
+    assert done[4].rows[0].id > 0
+
+
+@pytest.mark.interop
+def test_a_pipeline_is_one_flush_on_postgresql(socket_folder: str, tmp_path: Path) -> None:
+    with postgresql.database(socket_folder) as url:
+        db = Database(url)
+        tables.create_all(db.engine)
+        with db.write() as c, (tmp_path / "trace").open("w+") as trace:
+            named.all(c)
+            pgconn = c.connection.driver_connection.pgconn  # type: ignore[union-attr]
+            pgconn.trace(trace.fileno())  # libpq writes what goes over the wire
+            pipeline(c, [(insert, VALUES), (count, {"who": "a"}), (named, {})])
+            pgconn.untrace()
+            trace.seek(0)
+            lines = [line.rstrip().split("\t") for line in trace]
+        kinds = [words[3] if len(words) > 3 else "" for words in lines]
+        assert kinds.count("Execute") == 3
+        assert kinds.count("Sync") == 1
+        db.close()
+
+
+def test_names_must_fit(db: Database) -> None:
+    with db.read() as c:
+        with pytest.raises(TypeError, match="wanted"):
+            by_name.first(c)
+        with pytest.raises(TypeError, match="wanted"):
+            by_name.first(c, name="a", nmae="b")
+
+
+def test_what_cannot_be_compiled_once_is_refused(db: Database) -> None:
+    with db.read() as c, pytest.raises(TypeError, match="list"):
+        Statement(sa.select(things).where(T.name.in_(b("names", expanding=True)))).all(c, names=["a"])
+
+
+def test_reads_of_one_block_see_one_snapshot(db: Database) -> None:
+    if db.dialect == "postgresql":
+        pytest.skip("READ COMMITTED: a snapshot per statement, as with Core")
+    with db.read() as c:
+        assert named.all(c) == []
+        db.run(lambda w: insert.execute(w, **VALUES))
+        assert named.all(c) == []
+    with db.read() as c:
+        assert len(named.all(c)) == 1
