@@ -1,6 +1,7 @@
 """The registry's verbs: register, read, find, retire; every other room refers to a device by its id and reads the rest here."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -146,6 +147,18 @@ def retire(connection: sa.Connection, device_id: str, reason: str, *, actor: Pri
     trust.set_signal(connection, signal)
     outbox.append(connection, DeviceRetired(device_id=device_id, reason=reason), actor=actor)
     trust.touch(connection)  # the device door looks at the registry again
+
+
+def lock(connection: sa.Connection, device_ids: Iterable[str]) -> None:
+    """Lock the rows of devices until the transaction ends: the first locks of every unit that decides on devices.
+
+    Lock order (ADR 0021): device rows by id, kill switch (shared), budgets sorted, containment; `FOR NO KEY UPDATE` (a
+    foreign-key insert passes it). Whoever gives a device a certificate and whoever contains it meet here, so each sees
+    what the other committed. SQLite's writer has the whole file already; unknown ids lock nothing.
+    """
+    if connection.dialect.name == "postgresql":
+        query = sa.select(devices.c.id).where(devices.c.id.in_(sorted(set(device_ids)))).order_by(devices.c.id)
+        connection.execute(query.with_for_update(key_share=True)).all()
 
 
 def touch_seen(connection: sa.Connection, seen: dict[str, datetime]) -> None:
