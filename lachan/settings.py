@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     signer_rates: dict[str, float] = Field(
         {}, description="Signatures per second by kind of request, where the built-in ones do not fit."
     )
+    signer_device_hour: int = Field(
+        40, ge=1, le=250, description="Most signatures that the signer gives for one device in an hour of the clock."
+    )
     signer_allowed_uids: tuple[int, ...] = Field((), description="Further user ids that may ask the signer.")
 
     siem_rules_off: tuple[str, ...] = Field((), description="Detection rules (names or ids) that are switched off.")

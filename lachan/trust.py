@@ -7,7 +7,7 @@ their issuer could write (`CertificateKeys`): ECDSA signatures are malleable, so
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -171,6 +171,12 @@ def signals(connection: sa.Connection, device_id: str | None = None) -> list[Sig
 def decision(connection: sa.Connection, device_id: str) -> Decision:
     """The present decision for one device, from the database."""
     return decide(device_id, signals(connection, device_id), at=clock.now())
+
+
+def of_columns(values: Sequence[Any]) -> Signal:
+    """The signal that a row of `trust_signals` is, its values in the table's own order."""
+    found = dict(zip(trust_signals.c.keys(), values, strict=True))
+    return Signal(**{**found, "answer": Answer(found["answer"])})
 
 
 def refuse_certificate(

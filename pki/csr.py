@@ -23,6 +23,9 @@ from lachan.devices import Device
 from pki.errors import CsrMalformed, IdentityMismatch, KeyUnfit, ProofMismatch
 
 LIMIT = 16 * 1024  # octets; an RSA-4096 request with many attributes stays far below
+# SubjectPublicKeyInfo of a P-256 key up to and with the octet that says "uncompressed point" (RFC 5480 2)
+P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+P256_SIZE = len(P256) + 64
 WEAK_HASHES = (hashes.MD5, hashes.SHA1)
 UNREADABLE = (
     ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
@@ -90,6 +93,8 @@ def check_key(spki: bytes, *, allowed: tuple[str, ...]) -> bytes:
     Raises:
         KeyUnfit: another kind or curve, or RSA outside 2048 to 4096 bit or with exponent below 65537.
     """
+    if spki.startswith(P256) and len(spki) == P256_SIZE and "p256" in allowed:
+        return _key_id_p256(spki[len(P256) - 1 :])
     try:
         key = serialization.load_der_public_key(spki)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -101,6 +106,15 @@ def check_key(spki: bytes, *, allowed: tuple[str, ...]) -> bytes:
     if public != spki:
         raise KeyUnfit("The public key is not encoded in its canonical form.")
     return x509.SubjectKeyIdentifier.from_public_key(key).digest  # type: ignore[arg-type]
+
+
+def _key_id_p256(point: bytes) -> bytes:
+    """Take the short way for the usual key: its head allows no other encoding, so only the point is left to check."""
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    except ValueError as error:
+        raise KeyUnfit(f"The public key cannot be read: {error}.") from error
+    return hashlib.sha1(point, usedforsecurity=False).digest()
 
 
 def check_binding(csr: Csr, *, bindings: tuple[bytes, ...]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
@@ -97,10 +98,17 @@ def is_approved(folder: Path, profile: Profile) -> bool:
 
 
 def _record(folder: Path) -> dict[str, str]:
+    path = folder / RECORD
     try:
-        found: dict[str, str] = json.loads((folder / RECORD).read_text())
+        status = path.stat()
     except FileNotFoundError:
         return {}
+    return _record_of(path, status.st_ino, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _record_of(path: Path, _inode: int, _changed: int) -> dict[str, str]:
+    found: dict[str, str] = json.loads(path.read_text())
     return found
 
 

@@ -2,13 +2,17 @@
 
 A request says *which profile for whom*, never what to sign: names are read again from the registry, the rest comes from
 the profile's template, revocation status from the rows. So a taken-over web process can at worst ask for what the registry
-already says. Limits: it reads committed rows only; the caller's own open transaction is not visible here.
+already says. Steps, for any number of requests at once: `look` reads registry rows and trust signals of all of them in one
+statement (so of one snapshot); `issue` answers each. Limits: it reads committed rows only; the caller's own open transaction
+is not visible here.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -18,8 +22,9 @@ from cryptography.hazmat.primitives import serialization
 from lachan import clock, der, trust
 from lachan.devices import State as DeviceState
 from lachan.devices import devices
-from lachan.signer.context import SignerContext, strict
+from lachan.signer.context import Handler, SignerContext, strict
 from lachan.signer.errors import SignatureRefused
+from lachan.statements import Statement
 from pki import authorities, lint, names
 from pki.csr import check_key
 from pki.errors import KeyUnfit, ProfileUnknown
@@ -30,13 +35,46 @@ from pki.profiles import get as get_profile
 BACKDATE = timedelta(minutes=5)  # clocks of devices are not exact
 
 
-def issue(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Candidate:
+    """A device's registry row as far as a certificate needs it, and what is held against it."""
+
+    id: str
+    name: str
+    vendor: str
+    serial_number: str
+    state: str
+    signals: list[trust.Signal] = field(default_factory=list)
+
+
+Seen = Mapping[str, Candidate]
+NOBODY: Seen = {}
+
+
+def look(signer: SignerContext, requests: Sequence[Mapping[str, Any]]) -> Seen:
+    """Read the devices that requests name, with what is held against each, of one snapshot."""
+    ids = sorted({item for request in requests if isinstance(item := request.get("device_id"), str) and "\0" not in item})
+    if not ids:
+        return {}
+    with signer.db.read() as connection:
+        on_sqlite = connection.dialect.name == "sqlite"
+        rows = _CANDIDATES[signer.db.dialect].all(connection, ids=json.dumps(ids) if on_sqlite else ids)
+    found: dict[str, Candidate] = {}
+    for device_id, name, vendor, serial_number, state, *signal in rows:
+        candidate = found.setdefault(device_id, Candidate(device_id, name, vendor, serial_number, state))
+        if signal[0] is not None:
+            candidate.signals.append(trust.of_columns(signal))
+    return found
+
+
+def issue(signer: SignerContext, request: dict[str, Any], seen: Seen = NOBODY) -> dict[str, Any]:
     """Issue one certificate.
 
     Args:
         signer: keys, database, settings.
         request: ``profile`` and, as its names come from: ``device_id`` and ``spki`` (DER) for a device;
             ``names`` and ``spki`` for a door; nothing more for a service.
+        seen: what `look` found.
 
     Returns:
         ``certificate``: DER.
@@ -44,6 +82,7 @@ def issue(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]:
     Raises:
         SignatureRefused: unknown field, profile, device or name; unlinted profile; unfit key; device retired or
             contained.
+        TooManySignatures: the device has had its number this hour.
     """
     name = request.get("profile")
     try:
@@ -52,14 +91,16 @@ def issue(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]:
         raise SignatureRefused(error.detail) from error
     if not lint.is_approved(authorities.folder(signer.settings), profile):
         raise SignatureRefused(f"Profile {profile.name} was not linted here; run `lachan pki lint`.")
-    identity, spki = _IDENTITIES[profile.names](signer, profile, request)
-    certificate = build(signer, profile, identity, spki)
+    identity, spki, device_id = _IDENTITIES[profile.names](signer, profile, request, seen)
+    certificate = build(signer, profile, identity, spki, device_id=device_id)
     if profile.names is Names.SERVICE:
         authorities.keep(signer.settings, profile.name, certificate)
     return {"certificate": certificate}
 
 
-def build(signer: SignerContext, profile: Profile, identity: names.Identity, spki: bytes) -> bytes:
+def build(
+    signer: SignerContext, profile: Profile, identity: names.Identity, spki: bytes, *, device_id: str = ""
+) -> bytes:
     """Fill the profile's template and sign it with the issuing key; the serial number is random (RFC 5280 4.1.2.2).
 
     Raises:
@@ -83,7 +124,7 @@ def build(signer: SignerContext, profile: Profile, identity: names.Identity, spk
         san=identity.san,
     )
     signature = signer.keys.sign(authorities.ISSUING_KEY, body)
-    signer.signed(f"{serial:x}", body)
+    signer.signed(f"{serial:x}", body, device_id=device_id)
     return der.signed(body, ECDSA_SHA256, signature)
 
 
@@ -93,18 +134,20 @@ def is_recorded(connection: sa.Connection, subject: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _for_device(signer: SignerContext, profile: Profile, request: dict[str, Any]) -> tuple[names.Identity, bytes]:
+_Wanted = tuple[names.Identity, bytes, str]  # subject and SAN, SubjectPublicKeyInfo, device id
+
+
+def _for_device(signer: SignerContext, profile: Profile, request: dict[str, Any], seen: Seen) -> _Wanted:
     fields = strict(request, {"profile": str, "device_id": str, "spki": bytes})
-    device_id = fields["device_id"]
-    with signer.db.read() as connection:
-        row = connection.execute(sa.select(devices).where(devices.c.id == device_id)).first()
-        answer = trust.decision(connection, device_id).answer
+    row = seen.get(fields["device_id"])
     if row is None:
-        raise SignatureRefused(f"No device {device_id} is registered.")
+        raise SignatureRefused(f"No device {fields['device_id'][:60]} is registered.")
     if row.state == DeviceState.RETIRED:
         raise SignatureRefused(f"Device {row.name} is retired.")
+    answer = trust.decide(row.id, row.signals, at=clock.now()).answer
     if answer.rank >= trust.Answer.QUARANTINE.rank:
         raise SignatureRefused(f"Device {row.name} is contained ({answer}).")
+    signer.counts.check(row.id)
     try:
         identity = names.device(
             device_id=row.id,
@@ -115,27 +158,39 @@ def _for_device(signer: SignerContext, profile: Profile, request: dict[str, Any]
         )
     except names.NameUnfit as error:
         raise SignatureRefused(str(error)) from error
-    return identity, fields["spki"]
+    return identity, fields["spki"], row.id
 
 
-def _for_server(signer: SignerContext, profile: Profile, request: dict[str, Any]) -> tuple[names.Identity, bytes]:
+def _for_server(signer: SignerContext, profile: Profile, request: dict[str, Any], seen: Seen) -> _Wanted:
     fields = strict(request, {"profile": str, "names": list, "spki": bytes})
     wanted = [str(name) for name in fields["names"]]
     strange = set(wanted) - names.of_doors(signer.settings)
     if strange or not wanted:
         raise SignatureRefused(f"Not a name of this installation: {', '.join(sorted(strange)) or 'none given'}.")
-    return names.server(wanted), fields["spki"]
+    return names.server(wanted), fields["spki"], ""
 
 
-def _for_service(signer: SignerContext, profile: Profile, request: dict[str, Any]) -> tuple[names.Identity, bytes]:
+def _for_service(signer: SignerContext, profile: Profile, request: dict[str, Any], seen: Seen) -> _Wanted:
     strict(request, {"profile": str})
     public = signer.keys.public(profile.service_key)
     spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return names.service(profile.service_name), spki
+    return names.service(profile.service_name), spki, ""
 
 
-_IDENTITIES: Mapping[Names, Callable[[SignerContext, Profile, dict[str, Any]], tuple[names.Identity, bytes]]] = {
+_IDENTITIES: Mapping[Names, Callable[[SignerContext, Profile, dict[str, Any], Seen], _Wanted]] = {
     Names.DEVICE: _for_device,
     Names.SERVER: _for_server,
     Names.SERVICE: _for_service,
 }
+
+_OF_CANDIDATE = sa.select(
+    devices.c.id, devices.c.name, devices.c.vendor, devices.c.serial_number, devices.c.state, *trust.trust_signals.c
+).select_from(devices.outerjoin(trust.trust_signals, trust.trust_signals.c.device_id == devices.c.id))
+_IDS = sa.text("SELECT value FROM json_each(:ids)").bindparams(sa.bindparam("ids", type_=sa.Text))
+_CANDIDATES = {
+    "sqlite": Statement(_OF_CANDIDATE.where(devices.c.id.in_(_IDS))),
+    "postgresql": Statement(
+        _OF_CANDIDATE.where(devices.c.id == sa.func.any(sa.bindparam("ids", type_=sa.ARRAY(sa.String))))
+    ),
+}
+ISSUE = Handler(look, issue)

@@ -64,7 +64,7 @@ class SignerClient:
             connection.close()
             raise SignerUnavailable(f"The signer at {self.path} hung up on {kind}.")
         self._give(connection)
-        return _result(kind, answer)
+        return result(kind, answer)
 
     def close(self) -> None:
         """Hang up."""
@@ -120,7 +120,8 @@ def _alive(connection: socket.socket) -> bool:
     return False
 
 
-def _result(kind: str, answer: dict[str, Any]) -> dict[str, Any]:
+def result(kind: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Take what the signer answered to one request apart; raises as `SignerClient.request` does."""
     if "ok" in answer and isinstance(answer["ok"], dict):
         return answer["ok"]
     reason = str(answer.get("refused") or answer.get("failed") or "no reason given")

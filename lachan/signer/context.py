@@ -1,7 +1,7 @@
 """What a room's signing handler is handed inside the signer process, and the helper that keeps its requests narrow."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -9,6 +9,7 @@ from typing import Any
 
 from lachan.database import Database
 from lachan.settings import Settings
+from lachan.signer.counts import HourlyCounts
 from lachan.signer.errors import SignatureRefused
 from lachan.signer.keystore import KeyStore
 
@@ -32,10 +33,17 @@ class InitContext:
 
 @dataclass(frozen=True)
 class Signed:
-    """One signature as the log keeps it: whose or which thing, and the SHA-256 of the bytes that were signed."""
+    """One signature as the log keeps it.
+
+    Attributes:
+        subject: whose or which thing.
+        digest: SHA-256 of the bytes that were signed, hex.
+        device_id: for which device, if for one.
+    """
 
     subject: str
     digest: str
+    device_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class SignerContext:
         db: read the approvals and registry rows again here; never open ``write`` (the caller may hold SQLite's lock).
         settings: of this installation.
         folder: the signer's own folder, for memory that must not lie in the database.
+        counts: signatures per device and hour; a handler that signs for a device asks `HourlyCounts.check` first.
         signatures: what `signed` recorded.
     """
 
@@ -54,16 +63,33 @@ class SignerContext:
     db: Database
     settings: Settings
     folder: Path
+    counts: HourlyCounts = field(default_factory=HourlyCounts)
     signatures: list[Signed] = field(default_factory=list)
 
-    def signed(self, subject: str, data: bytes) -> None:
-        """Record one signature for the log; an answer without any is not let out.
+    def signed(self, subject: str, data: bytes, *, device_id: str = "") -> None:
+        """Record one signature for the log, and count it; an answer without any is not let out.
 
         Args:
             subject: what ``SIGNED`` finds it by: the certificate's serial in hex, the release's digest, the tree's size.
             data: the bytes that were signed (the TBS part, the note's text …); their SHA-256 is kept.
+            device_id: for which device, if for one.
         """
-        self.signatures.append(Signed(subject, hashlib.sha256(data).hexdigest()))
+        self.signatures.append(Signed(subject, hashlib.sha256(data).hexdigest(), device_id))
+        if device_id:
+            self.counts.add(device_id)
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A room's signing handler that looks once for many requests; what `resolve` finds may also be a plain function.
+
+    Attributes:
+        look: reads all that these requests need, of one snapshot; must bear fields of any type (`sign` refuses them).
+        sign: answers one of them with what `look` found.
+    """
+
+    look: Callable[[SignerContext, Sequence[Mapping[str, Any]]], Any]
+    sign: Callable[[SignerContext, dict[str, Any], Any], dict[str, Any]]
 
 
 def strict(request: Mapping[str, Any], wanted: Mapping[str, type | UnionType]) -> dict[str, Any]:

@@ -9,6 +9,12 @@ class SignatureRefused(Forbidden):
     title, hint = "The signer refuses", "Read the reason; the refusal is in the ledger."
 
 
+class TooManySignatures(SignatureRefused):
+    """A device has had its signatures of this hour; ``retry_after`` in seconds, ``quiet`` if the log knows already."""
+
+    title, hint = "The device has had its signatures of this hour", "Wait for the next hour."
+
+
 class SignerRefused(Forbidden):
     """What the caller of the signer sees of a refusal; ``fields['reason']`` is the signer's sentence."""
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 RATES: Mapping[str, float] = {
-    "issue": 200,
+    "issue": 500,
     "crl": 5,
     "ocsp": 1000,
     "checkpoint": 20,

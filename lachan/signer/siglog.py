@@ -1,8 +1,8 @@
 """The signer's own append-only log: every signature and every refusal, durable before its answer leaves.
 
 One JSON object per line in ``signatures.log``: ``n`` (counts from 1), ``id``, ``time``, ``kind``, ``subject``, ``digest``
-(SHA-256 of what was signed, hex), ``outcome`` (`Outcome`), ``reason`` of a refusal, and the asking process (``pid``,
-``uid``). Requests that arrive together share one fsync: the first of them becomes the leader and writes for all. A line
+(SHA-256 of what was signed, hex), ``outcome`` (`Outcome`), ``reason`` of a refusal, ``device_id`` of a signature for a device,
+and the asking process (``pid``, ``uid``). Requests that arrive together share one fsync: the first of them becomes the leader and writes for all. A line
 that a crash cut short is ended by the next start and never counted; its answer was never sent. When the disk refuses a
 line, nothing is signed until the next start. Limits: one writer; the file grows until an operator archives it.
 """
@@ -11,12 +11,15 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from lachan import clock
 from lachan.ids import new_id
+
+WINDOW = 1 << 20
 
 
 class Outcome(StrEnum):
@@ -48,7 +51,7 @@ class SignatureLog:
 
         Args:
             kind: of the request.
-            lines: ``subject``, ``digest``, ``outcome``, ``reason`` of each.
+            lines: ``subject``, ``digest``, ``outcome``, ``reason``, ``device_id`` of each.
             pid: process that asked.
             uid: user that asked.
 
@@ -111,6 +114,28 @@ def read(path: Path, *, after: int = 0, limit: int | None = None) -> Iterator[tu
             position += len(raw)
             for _, line in _parse(raw, 0):
                 yield position, line
+
+
+def since(path: Path, moment: datetime) -> Iterator[dict[str, Any]]:
+    """Whole lines that were written at ``moment`` or later; read from the end, so the cost is theirs and not the file's."""
+    with path.open("rb") as file:
+        start = file.seek(0, os.SEEK_END)
+        rest = b""
+        while start and (not rest or _moment(rest) is None or (_moment(rest) or moment) >= moment):
+            step = min(start, WINDOW)
+            start -= step
+            file.seek(start)
+            rest = file.read(step) + rest
+    for _, line in _parse(rest, 0):
+        if clock.parse(line["time"]) >= moment:
+            yield line
+
+
+def _moment(data: bytes) -> datetime | None:
+    """When the first whole line was written; None if there is none."""
+    for _, line in _parse(data[:4096], 0):
+        return clock.parse(line["time"])
+    return None
 
 
 def _parse(data: bytes, start: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -15,6 +15,7 @@ from lachan.signer.errors import BadFrame
 
 MAX_FRAME = 4 << 20
 _LENGTH = struct.Struct(">I")
+HEAD = _LENGTH.size
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -24,10 +25,42 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
         BadFrame: it is larger than `MAX_FRAME`.
         TypeError: it holds something that is neither JSON nor bytes.
     """
+    connection.sendall(pack(message))
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """Give the bytes of one message; raises as `send` does."""
     body = json.dumps(message, default=_bytes_out, separators=(",", ":"), ensure_ascii=False).encode()
     if len(body) > MAX_FRAME:
         raise BadFrame(f"A message of {len(body)} bytes is over the limit of {MAX_FRAME}.")
-    connection.sendall(_LENGTH.pack(len(body)) + body)
+    return _LENGTH.pack(len(body)) + body
+
+
+def length(head: bytes) -> int:
+    """Read a message's first `HEAD` bytes: the size of its body.
+
+    Raises:
+        BadFrame: it is too large.
+    """
+    (size,) = _LENGTH.unpack(head)
+    if size > MAX_FRAME:
+        raise BadFrame(f"A message of {size} bytes is over the limit of {MAX_FRAME}.")
+    return int(size)
+
+
+def unpack(body: bytes) -> dict[str, Any]:
+    """Read a message's body.
+
+    Raises:
+        BadFrame: it is no JSON object.
+    """
+    try:
+        message = json.loads(body, object_hook=_bytes_in)
+    except (ValueError, RecursionError) as error:
+        raise BadFrame(f"A message is no JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise BadFrame("A message is no JSON object.")
+    return message
 
 
 def receive(connection: socket.socket) -> dict[str, Any] | None:
@@ -39,17 +72,7 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     head = _exactly(connection, _LENGTH.size, at_boundary=True)
     if head is None:
         return None
-    (length,) = _LENGTH.unpack(head)
-    if length > MAX_FRAME:
-        raise BadFrame(f"A message of {length} bytes is over the limit of {MAX_FRAME}.")
-    body = _exactly(connection, length)
-    try:
-        message = json.loads(body or b"", object_hook=_bytes_in)
-    except (ValueError, RecursionError) as error:
-        raise BadFrame(f"A message is no JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise BadFrame("A message is no JSON object.")
-    return message
+    return unpack(_exactly(connection, length(head)) or b"")
 
 
 def _exactly(connection: socket.socket, length: int, *, at_boundary: bool = False) -> bytes | None:
