@@ -53,7 +53,9 @@ NOBODY: Seen = {}
 
 def look(signer: SignerContext, requests: Sequence[Mapping[str, Any]]) -> Seen:
     """Read the devices that requests name, with what is held against each, of one snapshot."""
-    ids = sorted({item for request in requests if isinstance(item := request.get("device_id"), str) and "\0" not in item})
+    ids = sorted(
+        {item for request in requests if isinstance(item := request.get("device_id"), str) and "\0" not in item}
+    )
     if not ids:
         return {}
     with signer.db.read() as connection:

@@ -29,7 +29,7 @@ class HourlyCounts:
 
     def __init__(self, most: int = FULL - 1) -> None:
         self.most = min(most, FULL - 1)
-        self._hour = datetime.min
+        self._hour: datetime | None = None
         self._rows: list[bytearray] = []
         self._lock = threading.Lock()
 

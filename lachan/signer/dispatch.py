@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,9 @@ class Dispatcher:
             self._on_refusal()
 
     def _sign(self, kind: str, items: Sequence[dict[str, Any]]) -> list[_Answer]:
-        handler = resolve(self.signing[kind])
+        handler: Any = resolve(self.signing[kind])
         if not isinstance(handler, Handler):
-            return [self._one(kind, lambda context, item=item: handler(context, item)) for item in items]
+            return [self._one(kind, partial(_call, handler, item)) for item in items]
         if not items:
             return []
         try:
@@ -143,8 +144,7 @@ class Dispatcher:
         except Exception as error:
             log.exception("a signing handler could not look", kind=kind)
             return [_failure(error, "") for _ in items]
-        sign = handler.sign
-        return [self._one(kind, lambda context, item=item: sign(context, item, seen)) for item in items]
+        return [self._one(kind, partial(_call, handler.sign, item, seen)) for item in items]
 
     def _one(self, kind: str, call: Callable[[SignerContext], dict[str, Any]]) -> _Answer:
         context = self._context()
@@ -201,6 +201,12 @@ class Dispatcher:
             return {"lines": [], "next": after, "size": size}
         found = list(siglog.read(self.log.path, after=after, limit=1 << 19))
         return {"lines": [[position, line] for position, line in found], "size": size}
+
+
+def _call(sign: Callable[..., dict[str, Any]], item: dict[str, Any], *seen: Any) -> dict[str, Any]:
+    context: SignerContext
+    *rest, context = seen
+    return sign(context, item, *rest)
 
 
 def _line(fields: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
