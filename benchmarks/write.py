@@ -6,6 +6,8 @@ Parts (`--only`, by default all but ``growth``, which `--growth` adds):
 
 * ``enrol``: EST enrolment with a one-time secret over kept (×1, ×4, ×16 connections) and fresh TLS, renewal by mutual TLS,
   and how long one enrolment takes alone.
+* ``runs``: alert row → device contained and all of our own points settled; and what a run costs itself.
+* ``imports``: rows of a CSV by the command and at the people door.
 
 The peers are made once in ``$LACHAN_BENCH_CACHE`` (default ``~/.cache/lachan-benchmarks``): step-ca by Go from its module,
 and lachan 990b298, the yardstick of the machine, from this repository. `--quick` (under a minute) uses what is there and
@@ -20,11 +22,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks.support import enrolment, postgres, stepca, table, yardstick
+from benchmarks.support import containment, enrolment, imports, postgres, stepca, table, yardstick
+from benchmarks.support.installation import Checkout
 from benchmarks.support.table import Row
 
 Say = Callable[[str], None]
-PARTS = ("enrol",)
+PARTS = ("enrol", "runs", "imports")
 
 
 def main() -> int:
@@ -43,24 +46,50 @@ def main() -> int:
 
 
 def _enrol(args: argparse.Namespace, say: Say) -> list[Row]:
-    old = yardstick.prepare(make=not args.quick)
     step = stepca.program(make=not args.quick)
-    for name, there in (("lachan " + yardstick.COMMIT, old), ("step-ca", step)):
-        if there is None:
-            say(f"{name} is not in the cache (and cannot be made, or --quick makes none): its rows are left out")
-    sides = [yardstick.OURS, *([old] if old else [])]
-    found = []
-    for database in args.database:
-        if database == "postgresql" and not postgres.available():
-            say("PostgreSQL's programs are not there: its rows are left out")
-            continue
-        found += enrolment.measure(
-            sides, step, postgres=database == "postgresql", rounds=args.rounds, quick=args.quick, say=say
-        )
+    if step is None:
+        say("step-ca is not in the cache (and cannot be made, or --quick makes none): its rows are left out")
+    sides, found = _sides(args, say), []
+    for on_postgres in _databases(args, say):
+        found += enrolment.measure(sides, step, postgres=on_postgres, rounds=args.rounds, quick=args.quick, say=say)
     return found
 
 
-PART: dict[str, Callable[[argparse.Namespace, Say], list[Row]]] = {"enrol": _enrol}
+def _runs(args: argparse.Namespace, say: Say) -> list[Row]:
+    sides, found = _sides(args, say), []
+    for on_postgres in _databases(args, say):
+        found += containment.measure(sides, postgres=on_postgres, quick=args.quick, say=say)
+    return found
+
+
+def _imports(args: argparse.Namespace, say: Say) -> list[Row]:
+    sides, found = _sides(args, say), []
+    for on_postgres in _databases(args, say):
+        found += imports.measure(sides, postgres=on_postgres, quick=args.quick, say=say)
+    return found
+
+
+def _sides(args: argparse.Namespace, say: Say) -> list[Checkout]:
+    """Give ours, and the yardstick where it is there or may be made."""
+    old = yardstick.prepare(make=not args.quick)
+    if old is None:
+        say(f"lachan {yardstick.COMMIT} is not in the cache, and --quick makes none: its rows are left out")
+    return [yardstick.OURS, *([old] if old else [])]
+
+
+def _databases(args: argparse.Namespace, say: Say) -> list[bool]:
+    """Give, for each database asked for and there, whether it is PostgreSQL."""
+    if "postgresql" in args.database and not postgres.available():
+        say("PostgreSQL's programs are not there: its rows are left out")
+        return [False] if "sqlite" in args.database else []
+    return [name == "postgresql" for name in args.database]
+
+
+PART: dict[str, Callable[[argparse.Namespace, Say], list[Row]]] = {
+    "enrol": _enrol,
+    "runs": _runs,
+    "imports": _imports,
+}
 
 
 def _words(known: tuple[str, ...]) -> Callable[[str], list[str]]:
