@@ -3,8 +3,8 @@
 Runs pytest over ``tests/`` on as many workers as there are processors (four at most) and lets ``tests/support/report.py`` print
 how many tests ran, how many were skipped and why, and fail the run where a skip breaks the house rules.
 
-By default the long ones stay out (marks ``slow`` and ``fault``); ``--all`` takes them in, ``-m`` chooses otherwise. Every other
-argument goes to pytest.
+By default the long ones stay out (marks ``slow`` and ``fault``); ``--all`` takes them in, ``-m`` chooses otherwise: only so
+come those marked ``soak``, which take a machine for themselves. Every other argument goes to pytest.
 
 Limits: needs a checkout; a wheel carries no tests.
 """
@@ -17,7 +17,8 @@ from importlib.util import find_spec
 
 from lachan.launch.environment import ROOT
 
-DEFAULT_MARKS = "not slow and not fault"
+DEFAULT_MARKS = "not slow and not fault and not soak"
+ALL_MARKS = "not soak"
 
 USAGE = """\
 usage: lachan test [--all] [pytest arguments]
@@ -66,6 +67,6 @@ def arguments(argv: list[str]) -> list[str]:
     mine = ["-p", "tests.support.report"]
     if not any(argument.startswith(("-n", "--numprocesses")) for argument in given):
         mine += ["-n", str(min(4, len(os.sched_getaffinity(0)))), "--dist", "worksteal"]
-    if "--all" not in argv and not any(argument == "-m" or argument.startswith("-m=") for argument in given):
-        mine += ["-m", DEFAULT_MARKS]
+    if not any(argument == "-m" or argument.startswith("-m=") for argument in given):
+        mine += ["-m", ALL_MARKS if "--all" in argv else DEFAULT_MARKS]
     return mine + given

@@ -103,6 +103,7 @@ def test_a_failure_stays_a_failure(tmp_path: Path) -> None:
 def test_the_long_ones_stay_out_unless_asked_for() -> None:
     assert testcmd.DEFAULT_MARKS in testcmd.arguments([])
     assert testcmd.DEFAULT_MARKS not in testcmd.arguments(["--all"])
+    assert testcmd.ALL_MARKS in testcmd.arguments(["--all"])
     assert "--all" not in testcmd.arguments(["--all"])
     assert testcmd.arguments(["-m", "fault"])[-2:] == ["-m", "fault"]
     assert testcmd.DEFAULT_MARKS not in testcmd.arguments(["-m", "fault"])

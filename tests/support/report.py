@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from lachan.launch.testcmd import ALL_MARKS, DEFAULT_MARKS
+
 MAY_SKIP = ("tests/interop/", "tests/browser/")
 SHARE = 0.10
 
@@ -50,7 +52,7 @@ class Report:
     def whole(self) -> bool:
         """All of tests/, not a part that somebody chose."""
         option = self.config.option
-        chosen = option.keyword or getattr(option, "lf", False) or option.markexpr not in ("", "not slow and not fault")
+        chosen = option.keyword or getattr(option, "lf", False) or option.markexpr not in ("", ALL_MARKS, DEFAULT_MARKS)
         return self.config.args_source is pytest.Config.ArgsSource.TESTPATHS and not chosen
 
     def broken(self) -> list[str]:
