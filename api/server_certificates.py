@@ -18,6 +18,7 @@ from cryptography import x509
 from lachan import clock
 from lachan.runtime import Runtime
 from pki import service
+from pki.settings import PkiSettings
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def ensure(rt: Runtime, door: str) -> tuple[Files, bool]:
 
 def _names(rt: Runtime, door: str) -> list[str]:
     host = urlsplit(rt.settings.device_url if door == "device" else rt.settings.people_url).hostname or "localhost"
-    return sorted({host, rt.settings.host, *rt.settings.pki_server_names} - {"", "0.0.0.0", "::"})
+    return sorted({host, rt.settings.host, *PkiSettings.of(rt.settings).pki_server_names} - {"", "0.0.0.0", "::"})
 
 
 def _lasts(files: Files, names: list[str]) -> bool:

@@ -1,4 +1,5 @@
 """What the doors bring to the house."""
 
-TABLES = "api.models"
-ENFORCEMENT = ("api.device.enforcement:DeviceDoor",)
+from lachan.wiring import Room
+
+WIRING = Room(tables="api.models", enforcement=("api.device.enforcement:DeviceDoor",))

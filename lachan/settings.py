@@ -1,14 +1,15 @@
-"""Settings: one frozen model, every field with its unit and a safe default.
+"""Settings: one frozen model, every field with its unit and a safe default; each room brings its part by its wiring.
 
 Values come from, last wins: defaults, ``lachan.toml`` in the data folder, ``LACHAN_*`` variables, arguments of
 `Settings.load`. Secrets are not settings: they lie in files of their own in the data folder, mode 0600.
 """
 
 import os
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,11 +17,28 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from lachan import wiring
 from lachan.errors import Invalid
 
 
+class RoomSettings(BaseModel):
+    """A room's part of the settings: a class of that room, named in its ``wiring.py``; fields begin with the room's word."""
+
+    @classmethod
+    def of(cls, settings: "Settings") -> Self:
+        """These settings, known to hold the room's part.
+
+        Raises:
+            TypeError: they were not read by `Settings.load`.
+        """
+        found: object = settings  # the class that holds both is made at run time
+        if not isinstance(found, cls):
+            raise TypeError(f"{cls.__name__} is no part of these settings; read them with Settings.load")
+        return found
+
+
 class Settings(BaseSettings):
-    """What an operator may decide. Lists are JSON in variables, arrays in TOML."""
+    """What an operator may decide: the core's part. Lists are JSON in variables, arrays in TOML."""
 
     model_config = SettingsConfigDict(env_prefix="LACHAN_", frozen=True, extra="forbid")
 
@@ -69,20 +87,6 @@ class Settings(BaseSettings):
         512, ge=1, description="Most open connections of one TLS door from one address."
     )
 
-    pki_device_domain: str = Field(
-        "devices.lachan.invalid",
-        description="Domain of the dNSName in device certificates.",
-    )
-    pki_server_names: tuple[str, ...] = Field(
-        (), description="Further names and addresses that certificates of the doors may carry."
-    )
-    pki_secret_days: int = Field(7, ge=1, le=90, description="Days that an enrolment secret may be used.")
-    pki_failures_device: int = Field(
-        10, ge=1, description="Wrong enrolment secrets per device and quarter of an hour before it must wait."
-    )
-    pki_failures_address: int = Field(
-        60, ge=1, description="Wrong enrolment secrets per source address and quarter of an hour before it must wait."
-    )
     signer_socket: Path | None = Field(
         None, description="Path of the signer's socket; by default signer/signer.sock in the data folder."
     )
@@ -94,47 +98,7 @@ class Settings(BaseSettings):
     )
     signer_allowed_uids: tuple[int, ...] = Field((), description="Further user ids that may ask the signer.")
 
-    siem_rules_off: tuple[str, ...] = Field((), description="Detection rules (names or ids) that are switched off.")
-
-    mosquitto_host: str = Field("", description="Broker address; empty means that no broker is driven.")
-    mosquitto_port: int = Field(
-        1883,
-        ge=1,
-        le=65535,
-        description="Broker port for the administrator's connection.",
-    )
-    mosquitto_user: str = Field("admin", description="Dynamic-security administrator.")
-    mosquitto_password_file: Path | None = Field(None, description="File with that administrator's password.")
-
-    ota_approvals: int = Field(
-        2, ge=1, le=10, description="Persons other than the proposer who must approve a firmware release, at least."
-    )
-    ota_artifact_max_bytes: int = Field(
-        1 << 31, ge=1, description="Largest firmware file that is taken, in bytes; RAUC 'plain' bundles end at 2 GiB."
-    )
-
-    webhook_url: str = Field(
-        "",
-        description="Where alerts and needed approvals are posted; empty means nowhere.",
-    )
     outgoing_allow: tuple[str, ...] = Field((), description="host:port that webhooks and http steps may reach.")
-    protected: tuple[str, ...] = Field((), description="Device names that no containment may ever target.")
-    budget_site: int = Field(
-        20,
-        ge=0,
-        description="Most devices of one site contained automatically at a time.",
-    )
-    budget_model: int = Field(
-        50,
-        ge=0,
-        description="Most devices of one model contained automatically at a time.",
-    )
-    budget_detector: int = Field(20, ge=0, description="Most devices contained at a time because of one rule.")
-    budget_sender: int = Field(
-        5,
-        ge=0,
-        description="Most devices contained at a time because of one sender's logs.",
-    )
 
     @property
     def url(self) -> str:
@@ -180,6 +144,23 @@ class Settings(BaseSettings):
             raise Invalid("No data folder is named: give --data DIR or set LACHAN_DATA.")
         try:
             # A test harness sets LACHAN_FAULT and LACHAN_CLOCK_OFFSET; they are no settings and are ignored by the prefix rule.
-            return cls(data=Path(folder).absolute(), **fields)
+            return _whole()(data=Path(folder).absolute(), **fields)
         except ValueError as error:
             raise Invalid(f"The settings of {folder} do not hold: {error}") from error
+
+
+@cache
+def _whole() -> type[Settings]:
+    """The core's settings and every room's part, as one class: a misspelt name in any of them is refused.
+
+    Raises:
+        WiringFault: two parts have a field of the same name.
+    """
+    parts = [wiring.resolve(name) for name in wiring.load().settings]
+    owner = dict.fromkeys(Settings.model_fields, "lachan.settings:Settings")
+    for name, part in zip(wiring.load().settings, parts, strict=True):
+        for field in part.model_fields:  # type: ignore[attr-defined]
+            if field in owner:
+                raise wiring.WiringFault(f"{name} and {owner[field]} both have the setting {field}")
+            owner[field] = name
+    return type("Settings", (Settings, *parts), {"__doc__": Settings.__doc__, "__module__": __name__})  # type: ignore[arg-type]

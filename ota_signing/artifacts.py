@@ -19,6 +19,7 @@ from lachan.work import outbox
 from ota_signing.errors import NoSuchArtifact
 from ota_signing.models import artifacts
 from ota_signing.schemas import Artifact
+from ota_signing.settings import OtaSettings
 from ota_signing.store import Incoming, Store, Stored
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def receive(rt: "Runtime", principal: Principal, *, vendor: str) -> Incoming:
         NotFound: a manufacturer uploads for another vendor.
     """
     require(principal, Permission.OTA_UPLOAD, vendor=vendor)
-    return Store(rt.settings).receive(limit=rt.settings.ota_artifact_max_bytes)
+    return Store(rt.settings).receive(limit=OtaSettings.of(rt.settings).ota_artifact_max_bytes)
 
 
 def upload(

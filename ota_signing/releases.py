@@ -20,6 +20,7 @@ from ota_signing import artifacts
 from ota_signing.errors import DigestMoved, LowerVersion, NoSuchRelease, OwnProposal, VersionSpent, WrongState
 from ota_signing.models import approvals, releases
 from ota_signing.schemas import Approval, Artifact, Release, ReleaseState
+from ota_signing.settings import OtaSettings
 from ota_signing.statement import Statement
 from ota_signing.versions import Version
 
@@ -60,8 +61,9 @@ def propose(
         VersionSpent: that vendor, model and version has a release already.
         LowerVersion: the version is not above the newest published one, and ``downgrade`` is not set.
     """
-    needed = rt.settings.ota_approvals if approvals_needed is None else approvals_needed
-    _check_words(model=model, version=version, notes=notes, needed=needed, minimum=rt.settings.ota_approvals)
+    minimum = OtaSettings.of(rt.settings).ota_approvals
+    needed = minimum if approvals_needed is None else approvals_needed
+    _check_words(model=model, version=version, notes=notes, needed=needed, minimum=minimum)
     with rt.db.write() as connection:
         artifact = artifacts.get(connection, artifact_id, principal=principal)
         require(principal, Permission.OTA_PROPOSE, vendor=artifact.vendor)

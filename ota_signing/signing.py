@@ -25,6 +25,7 @@ from ota_signing.errors import ArtifactMissing, ReleaseRefused
 from ota_signing.models import releases
 from ota_signing.repository import Memory, Repository
 from ota_signing.schemas import ReleaseState
+from ota_signing.settings import OtaSettings
 from ota_signing.statement import Statement
 from ota_signing.store import Store
 
@@ -54,7 +55,7 @@ def release(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
     release_id = strict(request, {"release_id": str})["release_id"]
     try:
         with signer.db.read() as connection:
-            statement = approvals.verify(connection, release_id, minimum=signer.settings.ota_approvals)
+            statement = approvals.verify(connection, release_id, minimum=OtaSettings.of(signer.settings).ota_approvals)
         _measure(signer.settings, statement)
     except ReleaseRefused as error:
         raise _refusal(error) from error

@@ -42,6 +42,7 @@ from pki.issuing import Issued, record, registered
 from pki.models import certificates
 from pki.names import LABEL
 from pki.profiles import get
+from pki.settings import PkiSettings
 from pki.states import Reason, State
 
 AGAIN = timedelta(minutes=10)
@@ -147,7 +148,7 @@ def _counted(name: str, source: str) -> list[str]:
 
 
 def _known(rt: Runtime, name: str, who: list[str]) -> devices.Device | None:
-    limits = (rt.settings.pki_failures_address, rt.settings.pki_failures_device)
+    limits = (PkiSettings.of(rt.settings).pki_failures_address, PkiSettings.of(rt.settings).pki_failures_device)
     with rt.db.read() as connection:
         attempts.check(connection, dict(zip(who, limits, strict=True)))
         try:
@@ -172,7 +173,7 @@ def _exchange(
     if before is not None:
         return before
     _refuse_suspended(connection, device)
-    check_claims(csr, device, domain=rt.settings.pki_device_domain)
+    check_claims(csr, device, domain=PkiSettings.of(rt.settings).pki_device_domain)
     issued = _issue(rt, connection, device, row.profile, csr)
     if not secrets.consume(connection, row.id, issued.id):
         raise SecretRefused

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from lachan import der
 from lachan.settings import Settings
+from pki.settings import PkiSettings
 
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 ORGANISATION = "2.5.4.10"
@@ -80,7 +81,9 @@ def of_doors(settings: Settings) -> frozenset[str]:
     """Every name that a server certificate of this installation may carry."""
     urls = (settings.people_url, settings.device_url, settings.status_url)
     hosts = {urlsplit(url).hostname or "" for url in urls}
-    return frozenset({*hosts, settings.host, *settings.pki_server_names, "localhost", "127.0.0.1", "::1"} - {""})
+    return frozenset(
+        {*hosts, settings.host, *PkiSettings.of(settings).pki_server_names, "localhost", "127.0.0.1", "::1"} - {""}
+    )
 
 
 def _general_names(*, uris: list[str] = [], dns: list[str] = [], addresses: list[bytes] = []) -> bytes:  # noqa: B006

@@ -20,6 +20,7 @@ from lachan.work import outbox
 from pki.errors import DeviceRetired, ProfileUnknown
 from pki.models import secrets
 from pki.profiles import Names, get
+from pki.settings import PkiSettings
 
 OCTETS = 20  # 160 random bits
 PREFIX = "lce_"  # so that secret scanners and people know it when they see it
@@ -72,7 +73,7 @@ def issue_secret(
     same = sa.and_(secrets.c.device_id == device_id, secrets.c.profile == profile, secrets.c.consumed_at.is_(None))
     connection.execute(secrets.update().where(same, secrets.c.expires_at > now).values(expires_at=now))
     secret = PREFIX + base64.b32encode(os.urandom(OCTETS)).decode().lower()
-    secret_id, expires_at = new_id(), now + timedelta(days=rt.settings.pki_secret_days)
+    secret_id, expires_at = new_id(), now + timedelta(days=PkiSettings.of(rt.settings).pki_secret_days)
     connection.execute(
         secrets.insert().values(
             id=secret_id, device_id=device_id, profile=profile, digest=hashed(rt.settings.data, secret),

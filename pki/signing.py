@@ -31,6 +31,7 @@ from pki.errors import KeyUnfit, ProfileUnknown
 from pki.models import certificates
 from pki.profiles import ECDSA_SHA256, Issuer, Names, Profile, compile_template
 from pki.profiles import get as get_profile
+from pki.settings import PkiSettings
 
 BACKDATE = timedelta(minutes=5)  # clocks of devices are not exact
 
@@ -156,7 +157,7 @@ def _for_device(signer: SignerContext, profile: Profile, request: dict[str, Any]
             name=row.name,
             vendor=row.vendor,
             serial_number=row.serial_number,
-            domain=signer.settings.pki_device_domain,
+            domain=PkiSettings.of(signer.settings).pki_device_domain,
         )
     except names.NameUnfit as error:
         raise SignatureRefused(str(error)) from error

@@ -1,10 +1,18 @@
 """What the PKI brings to the house."""
 
-TABLES = "pki.models"
-JOBS = {"pki.crl": "pki.crl:publish_due"}
-RECURRING = {"pki.refresh": (60.0, "pki.crl:refresh")}
-VERBS = ("pki.verbs:SUSPEND", "pki.verbs:RELEASE", "pki.verbs:REVOKE")
-ENFORCEMENT = ("pki.enforcement:CertificateHold",)
-SIGNING = {"issue": "pki.signing:ISSUE", "crl": "pki.status_signing:crl", "ocsp": "pki.status_signing:ocsp"}
-INIT = ("pki.setup:init",)
-SIGNED = {"issue": "pki.signing:is_recorded"}
+from lachan.wiring import Room, Signing
+
+WIRING = Room(
+    tables="pki.models",
+    settings="pki.settings:PkiSettings",
+    jobs={"pki.crl": "pki.crl:publish_due"},
+    recurring={"pki.refresh": (60.0, "pki.crl:refresh")},
+    verbs=("pki.verbs:SUSPEND", "pki.verbs:RELEASE", "pki.verbs:REVOKE"),
+    enforcement=("pki.enforcement:CertificateHold",),
+    signing={
+        "issue": Signing("pki.signing:ISSUE", rate=500, recorded="pki.signing:is_recorded"),
+        "crl": Signing("pki.status_signing:crl", rate=5),
+        "ocsp": Signing("pki.status_signing:ocsp", rate=1000),
+    },
+    init=("pki.setup:init",),
+)

@@ -34,6 +34,7 @@ from siem_rules.engine import Engine, Finding
 from siem_rules.errors import DetectorReplaced
 from siem_rules.models import checkpoints
 from siem_rules.schema.event import Place, parse
+from siem_rules.settings import SiemSettings
 
 ROUND = 1 << 20
 #: Seconds between looks at the log when no wake-up comes.
@@ -66,7 +67,7 @@ def main(
     Raises:
         DetectorReplaced: another detector took over.
     """
-    detector = Detector(rt, ruleset.ours().without(rt.settings.siem_rules_off))
+    detector = Detector(rt, ruleset.ours().without(SiemSettings.of(rt.settings).siem_rules_off))
     sleeper = Sleeper(rt.settings.data, "detect")
     listener = None if syslog is None else udp.listen(rt, stop, syslog)
     if ready is not None:

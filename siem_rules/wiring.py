@@ -1,8 +1,5 @@
-"""What the room `siem_rules` brings: a table of contents, plain data."""
+"""What detection brings to the house: its detector is a role of its own and takes no jobs."""
 
-TABLES = "siem_rules.models"
-HANDLERS: dict[str, tuple[str, ...]] = {}
-JOBS: dict[str, str] = {}
-RECURRING: dict[str, tuple[float, str]] = {}
-VERBS: tuple[str, ...] = ()
-ENFORCEMENT: tuple[str, ...] = ()
+from lachan.wiring import Room
+
+WIRING = Room(tables="siem_rules.models", settings="siem_rules.settings:SiemSettings")

@@ -28,6 +28,7 @@ from lachan.work import jobs
 from lachan.work.outbox import StoredEvent
 from soar_playbooks import faults
 from soar_playbooks.models import webhook_deliveries
+from soar_playbooks.settings import SoarSettings
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -39,7 +40,7 @@ LONGEST = timedelta(hours=8)
 
 def on_fact(rt: Runtime, stored: StoredEvent) -> None:
     """Queue the delivery of a fact (handler of AlertRaised, ApprovalNeeded and HumanPaged); nothing without a URL."""
-    if not rt.settings.webhook_url or stored.event is None:
+    if not SoarSettings.of(rt.settings).webhook_url or stored.event is None:
         return
     body = {
         "type": _dotted(stored.name), "timestamp": clock.iso(stored.recorded_at), "id": stored.id,
@@ -106,7 +107,7 @@ def _post(rt: Runtime, webhook_id: str, body: str) -> tuple[int | None, str]:
     try:
         scope = operator_scope(rt.settings.outgoing_allow)
         answer = http_request(
-            scope, "POST", rt.settings.webhook_url, timeout=TIMEOUT, method="webhook", headers=headers,
+            scope, "POST", SoarSettings.of(rt.settings).webhook_url, timeout=TIMEOUT, method="webhook", headers=headers,
             body=body.encode(),
         )  # fmt: skip
     except LachanError as error:

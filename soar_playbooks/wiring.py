@@ -1,26 +1,31 @@
-"""What soar_playbooks brings to the house."""
+"""What containment brings to the house."""
 
-TABLES = "soar_playbooks.models"
-HANDLERS: dict[str, tuple[str, ...]] = {
-    "AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised", "soar_playbooks.webhooks:on_fact"),
-    "ApprovalNeeded": ("soar_playbooks.webhooks:on_fact",),
-    "ContainmentEnded": ("soar_playbooks.runs.undo:on_ended",),
-    "HumanPaged": ("soar_playbooks.webhooks:on_fact",),
-}
-JOBS: dict[str, str] = {
-    "soar.run": "soar_playbooks.runs.executor:run_job",
-    "soar.enforce": "soar_playbooks.containment.reconciler:enforce",
-    "soar.expire": "soar_playbooks.containment.service:expire",
-    "soar.undo": "soar_playbooks.runs.undo:run_job",
-    "soar.webhook": "soar_playbooks.webhooks:deliver",
-}
-RECURRING: dict[str, tuple[float, str]] = {
-    "soar.reconcile": (5.0, "soar_playbooks.containment.reconciler:reconcile"),
-    "soar.sweep": (30.0, "soar_playbooks.runs.triggers:sweep"),
-}
-VERBS: tuple[str, ...] = (
-    "soar_playbooks.containment.verbs:SET",
-    "soar_playbooks.containment.verbs:RELEASE",
-    "soar_playbooks.containment.verbs:PAGE",
+from lachan.wiring import Room
+
+WIRING = Room(
+    tables="soar_playbooks.models",
+    settings="soar_playbooks.settings:SoarSettings",
+    handlers={
+        "AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised", "soar_playbooks.webhooks:on_fact"),
+        "ApprovalNeeded": ("soar_playbooks.webhooks:on_fact",),
+        "ContainmentEnded": ("soar_playbooks.runs.undo:on_ended",),
+        "HumanPaged": ("soar_playbooks.webhooks:on_fact",),
+    },
+    jobs={
+        "soar.run": "soar_playbooks.runs.executor:run_job",
+        "soar.enforce": "soar_playbooks.containment.reconciler:enforce",
+        "soar.expire": "soar_playbooks.containment.service:expire",
+        "soar.undo": "soar_playbooks.runs.undo:run_job",
+        "soar.webhook": "soar_playbooks.webhooks:deliver",
+    },
+    recurring={
+        "soar.reconcile": (5.0, "soar_playbooks.containment.reconciler:reconcile"),
+        "soar.sweep": (30.0, "soar_playbooks.runs.triggers:sweep"),
+    },
+    verbs=(
+        "soar_playbooks.containment.verbs:SET",
+        "soar_playbooks.containment.verbs:RELEASE",
+        "soar_playbooks.containment.verbs:PAGE",
+    ),
+    enforcement=("soar_playbooks.enforcement.mosquitto:point",),
 )
-ENFORCEMENT: tuple[str, ...] = ("soar_playbooks.enforcement.mosquitto:point",)

@@ -1,7 +1,12 @@
 """What the ledger brings to the house."""
 
-TABLES = "lachan.ledger.models"
-RECURRING = {"ledger.seal": (1.0, "lachan.ledger.sealer:seal")}
-SIGNING = {"checkpoint": "lachan.ledger.signing:checkpoint"}
-SIGNED = {"checkpoint": "lachan.ledger.signing:is_known"}
-INIT = ("lachan.ledger.setup:init",)
+from lachan.wiring import Room, Signing
+
+WIRING = Room(
+    tables="lachan.ledger.models",
+    recurring={"ledger.seal": (1.0, "lachan.ledger.sealer:seal")},
+    signing={
+        "checkpoint": Signing("lachan.ledger.signing:checkpoint", rate=20, recorded="lachan.ledger.signing:is_known")
+    },
+    init=("lachan.ledger.setup:init",),
+)

@@ -7,6 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
+from lachan import wiring
 from lachan.database import Database
 from lachan.settings import Settings
 
@@ -35,7 +36,8 @@ def current(db: Database) -> str | None:
 
 
 def main() -> None:
-    """Upgrade the database of the data folder named on the command line."""
+    """See that the rooms' wiring holds, then upgrade the database of the data folder named on the command line."""
+    wiring.check(wiring.load())  # before any role starts; here, where what it imports is thrown away afterwards
     settings = Settings.load(sys.argv[1])
     db = Database(settings.url, pool_size=2)
     try:

@@ -18,7 +18,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
-from lachan import clock
+from lachan import clock, wiring
 from lachan.database import Database
 from lachan.errors import LachanError
 from lachan.log import get as get_logger
@@ -52,7 +52,7 @@ class Dispatcher:
         settings: of this installation.
         db: its database, for looking only.
         keys: the private keys.
-        signing: kind → ``"module:function"`` or ``"module:HANDLER"`` (`lachan.wiring.Wiring.signing`).
+        signing: kind → ``"module:function"`` or ``"module:HANDLER"`` (`lachan.wiring.Signing.handler`).
         on_refusal: called after refusals are in the log.
     """
 
@@ -71,7 +71,8 @@ class Dispatcher:
         self.counts = HourlyCounts(settings.signer_device_hour)
         self.counts.restore(_of_devices(self.log.path))
         self._on_refusal = on_refusal
-        self._limiter = Limiter(settings.signer_rates)
+        rates = {kind: found.rate for kind, found in wiring.load().signing.items()}
+        self._limiter = Limiter(rates | settings.signer_rates)
         self._told: dict[str, float] = {}
         self._lock = threading.Lock()
 

@@ -9,17 +9,11 @@ import time
 from collections.abc import Mapping
 
 RATES: Mapping[str, float] = {
-    "issue": 500,
-    "crl": 5,
-    "ocsp": 1000,
-    "checkpoint": 20,
-    "release": 5,
-    "tuf": 20,
     "ping": 1000,
     "public": 1000,
     "log": 200,
 }
-"""Signatures per second by kind, where the setting ``signer_rates`` says nothing else."""
+"""Requests per second of the kinds that sign nothing; each room brings the rates of its own (`lachan.wiring.Signing`)."""
 
 OTHER = 20.0
 """Rate of a kind that is in neither table, and of all unknown kinds together."""

@@ -55,10 +55,10 @@ def _step(rt: Runtime) -> bool:
 
 
 def _known(rt: Runtime, connection: sa.Connection, line: dict[str, Any]) -> bool:
-    finder = rt.wiring.signed.get(line["kind"])
-    if line["outcome"] != Outcome.SIGNED or finder is None:
+    signing = rt.wiring.signing.get(line["kind"])
+    if line["outcome"] != Outcome.SIGNED or signing is None or signing.recorded is None:
         return True
-    return bool(resolve(finder)(connection, line["subject"]))
+    return bool(resolve(signing.recorded)(connection, line["subject"]))
 
 
 def _settle(rt: Runtime, start: int, position: int, missing: list[dict[str, Any]]) -> None:

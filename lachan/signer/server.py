@@ -64,7 +64,7 @@ class SignerServer:
             settings,
             db,
             keys if keys is not None else open_keys(folder),
-            wiring.load().signing if signing is None else signing,
+            {kind: found.handler for kind, found in wiring.load().signing.items()} if signing is None else signing,
             self.courier.notice,
         )
         self.allowed = {os.getuid(), *settings.signer_allowed_uids}

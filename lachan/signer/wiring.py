@@ -1,4 +1,8 @@
 """What the signer brings to the house."""
 
-TABLES = "lachan.signer.models"
-RECURRING = {"signer.reconcile": (60.0, "lachan.signer.reconcile:reconcile")}
+from lachan.wiring import Room
+
+WIRING = Room(
+    tables="lachan.signer.models",
+    recurring={"signer.reconcile": (60.0, "lachan.signer.reconcile:reconcile")},
+)

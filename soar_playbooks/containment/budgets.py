@@ -17,6 +17,7 @@ from lachan.database import for_update, insert_ignore
 from lachan.devices import Device
 from lachan.settings import Settings
 from soar_playbooks.models import containment_budgets
+from soar_playbooks.settings import SoarSettings
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Spent:
 def scopes(settings: Settings, device: Device, *, rule_id: str, senders: Iterable[str]) -> dict[str, int]:
     """The scopes that an automatic containment of a device counts in, with their limits."""
     limits = {
-        f"site:{device.site}": settings.budget_site,
-        f"model:{device.vendor}/{device.model}": settings.budget_model,
+        f"site:{device.site}": SoarSettings.of(settings).budget_site,
+        f"model:{device.vendor}/{device.model}": SoarSettings.of(settings).budget_model,
     }
     if rule_id:
-        limits[f"detector:{rule_id}"] = settings.budget_detector
-    return limits | {f"sender:{sender}"[:300]: settings.budget_sender for sender in senders}
+        limits[f"detector:{rule_id}"] = SoarSettings.of(settings).budget_detector
+    return limits | {f"sender:{sender}"[:300]: SoarSettings.of(settings).budget_sender for sender in senders}
 
 
 def take(connection: sa.Connection, limits: dict[str, int]) -> Spent | None:

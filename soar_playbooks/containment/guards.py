@@ -20,6 +20,7 @@ from lachan.settings import Settings
 from soar_playbooks.containment import budgets
 from soar_playbooks.errors import EvidenceTooThin, HumanOnly, NotBound, TargetProtected
 from soar_playbooks.models import kill_switch
+from soar_playbooks.settings import SoarSettings
 
 
 class Guard(StrEnum):
@@ -111,7 +112,7 @@ def judge(connection: sa.Connection, settings: Settings, device: Device, asked: 
         EvidenceTooThin: attempts from one source.
         HumanOnly: an automatic request for eviction.
     """
-    if device.name in settings.protected or device.id in settings.protected:
+    if device.name in SoarSettings.of(settings).protected or device.id in SoarSettings.of(settings).protected:
         raise TargetProtected(f"{device.name} is one of lachan's own dependencies.", device=device.id)
     if asked.facts is None:
         return _proposal(device, asked)

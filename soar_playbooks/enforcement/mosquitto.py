@@ -27,6 +27,7 @@ from lachan.enforcement import Evidence, Level, Target
 from lachan.ids import new_id
 from soar_playbooks.errors import PointUnavailable
 from soar_playbooks.models import enforcements
+from soar_playbooks.settings import SoarSettings
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -46,7 +47,7 @@ ACLS: dict[str, list[dict[str, Any]]] = {"quarantine": _OPEN + _SHUT, "isolate":
 
 def point(rt: Runtime) -> MosquittoPoint | None:
     """The point, if the settings name a broker."""
-    return MosquittoPoint(rt.settings) if rt.settings.mosquitto_host else None
+    return MosquittoPoint(rt.settings) if SoarSettings.of(rt.settings).mosquitto_host else None
 
 
 class MosquittoPoint:
@@ -142,13 +143,16 @@ class _Admin:
             PointUnavailable: no connection, or the broker refuses the administrator.
         """
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"lachan-{new_id()}", protocol=mqtt.MQTTv5)
-        password = settings.mosquitto_password_file.read_text().strip() if settings.mosquitto_password_file else None
-        client.username_pw_set(settings.mosquitto_user, password)
+        file = SoarSettings.of(settings).mosquitto_password_file
+        password = file.read_text().strip() if file else None
+        client.username_pw_set(SoarSettings.of(settings).mosquitto_user, password)
         admin = cls(client)
         try:
-            client.connect(settings.mosquitto_host, settings.mosquitto_port, keepalive=30)
+            client.connect(
+                SoarSettings.of(settings).mosquitto_host, SoarSettings.of(settings).mosquitto_port, keepalive=30
+            )
         except OSError as error:
-            raise PointUnavailable(f"Mosquitto at {settings.mosquitto_host}: {error}") from error
+            raise PointUnavailable(f"Mosquitto at {SoarSettings.of(settings).mosquitto_host}: {error}") from error
         client.loop_start()
         try:
             admin.wait_ready()

@@ -12,6 +12,7 @@ from lachan.ledger.models import checkpoints
 from lachan.runtime import Runtime
 from lachan.signer import reconcile, siglog
 from lachan.signer.siglog import Outcome, SignatureLog
+from lachan.wiring import Signing
 from lachan.work import outbox
 
 
@@ -54,7 +55,7 @@ def test_many_lines_are_compared_in_pieces(ledger_rt: Runtime, monkeypatch: pyte
     log.append("toy", [{**lines[7], "outcome": Outcome.REFUSED, "reason": "no"}])
     log.close()
     assert path.stat().st_size > 1 << 19, "more than one answer of the signer"
-    monkeypatch.setitem(rt.wiring.signed, "toy", f"{__name__}:in_the_books")
+    monkeypatch.setitem(rt.wiring.signing, "toy", Signing("", 1, f"{__name__}:in_the_books"))
     with clock.travel(reconcile.GRACE + timedelta(seconds=1)):
         reconcile.reconcile(rt)
     assert found(rt) == [("toy", "1234"), ("toy", "3999")]

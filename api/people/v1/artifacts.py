@@ -16,6 +16,7 @@ from lachan.runtime import Runtime
 from ota_signing import artifacts
 from ota_signing.errors import ArtifactBroken, ArtifactTooLarge
 from ota_signing.schemas import Artifact
+from ota_signing.settings import OtaSettings
 from ota_signing.store import Stored
 
 router = APIRouter(prefix="/api/v1/artifacts", tags=["firmware"])
@@ -85,7 +86,7 @@ def read_artifact(
 async def _receive(request: Request, rt: Runtime, caller: Principal, *, vendor: str, sha256: str | None) -> Stored:
     header = request.headers.get("content-length", "")
     announced = int(header) if re.fullmatch(r"\d{1,18}", header) else None
-    limit = rt.settings.ota_artifact_max_bytes
+    limit = OtaSettings.of(rt.settings).ota_artifact_max_bytes
     if announced is not None and announced > limit:
         raise ArtifactTooLarge(f"The artifact has {announced} bytes, {limit} are allowed.", limit=limit)
     incoming = await run_in_threadpool(artifacts.receive, rt, caller, vendor=vendor)
