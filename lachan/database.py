@@ -14,9 +14,11 @@ Limits: inside a transaction a process must not wait for another process that ne
 import asyncio
 import contextvars
 import os
+import random
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -29,7 +31,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.types import TypeDecorator
 
 from lachan.errors import LachanError, Unavailable
-from lachan.writer import RETRY_AFTER, Lane, R, Unit, unavailable
+from lachan.units import RETRY_AFTER, R, Unit, unavailable
+from lachan.writer import Lane
 
 metadata = sa.MetaData(
     naming_convention={
@@ -43,6 +46,7 @@ metadata = sa.MetaData(
 Json = sa.JSON
 # SQLite only counts by itself for a plain INTEGER key; PostgreSQL wants 64 bits.
 S = TypeVar("S", bound=sa.Select[Any])
+PAUSE = (0.02, 0.06)  # seconds before that: at once, it would take its first row from the one that it gave way to
 AGAIN = frozenset({"40P01", "40001"})  # deadlock, serialisation failure: the same unit may well succeed now
 BigSerial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
@@ -166,6 +170,7 @@ class Database:
         except sa.exc.DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in AGAIN:
                 raise
+            time.sleep(random.uniform(*PAUSE))
             found = self._run_once(unit, callbacks)
         for callback in callbacks:
             callback()

@@ -11,15 +11,14 @@ unit of the group runs again, alone. Limits: a unit that waits for a thread that
 """
 
 import asyncio
-import contextvars
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -27,86 +26,12 @@ from lachan import wal
 from lachan.errors import Unavailable
 from lachan.gate import Gate
 from lachan.log import get as get_logger
-
-R = TypeVar("R")
-Unit = Callable[[sa.Connection], R]
+from lachan.units import RETRY_AFTER, Loan, R, Unit, Waiting, unavailable
 
 MOST = 64  # units of one group
 LONGEST = 0.020  # seconds after which a group takes no further unit
-RETRY_AFTER = 2  # seconds that a caller is told to wait when the database is busy or broken
-# What speaks of the database and not of the statement: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL,
-# CANTOPEN, PROTOCOL, NOTADB (sqlite.org/rescode.html).
-TROUBLE = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 BUSY = frozenset({5, 6})
 log = get_logger(__name__)
-
-
-def unavailable(error: BaseException) -> Unavailable | None:
-    """The error for callers if SQLite, and not what they asked of it, is in trouble; None otherwise."""
-    orig = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    if isinstance(orig, sqlite3.Error) and getattr(orig, "sqlite_errorcode", 0) & 0xFF in TROUBLE:
-        return Unavailable(f"The database cannot be written: {orig}.", retry_after=RETRY_AFTER)
-    return None
-
-
-class Waiting:
-    """Somebody who waits for a turn, with what comes of it.
-
-    Whoever takes the claim first has it: the lane, which then runs the unit, or the one who asked, who then gives up.
-    """
-
-    __slots__ = ("_claim", "_context", "callbacks", "done", "error", "future", "result", "unit")
-
-    def __init__(self, unit: Unit[Any], future: "asyncio.Future[None] | None" = None) -> None:
-        self.unit, self.future = unit, future
-        self.callbacks: Sequence[Callable[[], None]] = ()
-        self.error: BaseException | None = None
-        self.result: Any = None
-        self.done = threading.Lock()
-        self.done.acquire()
-        self._claim = threading.Lock()
-        self._context = contextvars.copy_context()
-
-    def claim(self) -> bool:
-        """Take it; False if the other side was quicker."""
-        return self._claim.acquire(blocking=False)
-
-    def run(self, connection: sa.Connection) -> None:
-        """Run the unit and keep what comes of it; a second run forgets the first."""
-        callbacks: list[Callable[[], None]] = []
-        connection.info["after_commit"] = callbacks  # `lachan.database.after_commit` adds to it
-        self.callbacks, self.error, self.result = callbacks, None, None
-        try:
-            self.result = self._context.run(self.unit, connection)
-        except BaseException as error:  # noqa: BLE001 - it belongs to who asked, the writer lives on
-            self.fail(error)
-
-    def fail(self, error: BaseException) -> None:
-        """Keep an error as what comes of it."""
-        self.error, self.callbacks, self.result = error, (), None
-
-    def answer(self) -> Any:
-        """Give the result to who asked, after the callbacks.
-
-        Raises:
-            Exception: what the unit raised.
-            Unavailable: the database could not be written.
-        """
-        if self.error is not None:
-            raise unavailable(self.error) or self.error
-        for callback in self.callbacks:
-            callback()
-        return self.result
-
-
-class Loan(Waiting):
-    """Somebody who writes by himself (`Database.write`) and borrows the gate for it."""
-
-    __slots__ = ("returned",)
-
-    def __init__(self) -> None:
-        super().__init__(lambda _connection: None)
-        self.returned = threading.Event()
 
 
 class Lane:
@@ -138,6 +63,7 @@ class Lane:
         self._next: Waiting | None = None  # taken from the queue, and not fit for the group at hand
         self._group: list[Waiting] = []  # claimed, and still without an answer
         self._connection: sa.Connection | None = None
+        self._begun: sa.RootTransaction | None = None
         self._raw: Any = None
         self._gate: Gate | None = None
         self._log = wal.Log(database)
@@ -254,13 +180,16 @@ class Lane:
                 self._group = [asked]
                 self._run_alone(asked, gate)
                 self._settle()
-        self._log.copy_back(self._raw, gate, urgent=self._urgent)
+        if self._raw is not None:
+            self._log.copy_back(self._raw, gate, urgent=self._urgent)
 
     def _begin(self) -> bool:
         """Begin a transaction; False if another program, which does not know the gate, kept the database all the time."""
         if self._connection is None:
             self._connection = self._engine.connect()
-            self._connection.begin()  # SQLAlchemy's idea of it, and for good; what counts is said to the driver
+            self._begun = (
+                self._connection.begin()
+            )  # SQLAlchemy's idea of it, and for good; what counts is said to the driver
             self._raw = self._connection.connection.driver_connection
         try:
             self._raw.execute("BEGIN IMMEDIATE")
@@ -315,6 +244,11 @@ class Lane:
         assert self._connection is not None
         self._raw.execute("SAVEPOINT unit")
         asked.run(self._connection)
+        if self._connection.in_nested_transaction() or not (self._begun and self._begun.is_active):
+            if asked.error is None:
+                asked.fail(RuntimeError("A unit of work left a savepoint open: use `with connection.begin_nested()`."))
+            self._drop()
+            return False
         try:
             if asked.error is not None:
                 self._raw.execute("ROLLBACK TO unit")
@@ -323,7 +257,7 @@ class Lane:
         except sqlite3.Error:
             self._undo()
             return False
-        return bool(self._raw.in_transaction) and not self._connection.in_nested_transaction()
+        return bool(self._raw.in_transaction)
 
     def _commit(self) -> sqlite3.Error | None:
         try:
@@ -338,7 +272,7 @@ class Lane:
 
     def _undo(self) -> None:
         try:
-            if self._raw.in_transaction:
+            if self._raw is not None and self._raw.in_transaction:
                 self._raw.execute("ROLLBACK")
         except sqlite3.Error:
             self._drop()
