@@ -1,6 +1,6 @@
 """What a ledger can refuse."""
 
-from lachan.errors import Conflict, Invalid, NotFound
+from lachan.errors import Conflict, Invalid, NotFound, Unavailable
 
 
 class ProofRefused(Invalid):
@@ -34,3 +34,9 @@ class LedgerDiverged(Conflict):
         "The ledger does not extend its last checkpoint",
         "Restore database and signer folder from one backup.",
     )
+
+
+class LeaseHeld(Unavailable):
+    """Another signer signs checkpoints now, or was faster this time."""
+
+    title, hint = "Another signer signs checkpoints", "Run one signer for the ledger; its lease ends by itself."

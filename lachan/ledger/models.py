@@ -1,4 +1,4 @@
-"""Tables of the ledger. Rows are only ever added, but for the one row of `state`.
+"""Tables of the ledger. Rows are only ever added, but for the one row of `state` and that of `lease`.
 
 `leaves` gives every sealed event its place. `nodes` keeps the hashes of complete subtrees of 256, 65 536 … leaves (the
 entries of the C2SP tiles of level 1 and up), so that a proof reads a few hundred hashes however long the ledger is.
@@ -43,4 +43,15 @@ checkpoints = sa.Table(
     sa.Column("root", sa.LargeBinary(32), nullable=False),
     sa.Column("note", sa.Text, nullable=False, comment="the signed note, as it was published"),
     sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+lease = sa.Table(
+    "ledger_lease",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False, comment="always 1"),
+    sa.Column("holder", sa.String(200), nullable=False, comment="the signer that may sign"),
+    sa.Column("fence", sa.BigInteger, nullable=False, comment="grows with every intent"),
+    sa.Column("until", UtcDateTime, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False, comment="what is to be signed, written before it is"),
+    sa.Column("root", sa.LargeBinary(32), nullable=False),
 )

@@ -1,5 +1,7 @@
 """Sealing: every event once and in order, signed only as an extension, mended after a crash at any step."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,15 @@ from lachan.ledger.models import checkpoints, leaves, nodes
 from lachan.ledger.models import state as tree_state
 from lachan.ledger.note import Verifier, open_checkpoint
 from lachan.runtime import Runtime
+from lachan.signer import siglog
+from lachan.signer.client import SignerClient
 from lachan.signer.errors import SignerRefused
+from lachan.signer.siglog import Outcome
 from lachan.work import outbox
 from lachan.work.outbox import events as event_table
 from tests.support.wait import until
 
-STEPS = ("before-signing", "signed", "stored", "appended")
+STEPS = ("before-signing", "intended", "signed", "stored", "appended")
 
 
 def happen(rt: Runtime, count: int, word: str = "an") -> None:
@@ -57,6 +62,17 @@ def check(rt: Runtime) -> merkle.Frontier:
             tile = (folder / tiles.tile_path(level, index, width)).read_bytes()
             assert tile == b"".join(row[index * 256 : index * 256 + width])
     return edge
+
+
+def unrecorded(rt: Runtime) -> list[int]:
+    """List the sizes that the signer signed and the database does not know."""
+    signed = {
+        int(line["subject"])
+        for _, line in siglog.read(rt.settings.signer_home / "signatures.log")
+        if (line["kind"], line["outcome"]) == ("checkpoint", Outcome.SIGNED)
+    }
+    with rt.db.read() as connection:
+        return sorted(signed - set(connection.execute(sa.select(checkpoints.c.size)).scalars()))
 
 
 def test_sealing_grows_with_the_events(ledger_rt: Runtime):
@@ -101,9 +117,11 @@ def test_a_crash_after_any_step_is_mended(ledger_rt: Runtime, monkeypatch: pytes
     with pytest.raises(Crash):
         sealer.seal_now(rt)
     monkeypatch.undo()
+    assert bool(unrecorded(rt)) == (step == "signed")
     happen(rt, 2)
     sealer.seal_now(rt)
     check(rt)
+    assert unrecorded(rt) == []
     text = (rt.settings.data / "ledger" / "checkpoints").read_text()
     sizes = [int(block.split("\n")[1]) for block in text.split("\n\n")[:-1:2]]
     assert sizes == sorted(set(sizes))
@@ -142,16 +160,20 @@ def test_the_signer_refuses_a_smaller_tree_and_a_rewritten_one(ledger_rt: Runtim
     hashes = sealed(rt)
     smaller = merkle.root(hashes[: size - 2])
     with pytest.raises(SignerRefused, match="a smaller tree"):
-        rt.signer.request("checkpoint", size=size - 2, root=smaller, old_size=size, proof=[])
+        rt.signer.request("checkpoint", size=size - 2, root=smaller, old_size=size, proof=[], fence=0)
     with pytest.raises(SignerRefused, match="do not fit"):
-        rt.signer.request("checkpoint", size=size, root=bytes(32), old_size=size, proof=[])
+        rt.signer.request("checkpoint", size=size, root=bytes(32), old_size=size, proof=[], fence=0)
     forged = merkle.Frontier()
     for leaf in [*hashes[:-1], bytes(32), bytes(32)]:
         forged.append(leaf)
     with pytest.raises(SignerRefused, match="rewritten"):
-        rt.signer.request("checkpoint", size=size + 1, root=forged.root(), old_size=size, proof=[bytes(32)] * 3)
+        rt.signer.request(
+            "checkpoint", size=size + 1, root=forged.root(), old_size=size, proof=[bytes(32)] * 3, fence=0
+        )
     with pytest.raises(SignerRefused, match="does not know"):
-        rt.signer.request("checkpoint", size=size, root=forged.root(), old_size=size, proof=[], text=b"sign me")
+        rt.signer.request(
+            "checkpoint", size=size, root=forged.root(), old_size=size, proof=[], fence=0, text=b"sign me"
+        )
     found = until(lambda: len(refusals(rt)) == 4 and refusals(rt))
     assert [event.kind for event in found] == ["checkpoint"] * 4
     assert found[0].subject == str(size - 2)
@@ -183,6 +205,58 @@ def test_without_the_signers_memory_nothing_is_signed(ledger_rt: Runtime):
     (ledger_rt.settings.signer_home / "ledger.json").unlink()
     with pytest.raises(LedgerDiverged, match="cannot be read"):
         sealer.seal_now(ledger_rt)
+
+
+def test_pages_are_bounded_and_a_turn_ends(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch):
+    """However much waits: a unit gives `BATCH` places, a turn ends after `TURN` seconds, and what has a place is signed."""
+    rt, pages = ledger_rt, []
+    start = sealer.seal_now(rt)
+    happen(rt, 40)
+    append = tree.append
+
+    def counted(connection: sa.Connection, *, limit: int) -> int:
+        pages.append(append(connection, limit=limit))
+        return pages[-1]
+
+    monkeypatch.setattr(tree, "append", counted)
+    monkeypatch.setattr(sealer, "BATCH", 7)
+    monkeypatch.setattr(sealer, "TURN", 0.0)
+    for _ in range(6):
+        sealer.seal(rt)
+        assert check(rt).size == start + sum(pages)
+    assert pages == [7, 7, 7, 7, 7, 5]
+
+
+def test_the_signer_is_asked_while_no_transaction_is_open(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch):
+    rt, asked = ledger_rt, []
+    request = SignerClient.request
+
+    def asking(self: SignerClient, kind: str, **fields):
+        with closing(sqlite3.connect(str(rt.db.url.database), timeout=0, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # fails at once when anybody writes
+            other.execute("ROLLBACK")
+        asked.append(kind)
+        return request(self, kind, **fields)
+
+    monkeypatch.setattr(SignerClient, "request", asking)
+    happen(rt, 3)
+    sealer.seal_now(rt)
+    assert asked == ["checkpoint", "checkpoint"]
+
+
+def test_a_database_that_is_away_is_waited_for(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch):
+    rt = ledger_rt
+    happen(rt, 3)
+
+    def away(*_: object, **__: object) -> int:
+        raise sa.exc.OperationalError("INSERT", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(tree, "append", away)
+    sealer.seal(rt)
+    monkeypatch.undo()
+    assert sealer.stopped(rt.settings.data) == ""
+    sealer.seal(rt)
+    check(rt)
 
 
 def test_without_a_signer_places_are_given_and_signed_later(rt: Runtime):

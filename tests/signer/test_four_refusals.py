@@ -51,7 +51,7 @@ def test_four_refusals_in_the_ledger(signer_rt: Runtime, tmp_path: Path):
     with pytest.raises(SignerRefused, match="approval"):
         ask("release", release_id=release.id)
     with pytest.raises(SignerRefused, match="a smaller tree"):
-        ask("checkpoint", size=size - 1, root=smaller, old_size=size, proof=[])
+        ask("checkpoint", size=size - 1, root=smaller, old_size=size, proof=[], fence=0)
 
     found = until(lambda: len(refusals(rt)) == 4 and refusals(rt))
     assert [stored.event.kind for stored in found] == ["issue", "issue", "release", "checkpoint"]

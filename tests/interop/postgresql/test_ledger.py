@@ -23,11 +23,18 @@ from tests.ledger.test_export import (  # noqa: F401
     test_all_of_it_and_parts_of_it,
     test_from_an_earlier_checkpoint,
 )
+from tests.ledger.test_lease import (  # noqa: F401
+    test_a_history_that_another_signer_signed_is_not_signed_anew,
+    test_a_lease_is_taken_in_turn,
+    test_two_machines_race_and_one_signs,
+)
 from tests.ledger.test_sealer import (  # noqa: F401
     check,
     happen,
     test_batches_are_one_tree,
+    test_pages_are_bounded_and_a_turn_ends,
     test_sealing_grows_with_the_events,
+    unrecorded,
 )
 
 
@@ -128,6 +135,8 @@ def test_killed_between_two_steps(ledger_rt: Runtime, tmp_path: Path):
     words = [sys.executable, "-c", program, str(rt.settings.data), url, str(rt.settings.signer_path)]
     killed = subprocess.run(words, capture_output=True, text=True, check=False)
     assert killed.returncode == -9, killed.stderr
+    assert len(unrecorded(rt)) == 1
     happen(rt, 2)
     sealer.seal_now(rt)
     check(rt)
+    assert unrecorded(rt) == []
