@@ -70,12 +70,7 @@ def checkpoint(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]
             raise SignatureRefused(f"a smaller tree: {size} leaves after {last.size}", subject=str(size))
         if wanted["old_size"] != last.size:
             return _told(signer, memory)
-        try:
-            merkle.verify_consistency(
-                old_size=last.size, old_root=last.root, new_size=size, new_root=new_root, path=proof
-            )
-        except ProofRefused as error:
-            raise SignatureRefused(error.detail, subject=str(size)) from error
+        _extends(last, Checkpoint("", size, new_root), proof)
         if not _written_down(signer, Lease(name_of(signer.folder), wanted["fence"], size, new_root)):
             return _told(signer, memory)
         key = verifier(signer.keys)
@@ -89,6 +84,15 @@ def checkpoint(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]
 def name_of(folder: Path) -> str:
     """Name a signer for the lease, so that a copy of its folder elsewhere has another name."""
     return f"{socket.gethostname()}:{os.stat(folder).st_ino}:{folder.resolve()}"[:200]
+
+
+def _extends(last: Checkpoint, new: Checkpoint, proof: list[bytes]) -> None:
+    try:
+        merkle.verify_consistency(
+            old_size=last.size, old_root=last.root, new_size=new.size, new_root=new.root, path=proof
+        )
+    except ProofRefused as error:
+        raise SignatureRefused(error.detail, subject=str(new.size)) from error
 
 
 def _told(signer: SignerContext, memory: Memory) -> dict[str, Any]:

@@ -221,8 +221,9 @@ def test_pages_are_bounded_and_a_turn_ends(ledger_rt: Runtime, monkeypatch: pyte
     monkeypatch.setattr(tree, "append", counted)
     monkeypatch.setattr(sealer, "BATCH", 7)
     monkeypatch.setattr(sealer, "TURN", 0.0)
-    for _ in range(6):
+    for turns in range(1, 7):
         sealer.seal(rt)
+        assert len(pages) == turns
         assert check(rt).size == start + sum(pages)
     assert pages == [7, 7, 7, 7, 7, 5]
 

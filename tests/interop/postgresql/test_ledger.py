@@ -24,6 +24,7 @@ from tests.ledger.test_export import (  # noqa: F401
     test_from_an_earlier_checkpoint,
 )
 from tests.ledger.test_lease import (  # noqa: F401
+    machines,
     test_a_history_that_another_signer_signed_is_not_signed_anew,
     test_a_lease_is_taken_in_turn,
     test_two_machines_race_and_one_signs,
