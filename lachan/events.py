@@ -7,7 +7,7 @@ vendor scope and exports find it.
 Length: the vocabulary stands on one page on purpose, two lines a word.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 
@@ -27,12 +27,39 @@ class Event:
 
     @staticmethod
     def load(name: str, body: dict[str, Any]) -> "Event":
-        """The fact of a stored row; lists become tuples; fields this version does not know are dropped."""
-        kind = Event.KINDS[name]
+        """Read the fact of a stored row; lists become tuples; fields this version does not know are dropped.
+
+        A fact that this version does not know, or that lacks a field it asks for, is an `UnknownFact`: another version
+        wrote it, and it must not stop whoever reads the table.
+        """
+        kind = Event.KINDS.get(name)
+        if kind is None or any(key not in body for key in kind.required()):
+            return UnknownFact(device_id=body.get("device_id"), name=name, data=dict(body))
         known: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k in kind.__dataclass_fields__
         }
         return kind(**known)
+
+    @classmethod
+    def required(cls) -> frozenset[str]:
+        """Name the fields that every stored fact of this kind has; a kind grows by optional fields only."""
+        given = (f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
+        return frozenset(given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownFact(Event):
+    """A fact of another version of lachan: its name and its fields as they stand in the table; it is never told."""
+
+    name: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """The fields as they stand in the table."""
+        return self.data
+
+
+del Event.KINDS["UnknownFact"]
 
 
 # identity and registry

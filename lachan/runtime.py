@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from lachan import wiring
 from lachan.database import Database
 from lachan.settings import Settings
-from lachan.work import wake
 
 if TYPE_CHECKING:
     from lachan.signer.client import SignerClient
+    from lachan.work.wake import Waker
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,22 @@ class Runtime:
 
         return SignerClient(self.settings.signer_path)
 
-    def wake(self) -> None:
-        """Tell the other processes that rows are due; call after a commit that made some."""
-        wake.notify(self.settings.data)
+    @cached_property
+    def waker(self) -> "Waker":
+        """What wakes the other processes; opened when first asked."""
+        from lachan.work.wake import open_waker
+
+        url = self.db.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return open_waker(self.settings.data, url if self.db.dialect == "postgresql" else None)
+
+    def wake(self, name: str = "*") -> None:
+        """Tell the other processes (``work``, ``door``, ``detect``, or all) that rows are due; call after a commit."""
+        self.waker.wake(name)
 
     def close(self) -> None:
         """Give everything back."""
         self.db.close()
+        if "waker" in self.__dict__:
+            self.waker.close()
         if "signer" in self.__dict__:
             self.signer.close()

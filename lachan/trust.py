@@ -211,6 +211,13 @@ def version(connection: sa.Connection) -> int:
     return connection.execute(sa.select(trust_version.c.version)).scalar() or 0
 
 
+def contained(connection: sa.Connection) -> int:
+    """How many devices some signal that stands now puts into quarantine or denies."""
+    c = trust_signals.c
+    standing = sa.and_(c.answer.in_([Answer.QUARANTINE, Answer.DENY]), sa.or_(c.until.is_(None), c.until > clock.now()))
+    return connection.execute(sa.select(sa.func.count(c.device_id.distinct())).where(standing)).scalar_one()
+
+
 def snapshot(connection: sa.Connection) -> Snapshot:
     """All that a door must know, consistent within one transaction."""
     at, number = clock.now(), version(connection)

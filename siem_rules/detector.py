@@ -24,7 +24,6 @@ import sqlalchemy as sa
 from lachan import clock
 from lachan.errors import Unavailable
 from lachan.runtime import Runtime
-from lachan.work.wake import Sleeper
 from siem_rules import alerts, ingest, ruleset, segments
 from siem_rules import syslog as udp
 from siem_rules.binding import Registry, bind
@@ -68,7 +67,7 @@ def main(
         DetectorReplaced: another detector took over.
     """
     detector = Detector(rt, ruleset.ours().without(SiemSettings.of(rt.settings).siem_rules_off))
-    sleeper = Sleeper(rt.settings.data, "detect")
+    waiter = rt.waker.waiter("detect")
     listener = None if syslog is None else udp.listen(rt, stop, syslog)
     if ready is not None:
         ready()
@@ -81,10 +80,10 @@ def main(
                 busy = False
                 stop.wait(0.5)
             if not busy:
-                sleeper.sleep(POLL)
+                waiter.wait(POLL)
         detector.commit()
     finally:
-        sleeper.close()
+        waiter.close()
         if listener is not None:
             listener.join()
 

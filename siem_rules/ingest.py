@@ -50,7 +50,7 @@ def instance(rt: Runtime) -> "Ingest":
         key = folder(rt).resolve()
         found = _instances.get(key)
         if found is None:
-            found = _instances[key] = Ingest(folder(rt), backlog=partial(backlog, rt), wake=rt.wake)
+            found = _instances[key] = Ingest(folder(rt), backlog=partial(backlog, rt), wake=partial(rt.wake, "detect"))
         return found
 
 

@@ -42,7 +42,7 @@ def _take(rt: Runtime, server: socket.socket, stop: threading.Event) -> None:
             except OSError:
                 _log.exception("syslog lines lost")
                 continue
-            rt.wake()
+            rt.wake("detect")
     writer.close()
 
 

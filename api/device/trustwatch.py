@@ -24,7 +24,6 @@ from api.device.errors import TrustUnknown
 from api.models import door_anchors
 from lachan import trust
 from lachan.runtime import Runtime
-from lachan.work.wake import Sleeper
 from pki import authorities
 from pki.errors import AuthorityMissing
 
@@ -85,13 +84,13 @@ class TrustWatch:
         return view
 
     def _run(self) -> None:
-        sleeper = Sleeper(self._rt.settings.data, "door")
+        waiter = self._rt.waker.waiter("door")
         try:
             while not self._stop.is_set():
-                sleeper.sleep(POLL)
+                waiter.wait(POLL)
                 self._step()
         finally:
-            sleeper.close()
+            waiter.close()
 
     def _step(self) -> None:
         try:

@@ -10,9 +10,11 @@ from pydantic import BaseModel
 
 from api.people.access import may, runtime
 from api.problems import documented
+from lachan import metrics, trust
 from lachan.errors import Unavailable
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
+from lachan.work import jobs, outbox
 
 router = APIRouter(tags=["health"])
 
@@ -47,6 +49,19 @@ def read_readyz(rt: Annotated[Runtime, Depends(runtime)]) -> Health:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
-def read_metrics(caller: Annotated[Principal, Depends(may(Permission.METRICS_READ))]) -> PlainTextResponse:
-    """Give this process's metrics in the Prometheus text format."""
+def read_metrics(
+    rt: Annotated[Runtime, Depends(runtime)], caller: Annotated[Principal, Depends(may(Permission.METRICS_READ))]
+) -> PlainTextResponse:
+    """Give this process's metrics, and what the installation counts by index, in the Prometheus text format.
+
+    A database that does not answer makes the three gauges of the installation NaN: an old number would look like news.
+    """
+    try:
+        with rt.db.read() as connection:
+            metrics.jobs_poisoned.set(jobs.poisoned(connection))
+            metrics.events_total.set(outbox.newest(connection))
+            metrics.contained.set(trust.contained(connection))
+    except sa.exc.SQLAlchemyError:
+        for gauge in (metrics.jobs_poisoned, metrics.events_total, metrics.contained):
+            gauge.set(float("nan"))
     return PlainTextResponse(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)

@@ -17,7 +17,8 @@ from lachan.settings import Settings
 from lachan.signer import siglog
 from lachan.signer.models import delivered
 from lachan.signer.siglog import Outcome
-from lachan.work import outbox, wake
+from lachan.work import outbox
+from lachan.work.wake import UnixWaker
 
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 log = get_logger(__name__)
@@ -80,7 +81,7 @@ class Courier:
             draft.write_text(str(self._position))
             draft.replace(self._mark)
         if new:
-            wake.notify(self._settings.data)
+            UnixWaker(self._settings.data).wake()
         return new
 
     def _record(self, line: dict[str, str | int]) -> bool:

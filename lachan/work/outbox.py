@@ -137,6 +137,11 @@ def read(
     return [stored(row) for row in connection.execute(query).mappings()]
 
 
+def newest(connection: sa.Connection) -> int:
+    """The highest number given to a fact so far; 0 before the first."""
+    return connection.execute(sa.select(sa.func.max(events.c.seq))).scalar() or 0
+
+
 def stored(row: Any) -> StoredEvent:
     """A row of `events` as the fact that it keeps."""
     event = None

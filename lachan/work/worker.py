@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from lachan import clock
 from lachan.log import get as get_logger
 from lachan.wiring import resolve
-from lachan.work import outbox, wake
+from lachan.work import outbox
 from lachan.work.jobs import LEASE, POLL, TRIES, Again, Job, enqueue, jobs
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ class Worker:
 
     def run_forever(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; sleeps until woken or until the next job falls due."""
-        bed = wake.Sleeper(self.rt.settings.data, "work")
+        waiter = self.rt.waker.waiter("work")
         try:
             plan(self.rt)
             while not stop.is_set():
                 if not self.run_due(limit=100):
-                    bed.sleep(POLL)
+                    waiter.wait(POLL)
         finally:
-            bed.close()
+            waiter.close()
 
     def _claim(self) -> Job | None:
         now = clock.now()

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from api.models import idempotency_keys
 from api.people.access import COOKIE
-from lachan import clock
+from lachan import clock, trust
 from lachan.identity import Role, people, tokens
 from lachan.ledger.models import leaves
 from lachan.work import outbox
@@ -324,6 +324,12 @@ def test_health_and_metrics(doors: Town, web: httpx.Client, monkeypatch) -> None
     assert web.get("/metrics").status_code == 401
     text = web.get("/metrics", headers=bearer(doors.token(Role.PLATFORM))).text
     assert 'lachan_requests_total{door="people",route="/readyz",status="200"}' in text
+    with doors.rt.db.read() as connection:
+        facts, held = outbox.newest(connection), trust.contained(connection)
+    assert f"lachan_events {float(facts)}" in text
+    assert facts > 0
+    assert f"lachan_contained_devices {float(held)}" in text
+    assert "lachan_jobs_poisoned 0.0" in text
 
     def gone(*_, **__):
         raise sa.exc.OperationalError("", {}, Exception("away"))
