@@ -1,13 +1,13 @@
 """Signals in, one explained decision per device out (design section 1). It decides; it moves nothing.
 
 Rooms set and clear signals in their own transactions; `decide` is a pure function of them: the worst answer wins and
-every reason is listed. The doors poll `version` (one row, bumped in the same transaction) and load a `snapshot` when it
-changed. Certificates that must be refused although their signature holds stand beside the signals, named by what only
+every reason is listed. The doors poll `version` (one row, bumped in the same transaction, `touch`) and load a `snapshot`
+when it changed. Certificates that must be refused although their signature holds stand beside the signals, named by what only
 their issuer could write (`CertificateKeys`): ECDSA signatures are malleable, so the hash of the whole names one of many.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +18,7 @@ from cryptography import x509
 
 from lachan import clock
 from lachan.database import UtcDateTime, insert_ignore, metadata
+from lachan.statements import Statement
 
 
 class Answer(StrEnum):
@@ -197,13 +198,19 @@ def accept_certificate(connection: sa.Connection, *, keys: CertificateKeys) -> N
     touch(connection)
 
 
-def touch(connection: sa.Connection) -> None:
-    """Bump the version that the doors poll; its row lock also orders racing writers."""
-    bump = trust_version.update().where(trust_version.c.id == 1).values(version=trust_version.c.version + 1)
-    if connection.execute(bump).rowcount == 0 and not insert_ignore(
-        connection, trust_version, {"id": 1, "version": 1}, index=("id",)
-    ):
-        connection.execute(bump)
+def touch(connection: sa.Connection, *, told: Callable[[int], None] | None = None) -> None:
+    """Bump the version that the doors poll, with the caller's transaction; ``told`` learns the new one inside of it.
+
+    The version is one row that every change wants. On PostgreSQL it is bumped once a transaction, by its last statements
+    before COMMIT, so its lock is held for the length of a commit and is in no lock order; numbers follow commits, and a
+    door that has seen one has seen all before it. SQLite's writer is alone anyway: bumped at once.
+    """
+    if connection.dialect.name == "postgresql":
+        _at_commit(connection).told += [told] if told is not None else []
+        return
+    number = _bump(connection)
+    if told is not None:
+        told(number)
 
 
 def version(connection: sa.Connection) -> int:
@@ -235,6 +242,46 @@ def snapshot(connection: sa.Connection) -> Snapshot:
         {device: found for device, found in decisions.items() if found.answer is not Answer.ALLOW},
         refused,
     )
+
+
+class _AtCommit:
+    """Bumps the version when its transaction commits."""
+
+    def __init__(self, transaction: Any) -> None:
+        self.transaction = transaction
+        self.told: list[Callable[[int], None]] = []
+
+    def __call__(self, connection: sa.Connection) -> None:
+        number = _bump(connection)
+        for callback in self.told:
+            callback(number)
+
+
+def _at_commit(connection: sa.Connection) -> _AtCommit:
+    """What the present transaction does right before it commits; made at the first call."""
+    found: _AtCommit | None = connection.info.get("trust_at_commit")
+    transaction = connection.get_transaction()
+    if found is None or found.transaction is not transaction:
+        found = connection.info["trust_at_commit"] = _AtCommit(transaction)
+        sa.event.listen(connection, "commit", found)
+    return found
+
+
+def _bump(connection: sa.Connection) -> int:
+    number: int | None = _NEXT.scalar(connection)
+    if number is None:
+        insert_ignore(connection, trust_version, {"id": 1, "version": 0}, index=("id",))
+        number = _NEXT.scalar(connection)
+    assert number is not None
+    return number
+
+
+_NEXT = Statement(
+    trust_version.update()
+    .where(trust_version.c.id == 1)
+    .values(version=trust_version.c.version + 1)
+    .returning(trust_version.c.version)
+)
 
 
 def _drop(connection: sa.Connection, device_id: str, source: str, ref: str) -> bool:

@@ -160,7 +160,7 @@ def _known(rt: Runtime, name: str, who: list[str]) -> devices.Device | None:
 def _exchange(
     rt: Runtime, connection: sa.Connection, device_id: str, secret: str, csr: Csr, profile: str | None
 ) -> Issued:
-    _order_against_containment(connection)
+    _order_against_containment(connection, device_id)
     row: Any = secrets.find(rt, connection, device_id, secret)
     if row is None:
         raise SecretRefused
@@ -222,7 +222,7 @@ def _renew(rt: Runtime, connection: sa.Connection, device: devices.Device, profi
 
 def _admitted(rt: Runtime, connection: sa.Connection, device_id: str) -> devices.Device:
     """The device, if registry and trust let it have a certificate; both are read inside the issuing transaction."""
-    _order_against_containment(connection)
+    _order_against_containment(connection, device_id)
     device = devices.get(connection, device_id)
     if device.state is devices.State.RETIRED:
         raise DeviceRetired(f"{device.name} is retired.")
@@ -233,10 +233,9 @@ def _admitted(rt: Runtime, connection: sa.Connection, device_id: str) -> devices
     return device
 
 
-def _order_against_containment(connection: sa.Connection) -> None:
-    """Share-lock the row that every containment bumps: it is either seen here or waits until we have committed."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(trust.trust_version.c.version).with_for_update(read=True))
+def _order_against_containment(connection: sa.Connection, device_id: str) -> None:
+    """Lock the device's row as a containment of it does: it is either seen here or waits until we have committed."""
+    devices.lock(connection, [device_id])
 
 
 def _current(connection: sa.Connection, device_id: str, certificate: x509.Certificate) -> Any:

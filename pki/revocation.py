@@ -158,7 +158,7 @@ def _rows(
 ) -> Iterable[dict[str, Any]]:
     """The device's certificates that are neither expired nor revoked, locked in the order every writer uses."""
     devices.get(connection, device_id, principal=principal)
-    trust.touch(connection)  # its row lock comes first everywhere, so that racing writers cannot deadlock
+    devices.lock(connection, [device_id])  # comes first everywhere, so that racing writers cannot deadlock
     c = certificates.c
     query = sa.select(certificates).where(c.device_id == device_id, c.not_after > clock.now()).order_by(c.id)
     if serial_number is not None:

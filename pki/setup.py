@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from lachan import clock, trust
+from lachan import clock
 from lachan.events import AuthorityCreated
 from lachan.identity import system
 from lachan.identity.secrets import random_text
@@ -123,7 +123,6 @@ def _write_rows(context: InitContext, root: Root, issuing: x509.Certificate, iss
         .sign(root.key, hashes.SHA384())
     )
     with context.db.write() as connection:
-        trust.touch(connection)  # the row that orders issuing against containment must be there from the start
         for name, certificate in (("root", root.certificate), ("issuing", issuing)):
             row = {"name": name, "certificate": certificate.public_bytes(Encoding.DER), "created_at": now}
             connection.execute(authority_rows.insert().values(**row))

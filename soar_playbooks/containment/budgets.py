@@ -1,8 +1,9 @@
 """Budgets: how many devices may be cut automatically at a time, exact under concurrency.
 
-One counter row per scope (site, model, detector, sender). `take` makes and locks all rows of a request in one fixed order,
-then compares, then counts all of them or none; two racing requests meet at their first common row and never in a circle.
-The sender's budget is the smallest, so that one flooding sender cannot spend a site's. Limits: what a human decides is not
+One counter row per scope (site, model, detector, sender). `take` counts in one scope after the other, sorted, each by one
+statement that compares and counts at once (its row lock is held to the end of the transaction), and takes back what it
+counted if a scope is spent: all or none, and two racing requests meet at their first common row, never in a circle. The
+sender's budget is the smallest, so that one flooding sender cannot spend a site's. Limits: what a human decides is not
 counted.
 """
 
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lachan.database import for_update, insert_ignore
+from lachan.database import insert_ignore
 from lachan.devices import Device
 from lachan.settings import Settings
+from lachan.statements import Statement
 from soar_playbooks.models import containment_budgets
 from soar_playbooks.settings import SoarSettings
 
@@ -41,25 +43,33 @@ def scopes(settings: Settings, device: Device, *, rule_id: str, senders: Iterabl
 
 def take(connection: sa.Connection, limits: dict[str, int]) -> Spent | None:
     """Count one in every scope, or in none; says which scope is spent, or None if the request was counted."""
-    spent: Spent | None = None
+    counted: list[str] = []
     for scope in sorted(limits):
-        insert_ignore(connection, containment_budgets, {"scope": scope, "active": 0}, index=("scope",))
-        query = sa.select(containment_budgets.c.active).where(containment_budgets.c.scope == scope)
-        active = connection.execute(for_update(query, connection)).scalar_one()
-        if active >= limits[scope] and spent is None:
-            spent = Spent(scope, limits[scope])
-    if spent is None:
-        _add(connection, limits, 1)
-    return spent
+        limit = limits[scope]
+        if limit < 1 or not _count(connection, scope, limit):
+            give_back(connection, counted)
+            return Spent(scope, limit)
+        counted.append(scope)
+    return None
 
 
 def give_back(connection: sa.Connection, counted: Iterable[str]) -> None:
     """Count one less in every scope; the containment has ended."""
-    _add(connection, counted, -1)
+    for scope in sorted(counted):
+        _LESS.execute(connection, scope_=scope)
 
 
-def _add(connection: sa.Connection, scopes_: Iterable[str], number: int) -> None:
-    for scope in sorted(scopes_):
-        row = containment_budgets.c.scope == scope
-        value = containment_budgets.c.active + number
-        connection.execute(containment_budgets.update().where(row).values(active=value))
+def _count(connection: sa.Connection, scope: str, limit: int) -> bool:
+    if _MORE.execute(connection, scope_=scope, limit_=limit):
+        return True
+    insert_ignore(connection, containment_budgets, {"scope": scope, "active": 0}, index=("scope",))
+    return _MORE.execute(connection, scope_=scope, limit_=limit) == 1
+
+
+_C = containment_budgets.c
+_MORE = Statement(
+    containment_budgets.update()
+    .where(_C.scope == sa.bindparam("scope_"), _C.active < sa.bindparam("limit_"))
+    .values(active=_C.active + 1)
+)
+_LESS = Statement(containment_budgets.update().where(_C.scope == sa.bindparam("scope_")).values(active=_C.active - 1))

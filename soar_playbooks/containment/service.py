@@ -1,8 +1,8 @@
 """The one place where a containment row is written: request, decide, release, expire.
 
 Each function works in the caller's transaction. What takes effect reaches ``lachan.trust`` there and then, with the fact
-``DeviceContained``; the reconciler's rows are made due beside it. Locks are taken in one order: the device, the budgets,
-the containment. Limits: one open containment per device; a second request raises its level or lengthens it.
+``DeviceContained``; the reconciler's rows are made due beside it. Lock order (ADR 0021): device rows by id, kill switch
+(shared), budgets sorted, containment. The device's lock comes first and is enough to look at its containment. Limits: one open containment per device; a second request raises its level or lengthens it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock, devices, trust
-from lachan.database import after_commit, for_update, insert_ignore
+from lachan.database import after_commit, insert_ignore
 from lachan.devices import Device
 from lachan.enforcement import Level
 from lachan.events import ApprovalNeeded, ContainmentEnded, ContainmentWaiting, DeviceContained, HumanPaged
@@ -142,15 +142,14 @@ def end(rt: Runtime, connection: sa.Connection, row: dict[str, Any], *, actor: P
 
 
 def locked(connection: sa.Connection, containment_id: str, principal: Principal) -> dict[str, Any]:
-    """A containment, with its device and itself locked for a decision.
+    """A containment, with its device locked for a decision: whoever changes a containment holds that lock.
 
     Raises:
         UnknownContainment: there is none, or it is another vendor's.
     """
     row = find(connection, containment_id, principal)
     _locked(connection, row["device_id"], principal)
-    query = for_update(sa.select(containments).where(containments.c.id == containment_id), connection)
-    return dict(connection.execute(query).mappings().one())
+    return find(connection, containment_id, principal)
 
 
 def find(connection: sa.Connection, containment_id: str, principal: Principal | None = None) -> dict[str, Any]:
@@ -197,14 +196,13 @@ def _as_guards_see(asked: Request, row: dict[str, Any] | None) -> Asked:
 
 
 def _locked(connection: sa.Connection, device_id: str, principal: Principal) -> Device:
-    lock = for_update(sa.select(devices.devices.c.id).where(devices.devices.c.id == device_id), connection)
-    connection.execute(lock)
+    devices.lock(connection, [device_id])
     return devices.get(connection, device_id, principal=principal)
 
 
 def _open(connection: sa.Connection, device_id: str) -> dict[str, Any] | None:
     where = sa.and_(containments.c.device_id == device_id, containments.c.state.in_(OPEN))
-    row = connection.execute(for_update(sa.select(containments).where(where), connection)).mappings().first()
+    row = connection.execute(sa.select(containments).where(where)).mappings().first()
     return dict(row) if row is not None else None
 
 
