@@ -22,11 +22,15 @@ class MalformedDer(ValueError):
 def tlv(tag: int, *parts: bytes) -> bytes:
     """One element: tag octet, definite length in its shortest form, content (X.690 8.1.3)."""
     content = b"".join(parts)
-    length = len(content)
+    return head(tag, len(content)) + content
+
+
+def head(tag: int, length: int) -> bytes:
+    """Tag and length of an element whose content is written elsewhere."""
     if length < 128:
-        return bytes((tag, length)) + content
+        return bytes((tag, length))
     size = (length.bit_length() + 7) // 8
-    return bytes((tag, 0x80 | size)) + length.to_bytes(size, "big") + content
+    return bytes((tag, 0x80 | size)) + length.to_bytes(size, "big")
 
 
 def sequence(*parts: bytes) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 from lachan import cliutil, clock, devices, verbs
 from lachan.program import init
 from lachan.runtime import Runtime
-from pki import service
+from pki import crl, issuing, service
 from pki.errors import NoCertificate
 from pki.states import Reason
 
@@ -77,14 +77,17 @@ def _status(rt: Runtime, words: argparse.Namespace) -> None:
         cliutil.show(shown, as_json=words.json)
         return
     found = service.hierarchy(rt.db)
-    services = [service.service_certificate(rt.db, name) for name in ("ocsp-responder", "firmware-signing")]
+    services = [
+        service.service_certificate(rt.db, authority.service(profile.name))
+        for authority, profile in issuing.services(found.authorities)
+    ]
     rows_: list[dict[str, Any]] = [
         {
             "subject": certificate.subject.rfc4514_string(),
             "serial_number": f"{certificate.serial_number:x}",
             "not_after": clock.iso(certificate.not_valid_after_utc),
         }
-        for certificate in (found.root, found.issuing, *services)
+        for certificate in (found.root, *found.chain[:-1], *services)
     ]
     try:
         crl = service.latest(rt, "issuing")
@@ -129,7 +132,7 @@ def _crl(rt: Runtime, words: argparse.Namespace) -> None:
         "number": made.number,
         "this_update": clock.iso(made.this_update),
         "next_update": clock.iso(made.next_update),
-        "crl": base64.b64encode(made.content).decode(),
+        "crl": base64.b64encode(crl.content(rt, made)).decode(),
     }
     cliutil.show(shown, as_json=words.json, text=f"CRL {made.number}, next update {shown['next_update']}")
 

@@ -17,11 +17,9 @@ from lachan.enforcement import Evidence, Level, Target
 from lachan.errors import LachanError
 from lachan.identity import system
 from lachan.runtime import Runtime
-from pki import ocsp, revocation
-from pki.authorities import hierarchy
+from pki import authorities, ocsp, revocation
 from pki.models import certificates, holds
 from pki.states import Holder, State
-from pki.status_signing import issuer_hashes
 
 ACTOR = system("certificate-hold")
 
@@ -58,7 +56,7 @@ class CertificateHold:
         wanted = level.rank >= Level.QUARANTINE.rank
         rows, seen = _live(rt, target), {}
         for row in rows:
-            seen[row.serial_number] = {"state": row.state, "ocsp": _ocsp_status(rt, row.serial_number)}
+            seen[row.serial_number] = {"state": row.state, "ocsp": _ocsp_status(rt, row.authority, row.serial_number)}
         held = _held_here(rt, target)
         if wanted:
             settled = all(s["state"] != State.VALID and s["ocsp"] == "revoked" for s in seen.values())
@@ -89,7 +87,9 @@ class CertificateHold:
 
 def _live(rt: Runtime, target: Target) -> list[Any]:
     c = certificates.c
-    query = sa.select(c.serial_number, c.state).where(c.device_id == target.device_id, c.not_after > clock.now())
+    query = sa.select(c.authority, c.serial_number, c.state).where(
+        c.device_id == target.device_id, c.not_after > clock.now()
+    )
     with rt.db.read() as connection:
         return list(connection.execute(query.order_by(c.id)))
 
@@ -105,10 +105,10 @@ def _held_here(rt: Runtime, target: Target) -> list[str]:
         return sorted(connection.execute(query).scalars())
 
 
-def _ocsp_status(rt: Runtime, serial_number: str) -> str:
+def _ocsp_status(rt: Runtime, authority: str, serial_number: str) -> str:
     """What the responder says: good, revoked, unknown; or why it says nothing."""
     try:
-        name, key = issuer_hashes(hierarchy(rt.db).issuing, "sha256")
+        name, key = authorities.get(rt.db, authority).hashes["sha256"]
     except LachanError as error:
         return error.code
     number = int(serial_number, 16)

@@ -25,7 +25,7 @@ from lachan.identity import Principal, PrincipalKind, Role
 from lachan.runtime import Runtime
 from lachan.work import outbox
 from pki import attempts, secrets
-from pki.authorities import hierarchy
+from pki.authorities import issuer_of
 from pki.csr import Csr, check_binding, check_claims, check_key, check_unchanged, read
 from pki.errors import (
     CertificateNotCurrent,
@@ -97,7 +97,7 @@ def enrol(
     except LachanError as error:
         _record_refusal(rt, device.id if device else None, error, who if isinstance(error, SecretRefused) else [])
         raise
-    return Enrolled(device.id, issued.certificate, (hierarchy(rt.db).issuing,))
+    return Enrolled(device.id, issued.certificate, (issuer_of(rt.db, issued.certificate).certificate,))
 
 
 def reenrol(
@@ -139,7 +139,7 @@ def reenrol(
     except LachanError as error:
         _record_refusal(rt, device_id, error, [])
         raise
-    return Enrolled(device_id, issued.certificate, (hierarchy(rt.db).issuing,))
+    return Enrolled(device_id, issued.certificate, (issuer_of(rt.db, issued.certificate).certificate,))
 
 
 def _counted(name: str, source: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,12 @@ from lachan.identity import Principal, system
 from lachan.ids import new_id
 from lachan.runtime import Runtime
 from lachan.work import outbox
-from pki.models import authorities, certificates
+from pki import authorities
+from pki.authorities import OCSP_RESPONDER, Authority
+from pki.errors import AuthorityMissing
+from pki.models import authorities as authority_rows
+from pki.models import certificates
+from pki.profiles import Names, Profile, load
 from pki.states import State
 
 RENEW_BEFORE = 3  # a service's certificate is renewed in the last third of its life
@@ -44,7 +51,12 @@ def record(
         actor: who asked for it.
     """
     certificate = x509.load_der_x509_certificate(answer["certificate"])
-    row = _row(certificate) | {"id": new_id(), "device_id": device_id, "profile": profile}
+    row = _row(certificate) | {
+        "id": new_id(),
+        "authority": answer["authority"],
+        "device_id": device_id,
+        "profile": profile,
+    }
     connection.execute(certificates.insert().values(**row))
     event = CertificateIssued(
         device_id=device_id,
@@ -98,25 +110,42 @@ def _row(certificate: x509.Certificate) -> dict[str, Any]:
 
 def record_service(connection: sa.Connection, name: str, certificate: x509.Certificate) -> None:
     """Make a service's certificate the present one, in the caller's transaction."""
-    where = authorities.c.name == name
+    where = authority_rows.c.name == name
     values = {"certificate": certificate.public_bytes(Encoding.DER), "created_at": clock.now()}
-    if connection.execute(authorities.update().where(where).values(**values)).rowcount == 0:
-        connection.execute(authorities.insert().values(name=name, **values))
+    if connection.execute(authority_rows.update().where(where).values(**values)).rowcount == 0:
+        connection.execute(authority_rows.insert().values(name=name, **values))
 
 
 def renew_services(rt: Runtime) -> None:
-    """Renew the certificates of OCSP responder and firmware signer in the last third of their life."""
-    from pki.authorities import service_certificate
-    from pki.profiles import Names, load
+    """Renew the certificates of OCSP responders and firmware signer in the last third of their life."""
+    for authority, profile in services(authorities.every(rt.db)):
+        name = authority.service(profile.name)
+        if not _is_worn(rt, name):
+            continue
+        answer = rt.signer.request("issue", profile=profile.name, authority=authority.name)
+        rt.db.run(functools.partial(_record_renewal, answer=answer, profile=profile.name, name=name))
 
-    for profile in load().values():
-        if profile.names is not Names.SERVICE:
-            continue
-        present = service_certificate(rt.db, profile.name)
-        life = present.not_valid_after_utc - present.not_valid_before_utc
-        if present.not_valid_after_utc - clock.now() > life / RENEW_BEFORE:
-            continue
-        answer = rt.signer.request("issue", profile=profile.name)
-        with rt.db.write() as connection:
-            issued = record(connection, answer, profile=profile.name, device_id=None, actor=system("pki"))
-            record_service(connection, profile.name, issued.certificate)
+
+def _is_worn(rt: Runtime, name: str) -> bool:
+    """Whether a service's certificate is in its last third, or was never made (the making of its authority broke off)."""
+    try:
+        present = authorities.service_certificate(rt.db, name)
+    except AuthorityMissing:
+        return True
+    life = present.not_valid_after_utc - present.not_valid_before_utc
+    return present.not_valid_after_utc - clock.now() <= life / RENEW_BEFORE
+
+
+def services(found: tuple[Authority, ...]) -> Iterator[tuple[Authority, Profile]]:
+    """Which authority certifies which of our services: OCSP responders every one, the others the first line's newest."""
+    for authority in found:
+        for profile in load().values():
+            if profile.names is Names.SERVICE and (
+                profile.name == OCSP_RESPONDER or authority == authorities.current(found, profile.authority)
+            ):
+                yield authority, profile
+
+
+def _record_renewal(connection: sa.Connection, *, answer: dict[str, Any], profile: str, name: str) -> None:
+    issued = record(connection, answer, profile=profile, device_id=None, actor=system("pki"))
+    record_service(connection, name, issued.certificate)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from lachan import clock, der
 from pki import names
+from pki.authorities import FIRST, Authority
 from pki.errors import ProfileBroken
 from pki.profiles import ECDSA_SHA256, Issuer, Names, Profile, compile_template
 
@@ -136,7 +137,7 @@ def _sample(profile: Profile) -> bytes:
         Names.SERVICE: lambda: names.service(profile.service_name),
     }[profile.names]()
     spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    body = compile_template(profile, Issuer(issuer, "http://status.lachan.invalid")).fill(
+    body = compile_template(profile, Issuer(Authority(FIRST, issuer), "http://status.lachan.invalid")).fill(
         serial=(1 << 126) + 1,
         not_before=now,
         not_after=now + timedelta(days=profile.validity_days),

@@ -1,13 +1,12 @@
 """Answering OCSP (RFC 6960, RFC 5019): take the request apart, look, have it signed, remember what may be remembered.
 
 Every answer is signed by the delegated responder inside the signer. Answers without a nonce are kept in memory under the
-certificate's state version, so a change of state is seen at the next request. Limits: certificates of the issuing
-authority only; a signed request's signature is ignored, as RFC 6960 allows.
+certificate's state version, so a change of state is seen at the next request. Limits: one request asks about certificates
+of one authority; a signed request's signature is ignored, as RFC 6960 allows.
 """
 
 from __future__ import annotations
 
-import hmac
 import threading
 import time
 from collections import OrderedDict
@@ -20,9 +19,10 @@ import sqlalchemy as sa
 from lachan import clock, der
 from lachan.errors import LachanError, TooMany
 from lachan.runtime import Runtime
-from pki.authorities import hierarchy
-from pki.models import certificates
-from pki.status_signing import HASHES, OCSP_AT_ONCE, OCSP_LIFE, issuer_hashes
+from pki import authorities
+from pki.authorities import Authority
+from pki.models import certificates, unrecorded
+from pki.status_signing import HASHES, OCSP_AT_ONCE, OCSP_LIFE
 
 MAX_AGE = 30  # seconds that an HTTP cache may keep an answer; ours sees a change at once
 LIMIT = 8 * 1024
@@ -93,16 +93,22 @@ def answer(rt: Runtime, request: bytes, *, source: str = "") -> Answer:
 def reply(rt: Runtime, question: Question, *, source: str = "") -> Answer:
     """Answer one question that was taken apart already; ``source`` as in `answer`."""
     try:
-        issuer = hierarchy(rt.db).issuing
-        for certificate in question.certificates:
-            names = issuer_hashes(issuer, certificate.hash)
-            if not hmac.compare_digest(b"".join(names), certificate.name_hash + certificate.key_hash):
-                return _error(Status.UNAUTHORIZED)
+        authority = _asked_about(rt, question)
+        if authority is None:
+            return _error(Status.UNAUTHORIZED)
         if question.nonce or len(question.certificates) > 1:
-            return Answer(_sign(rt, question, source), Status.SUCCESSFUL)
-        return Answer(_remembered(rt, question, source), Status.SUCCESSFUL, MAX_AGE)
+            return Answer(_sign(rt, authority, question, source), Status.SUCCESSFUL)
+        return Answer(_remembered(rt, authority, question, source), Status.SUCCESSFUL, MAX_AGE)
     except LachanError as error:
         return _error(Status.TRY_LATER if error.status in (429, 503) else Status.INTERNAL_ERROR)
+
+
+def _asked_about(rt: Runtime, question: Question) -> Authority | None:
+    """The authority whose certificates all parts of the question are about, by the hashes of its name and key."""
+    for authority in authorities.every(rt.db):
+        if all(authority.hashes[c.hash] == (c.name_hash, c.key_hash) for c in question.certificates):
+            return authority
+    return None
 
 
 def parse(request: bytes) -> Question:
@@ -180,11 +186,12 @@ class _Purses:
 _purses = _Purses()
 
 
-def _sign(rt: Runtime, question: Question, source: str) -> bytes:
+def _sign(rt: Runtime, authority: Authority, question: Question, source: str) -> bytes:
     if source:
         _purses.spend(source)
     wanted = [{"hash": c.hash, "serial_number": c.serial} for c in question.certificates]
-    response: bytes = rt.signer.request("ocsp", certificates=wanted, nonce=question.nonce)["response"]
+    answer = rt.signer.request("ocsp", authority=authority.name, certificates=wanted, nonce=question.nonce)
+    response: bytes = answer["response"]
     return response
 
 
@@ -211,18 +218,28 @@ class _Memory:
 _memory = _Memory()
 
 
-def _remembered(rt: Runtime, question: Question, source: str) -> bytes:
+def _remembered(rt: Runtime, authority: Authority, question: Question, source: str) -> bytes:
     asked = question.certificates[0]
     serial = f"{int.from_bytes(asked.serial, 'big', signed=True):x}"
-    query = sa.select(certificates.c.state_version).where(certificates.c.serial_number == serial)
-    with rt.db.read() as connection:
-        version = connection.execute(query).scalar()
-    key = (str(rt.settings.data), asked.hash, asked.serial, version)
+    version = _state_version(rt, authority, serial)
+    key = (str(rt.settings.data), authority.name, asked.hash, asked.serial, version)
     content = _memory.get(key)
     if content is None:
-        content = _sign(rt, question, source)
+        content = _sign(rt, authority, question, source)
         _memory.put(key, content)
     return content
+
+
+def _state_version(rt: Runtime, authority: Authority, serial: str) -> int | str | None:
+    """Changes with every change of the certificate's status; None while nobody knows it."""
+    c, u = certificates.c, unrecorded.c
+    query = sa.select(c.state_version).where(c.serial_number == serial, c.authority == authority.name)
+    with rt.db.read() as connection:
+        version: int | None = connection.execute(query).scalar()
+        if version is not None:
+            return version
+        closed = sa.select(u.since).where(u.serial_number == serial, u.authority == authority.name)
+        return None if connection.execute(closed).first() is None else "closed"
 
 
 def _error(status: Status) -> Answer:

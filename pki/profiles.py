@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from lachan import der
+from pki.authorities import FIRST, Authority
 from pki.errors import ProfileBroken, ProfileUnknown
 
 FOLDER = Path(__file__).with_name("profiles")
@@ -51,6 +52,7 @@ class Profile:
 
     name: str
     title: str
+    authority: str
     names: Names
     validity_days: int
     keys: tuple[str, ...]
@@ -67,11 +69,11 @@ class Issuer:
     """The authority whose name and addresses go into a template.
 
     Attributes:
-        certificate: its own certificate.
+        authority: name, certificate, paths.
         status_url: base of CDP and AIA, without a slash at the end.
     """
 
-    certificate: x509.Certificate
+    authority: Authority
     status_url: str
 
 
@@ -124,20 +126,19 @@ class Template:
 @lru_cache(maxsize=32)
 def compile_template(profile: Profile, issuer: Issuer) -> Template:
     """The octets that all certificates of ``profile`` under ``issuer`` share."""
-    key_id = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id)
+    authority = issuer.authority
     parts = [
         der.extension("2.5.29.19", x509.BasicConstraints(ca=False, path_length=None).public_bytes(), critical=True),
         der.extension("2.5.29.15", _key_usage(profile).public_bytes(), critical=True),
         der.extension("2.5.29.37", x509.ExtendedKeyUsage([_EKU[u] for u in profile.extended_key_usage]).public_bytes()),
-        der.extension("2.5.29.35", authority.public_bytes()),
-        *_status_pointers(profile, issuer.status_url),
+        der.extension("2.5.29.35", authority.key_identifier),
+        *_status_pointers(profile, issuer),
     ]
     return Template(
         profile=profile,
-        issuer_name=issuer.certificate.subject.public_bytes(),
+        issuer_name=authority.subject,
         extensions=b"".join(parts),
-        issuer_not_after=issuer.certificate.not_valid_after_utc,
+        issuer_not_after=authority.certificate.not_valid_after_utc,
     )
 
 
@@ -185,6 +186,7 @@ def read(path: Path, schema: dict[str, Any]) -> Profile:
     return Profile(
         name=data["name"],
         title=data["title"],
+        authority=data.get("authority", FIRST),
         names=Names(data["names"]),
         validity_days=data["validity_days"],
         keys=tuple(data["keys"]),
@@ -211,15 +213,16 @@ def _key_usage(profile: Profile) -> x509.KeyUsage:
     )
 
 
-def _status_pointers(profile: Profile, base: str) -> list[bytes]:
+def _status_pointers(profile: Profile, issuer: Issuer) -> list[bytes]:
     """CDP, AIA and nocheck, as the profile's ``status`` says (RFC 5280 4.2.1.13 and 4.2.2.1)."""
+    base, authority = issuer.status_url, issuer.authority
     uri = x509.UniformResourceIdentifier
     method = x509.oid.AuthorityInformationAccessOID
     parts: list[bytes] = []
     if "crl" in profile.status:
-        point = x509.DistributionPoint([uri(f"{base}/crl/issuing.crl")], None, None, None)
+        point = x509.DistributionPoint([uri(f"{base}{authority.crl_path}")], None, None, None)
         parts.append(der.extension("2.5.29.31", x509.CRLDistributionPoints([point]).public_bytes()))
-    access = [x509.AccessDescription(method.CA_ISSUERS, uri(f"{base}/ca/issuing.crt"))]
+    access = [x509.AccessDescription(method.CA_ISSUERS, uri(f"{base}{authority.certificate_path}"))]
     if "ocsp" in profile.status:
         access.insert(0, x509.AccessDescription(method.OCSP, uri(f"{base}/ocsp")))
     parts.append(der.extension("1.3.6.1.5.5.7.1.1", x509.AuthorityInformationAccess(access).public_bytes()))

@@ -1,7 +1,7 @@
 """Suspend, release, revoke: the state of certificates, with everything that must know it in the same transaction.
 
-A change writes the row, the fact, the doors' refusal list (`lachan.trust`) and a due job for the next CRL; OCSP reads the
-row. A hold belongs to whoever made it (`Holder`), so that lifting a containment leaves a person's suspension alone and the
+A change writes the row with its authority's next revision, the fact, the doors' refusal list (`lachan.trust`) and a due
+job for the next CRL; OCSP reads the row. A hold belongs to whoever made it (`Holder`), so that lifting a containment leaves a person's suspension alone and the
 other way round. Limits: a revoked certificate never comes back; ``removeFromCRL`` exists in delta CRLs only (RFC 5280
 5.3.1), in a full CRL a released certificate is simply absent.
 """
@@ -22,7 +22,7 @@ from lachan.runtime import Runtime
 from lachan.work import jobs
 from lachan.work.outbox import append
 from pki.errors import HeldByContainment, NoCertificate, RevokedForGood
-from pki.models import certificates, holds, revisions
+from pki.models import authorities, certificates, holds, revisions, unrecorded
 from pki.states import Holder, Reason, State
 
 
@@ -52,19 +52,18 @@ def suspend(
     Raises:
         NotFound, NoCertificate, RevokedForGood: the device, or the one certificate named, is not there or is revoked.
     """
-    changed = []
+    changed, count = [], _Revisions(rt, connection)
     for row in _rows(connection, principal, device_id, serial_number):
         mine = {"certificate_id": row["id"], "holder": holder}
         values = {**mine, "reason": reason[:200], "by": principal.label, "since": clock.now()}
         if not insert_ignore(connection, holds, values, index=("certificate_id", "holder")):
             continue
         if row["state"] == State.VALID:
-            _set(connection, row, State.HELD, "certificate_hold")
+            _set(connection, row, State.HELD, "certificate_hold", count)
             _refuse(connection, row, "suspended")
         event = CertificateSuspended(device_id=device_id, serial_number=row["serial_number"], reason=reason)
         append(connection, event, actor=principal)
         changed.append(row["serial_number"])
-    _publish(rt, connection, changed)
     return changed
 
 
@@ -89,7 +88,7 @@ def release(
         NotFound, NoCertificate, RevokedForGood: as in `suspend`.
         HeldByContainment: a person wants to lift what only a containment holds.
     """
-    changed, others = [], 0
+    changed, others, count = [], 0, _Revisions(rt, connection)
     for row in _rows(connection, principal, device_id, serial_number):
         mine = sa.and_(holds.c.certificate_id == row["id"], holds.c.holder == holder)
         lifted = connection.execute(holds.delete().where(mine)).rowcount
@@ -98,14 +97,13 @@ def release(
         if not lifted:
             continue
         if left is None:
-            _set(connection, row, State.VALID, "")
+            _set(connection, row, State.VALID, "", count)
             trust.accept_certificate(connection, keys=_keys(row))
         event = CertificateReleased(device_id=device_id, serial_number=row["serial_number"], reason=reason)
         append(connection, event, actor=principal)
         changed.append(row["serial_number"])
     if not changed and others and holder is Holder.REQUEST:
         raise HeldByContainment("Only a containment holds the certificates of this device.")
-    _publish(rt, connection, changed)
     return changed
 
 
@@ -136,21 +134,89 @@ def revoke(
         NoCertificate: the device has no such certificate.
         RevokedForGood: the one certificate named is revoked already.
     """
-    changed = []
+    changed, count = [], _Revisions(rt, connection)
     for row in _rows(connection, principal, device_id, serial_number):
         connection.execute(holds.delete().where(holds.c.certificate_id == row["id"]))
-        _set(connection, row, State.REVOKED, str(reason))
+        _set(connection, row, State.REVOKED, str(reason), count)
         _refuse(connection, row, "revoked")
         event = CertificateRevoked(device_id=device_id, serial_number=row["serial_number"], reason=str(reason))
         append(connection, event, actor=principal)
         changed.append(row["serial_number"])
-    _publish(rt, connection, changed)
     return changed
 
 
-def revision(connection: sa.Connection) -> int:
-    """How many times certificates changed their state; 0 at first."""
-    return connection.execute(sa.select(revisions.c.revision)).scalar() or 0
+def close_unrecorded(rt: Runtime, connection: sa.Connection, *, authority: str, serial_number: str) -> bool:
+    """Revoke a serial number that the signer used and no row records, in the caller's transaction; again is no error.
+
+    From then on CRL and OCSP of the authority call it revoked, and `is_closed` says that it must not be recorded any more.
+
+    Args:
+        rt: the installation.
+        connection: of a unit of work.
+        authority: the name of the authority that signed.
+        serial_number: hex, as the signer's log has it.
+
+    Returns:
+        Whether this call closed it: not when it was closed before, and not when a certificate of that number is recorded.
+    """
+    c, serial = certificates.c, serial_number.lower().lstrip("0")
+    recorded = sa.select(c.id).where(c.serial_number == serial, c.authority == authority)
+    if connection.execute(recorded).first() is not None:
+        return False
+    found = sa.select(authorities.c.certificate).where(authorities.c.name == authority)
+    end = x509.load_der_x509_certificate(connection.execute(found).scalar_one()).not_valid_after_utc
+    row = {
+        "serial_number": serial, "authority": authority, "since": clock.now().replace(microsecond=0),
+        "not_after": end, "reason": str(Reason.CESSATION_OF_OPERATION),
+    }  # fmt: skip
+    if not insert_ignore(connection, unrecorded, row, index=("serial_number", "authority")):
+        return False
+    _Revisions(rt, connection).next(authority)
+    return True
+
+
+def is_closed(connection: sa.Connection, *, authority: str, serial_number: str) -> bool:
+    """Whether `close_unrecorded` was there first: then a certificate of that serial number must not be recorded."""
+    mine = sa.and_(unrecorded.c.serial_number == serial_number, unrecorded.c.authority == authority)
+    return connection.execute(sa.select(unrecorded.c.since).where(mine)).first() is not None
+
+
+def revision(connection: sa.Connection, authority: str) -> int:
+    """How many times certificates of an authority changed their state; 0 at first."""
+    mine = revisions.c.authority == authority
+    return connection.execute(sa.select(revisions.c.revision).where(mine)).scalar() or 0
+
+
+class _Revisions:
+    """Counts one transaction's change of state, once for each authority, and makes the next CRL of it due.
+
+    The counter's row stays locked until the commit, so revisions become visible in their order; the job's key has the
+    revision, so that no change hides behind a running job.
+    """
+
+    def __init__(self, rt: Runtime, connection: sa.Connection) -> None:
+        self._rt, self._connection = rt, connection
+        self._numbers: dict[str, int] = {}
+
+    def next(self, authority: str) -> int:
+        """The revision of this transaction's changes."""
+        if authority not in self._numbers:
+            self._numbers[authority] = self._count(authority)
+        return self._numbers[authority]
+
+    def _count(self, authority: str) -> int:
+        connection, mine = self._connection, revisions.c.authority == authority
+        bump = revisions.update().where(mine).values(revision=revisions.c.revision + 1)
+        first = {"authority": authority, "revision": 1}
+        if connection.execute(bump).rowcount == 0 and not insert_ignore(
+            connection, revisions, first, index=("authority",)
+        ):
+            connection.execute(bump)
+        number = revision(connection, authority)
+        payload = {"authority": authority, "revision": number}
+        jobs.enqueue(connection, "pki.crl", payload, key=f"pki.crl:{authority}:{number}")
+        after_commit(connection, self._rt.wake)
+        return number
 
 
 def _rows(
@@ -172,10 +238,10 @@ def _rows(
     return live
 
 
-def _set(connection: sa.Connection, row: dict[str, Any], state: State, reason: str) -> None:
+def _set(connection: sa.Connection, row: dict[str, Any], state: State, reason: str, count: _Revisions) -> None:
     values = {
         "state": state, "reason": reason, "state_since": clock.now().replace(microsecond=0),
-        "state_version": certificates.c.state_version + 1,
+        "state_version": certificates.c.state_version + 1, "revision": count.next(row["authority"]),
     }  # fmt: skip
     connection.execute(certificates.update().where(certificates.c.id == row["id"]).values(**values))
 
@@ -192,17 +258,3 @@ def _refuse(connection: sa.Connection, row: dict[str, Any], reason: str) -> None
 
 def _keys(row: dict[str, Any]) -> trust.CertificateKeys:
     return trust.CertificateKeys.of(x509.load_der_x509_certificate(row["certificate"]))
-
-
-def _publish(rt: Runtime, connection: sa.Connection, changed: list[str]) -> None:
-    """Count the change and make the next CRL due; a key per revision, so that no change hides behind a running job."""
-    if not changed:
-        return
-    bump = revisions.update().where(revisions.c.id == 1).values(revision=revisions.c.revision + 1)
-    if connection.execute(bump).rowcount == 0 and not insert_ignore(
-        connection, revisions, {"id": 1, "revision": 1}, index=("id",)
-    ):
-        connection.execute(bump)
-    number = revision(connection)
-    jobs.enqueue(connection, "pki.crl", {"revision": number}, key=f"pki.crl:{number}")
-    after_commit(connection, rt.wake)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from lachan.identity import system
 from lachan.runtime import Runtime
 from pki import names as pki_names
-from pki.authorities import hierarchy, pem
+from pki.authorities import issuer_of, pem
 from pki.errors import NamesNotOurs
 from pki.issuing import record
 
@@ -36,7 +36,8 @@ def issue_server_certificate(rt: Runtime, names: Sequence[str]) -> tuple[bytes, 
     key = ec.generate_private_key(ec.SECP256R1())
     spki = key.public_key().public_bytes(Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     answer = rt.signer.request("issue", profile="server", names=list(names), spki=spki)
-    with rt.db.write() as connection:
-        issued = record(connection, answer, profile="server", device_id=None, actor=system("doors"))
+    issued = rt.db.run(
+        lambda connection: record(connection, answer, profile="server", device_id=None, actor=system("doors"))
+    )
     secret = key.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return secret, pem(issued.certificate, hierarchy(rt.db).issuing)
+    return secret, pem(issued.certificate, issuer_of(rt.db, issued.certificate).certificate)

@@ -2,8 +2,8 @@
 
 * `issue_secret`: a one-time enrolment secret for a device.
 * `enrol`, `reenrol`: certificates for devices. `issue_server_certificate`: for the doors.
-* `suspend`, `release`, `revoke`: the state of certificates. `latest`, `publish`: CRLs. `answer`: OCSP.
-* `hierarchy`: root and issuing authority. `certificates_of`: what a device has. `registered`: the row of exact bytes.
+* `suspend`, `release`, `revoke`, `close_unrecorded`: the state of certificates. `latest`, `publish`: CRLs. `answer`: OCSP.
+* `hierarchy`: root and issuing authorities. `certificates_of`: what a device has. `registered`: the row of exact bytes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pki.enrolment import Enrolled, enrol, reenrol
 from pki.issuing import registered
 from pki.models import certificates
 from pki.ocsp import answer
-from pki.revocation import release, revoke, suspend
+from pki.revocation import close_unrecorded, release, revoke, suspend
 from pki.secrets import NewSecret, issue_secret
 from pki.servers import issue_server_certificate
 
 __all__ = [
-    "CertificateRow", "Enrolled", "NewSecret", "answer", "certificates_of", "enrol", "hierarchy", "issue_secret",
-    "issue_server_certificate", "latest", "pem", "publish", "reenrol", "registered", "release", "revoke",
+    "CertificateRow", "Enrolled", "NewSecret", "answer", "certificates_of", "close_unrecorded", "enrol", "hierarchy",
+    "issue_secret", "issue_server_certificate", "latest", "pem", "publish", "reenrol", "registered", "release", "revoke",
     "service_certificate", "suspend",
 ]  # fmt: skip
 

@@ -3,7 +3,7 @@
 Steps: lint every profile; make the root (P-384) in memory, sign the issuing authority (P-256, pathLen 0) and the root's CRL
 with it, write its key encrypted to the offline folder; make the service keys in the signer; issue their certificates; write
 rows and facts. Run again it changes nothing. Limits: the root's passphrase lies in the offline folder beside the key until
-somebody takes the folder away; one issuing authority; the root's CRL is renewed by bringing the root key back.
+somebody takes the folder away; the root's CRL is renewed by bringing the root key back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from lachan.identity.secrets import random_text
 from lachan.signer.context import InitContext, SignerContext
 from lachan.work import outbox
 from pki import authorities, lint, profiles
-from pki.issuing import record, record_service
+from pki.authorities import Authority
+from pki.issuing import record, record_service, services
 from pki.models import authorities as authority_rows
 from pki.models import crls
 from pki.signing import issue
@@ -59,17 +60,43 @@ def init(context: InitContext) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lint.approve(folder, profiles.load())
     root = make_root()
-    context.keys.generate(authorities.ISSUING_KEY, "p256")
-    issuing = sign_issuing(root, context.keys.public(authorities.ISSUING_KEY))
-    authorities.keep(context.settings, "root", root.certificate.public_bytes(Encoding.DER))
-    authorities.keep(context.settings, "issuing", issuing.public_bytes(Encoding.DER))
-    services = [p for p in profiles.load().values() if p.names is profiles.Names.SERVICE]
-    for profile in services:
-        context.keys.generate(profile.service_key, "p256")
-    signer = SignerContext(context.keys, context.db, context.settings, context.settings.signer_home)
-    issued = {profile.name: issue(signer, {"profile": profile.name}) for profile in services}
-    _write_rows(context, root, issuing, issued)
+    authorities.keep(context.settings, authorities.ROOT, root.certificate.public_bytes(Encoding.DER))
+    for profile in profiles.load().values():
+        if profile.names is profiles.Names.SERVICE:
+            context.keys.generate(profile.service_key, "p256")
+    context.db.run(lambda connection: _write_root(connection, root))
+    add_authority(context, root, authorities.FIRST)
     store_offline(root, context.offline)
+
+
+def add_authority(context: InitContext, root: Root, name: str) -> Authority:
+    """Make an issuing authority under the root, with the service certificates that it must give; the root is at hand.
+
+    One whose line has authorities already (``issuing-2``) issues from now on in the place of the one before it, which goes
+    on to publish its CRL and to answer OCSP.
+
+    Args:
+        context: settings, database, key store.
+        root: signs the new authority's certificate.
+        name: the line's name for its first, ``LINE-N`` for the Nth.
+
+    Raises:
+        KeyExists: there is an authority of that name.
+    """
+    public = context.keys.generate(Authority(name, root.certificate).key_name, "p256")
+    authority = Authority(name, sign_issuing(root, public, name))
+    # The row first: what the signer issues as soon as it has the file must find its issuer.
+    context.db.run(lambda connection: _write_certificate(connection, name, authority.certificate))
+    authorities.forget(context.db)
+    authorities.keep(context.settings, name, authority.certificate.public_bytes(Encoding.DER))
+    signer = SignerContext(context.keys, context.db, context.settings, context.settings.signer_home)
+    issued = {
+        profile.name: issue(signer, {"profile": profile.name, "authority": name})
+        for certifier, profile in services(authorities.every(context.db))
+        if certifier == authority
+    }
+    context.db.run(lambda connection: _write_services(connection, authority, issued))
+    return authority
 
 
 def make_root() -> Root:
@@ -85,11 +112,11 @@ def make_root() -> Root:
     return Root(key, certificate)
 
 
-def sign_issuing(root: Root, public: Any) -> x509.Certificate:
-    """The issuing authority's certificate: pathLen 0, so that it can certify no further authority."""
+def sign_issuing(root: Root, public: Any, name: str = authorities.FIRST) -> x509.Certificate:
+    """An issuing authority's certificate: pathLen 0, so that it can certify no further authority."""
     key_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
-        _builder(root.certificate.subject, _name("lachan issuing"), public, ISSUING_LIFE)
+        _builder(root.certificate.subject, _name(f"lachan {name.replace('-', ' ')}"), public, ISSUING_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_authority_usage(), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), critical=False)
@@ -113,30 +140,33 @@ def store_offline(root: Root, folder: Path) -> None:
             file.write(content)
 
 
-def _write_rows(context: InitContext, root: Root, issuing: x509.Certificate, issued: dict[str, dict[str, Any]]) -> None:
-    now, actor = clock.now(), system("init")
+def _write_root(connection: sa.Connection, root: Root) -> None:
+    """The root's row and its CRL, which is small and made here once: it stays in its row."""
+    now = clock.now()
     empty = x509.CertificateRevocationListBuilder(root.certificate.subject, now, now + ROOT_CRL_LIFE)
     key_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     crl = (
         empty.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), critical=False)
         .add_extension(x509.CRLNumber(1), critical=False)
         .sign(root.key, hashes.SHA384())
+        .public_bytes(Encoding.DER)
     )
-    with context.db.write() as connection:
-        for name, certificate in (("root", root.certificate), ("issuing", issuing)):
-            row = {"name": name, "certificate": certificate.public_bytes(Encoding.DER), "created_at": now}
-            connection.execute(authority_rows.insert().values(**row))
-            fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-            outbox.append(connection, AuthorityCreated(name=name, fingerprint=fingerprint), actor=actor)
-        for name, answer in issued.items():
-            certificate = record(connection, answer, profile=name, device_id=None, actor=actor).certificate
-            record_service(connection, name, certificate)
-        connection.execute(
-            crls.insert().values(
-                authority="root", number=1, crl=crl.public_bytes(Encoding.DER), this_update=now,
-                next_update=now + ROOT_CRL_LIFE, revision=0,
-            )
-        )  # fmt: skip
+    _write_certificate(connection, authorities.ROOT, root.certificate)
+    row = {"authority": authorities.ROOT, "number": 1, "crl": crl, "size": len(crl), "this_update": now, "revision": 0}
+    connection.execute(crls.insert().values(**row, next_update=now + ROOT_CRL_LIFE))
+
+
+def _write_services(connection: sa.Connection, authority: Authority, issued: dict[str, dict[str, Any]]) -> None:
+    for profile, answer in issued.items():
+        certificate = record(connection, answer, profile=profile, device_id=None, actor=system("init")).certificate
+        record_service(connection, authority.service(profile), certificate)
+
+
+def _write_certificate(connection: sa.Connection, name: str, certificate: x509.Certificate) -> None:
+    row = {"name": name, "certificate": certificate.public_bytes(Encoding.DER), "created_at": clock.now()}
+    connection.execute(authority_rows.insert().values(**row))
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    outbox.append(connection, AuthorityCreated(name=name, fingerprint=fingerprint), actor=system("init"))
 
 
 def _name(common_name: str) -> x509.Name:

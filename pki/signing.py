@@ -26,8 +26,9 @@ from lachan.signer.context import Handler, SignerContext, strict
 from lachan.signer.errors import SignatureRefused
 from lachan.statements import Statement
 from pki import authorities, lint, names
+from pki.authorities import Authority
 from pki.csr import check_key
-from pki.errors import KeyUnfit, ProfileUnknown
+from pki.errors import AuthorityMissing, KeyUnfit, ProfileUnknown
 from pki.models import certificates
 from pki.profiles import ECDSA_SHA256, Issuer, Names, Profile, compile_template
 from pki.profiles import get as get_profile
@@ -76,11 +77,12 @@ def issue(signer: SignerContext, request: dict[str, Any], seen: Seen = NOBODY) -
     Args:
         signer: keys, database, settings.
         request: ``profile`` and, as its names come from: ``device_id`` and ``spki`` (DER) for a device;
-            ``names`` and ``spki`` for a door; nothing more for a service.
+            ``names`` and ``spki`` for a door; nothing more for a service, or the name of an older ``authority`` that
+            still needs its own (the OCSP responder).
         seen: what `look` found.
 
     Returns:
-        ``certificate``: DER.
+        ``certificate``: DER; ``authority``: the name of the one that issued it.
 
     Raises:
         SignatureRefused: unknown field, profile, device or name; unlinted profile; unfit key; device retired or
@@ -95,16 +97,23 @@ def issue(signer: SignerContext, request: dict[str, Any], seen: Seen = NOBODY) -
     if not lint.is_approved(authorities.folder(signer.settings), profile):
         raise SignatureRefused(f"Profile {profile.name} was not linted here; run `lachan pki lint`.")
     identity, spki, device_id = _IDENTITIES[profile.names](signer, profile, request, seen)
-    certificate = build(signer, profile, identity, spki, device_id=device_id)
+    authority = _authority(signer, profile, request)
+    certificate = build(signer, authority, profile, identity, spki, device_id=device_id)
     if profile.names is Names.SERVICE:
-        authorities.keep(signer.settings, profile.name, certificate)
-    return {"certificate": certificate}
+        authorities.keep(signer.settings, authority.service(profile.name), certificate)
+    return {"certificate": certificate, "authority": authority.name}
 
 
 def build(
-    signer: SignerContext, profile: Profile, identity: names.Identity, spki: bytes, *, device_id: str = ""
+    signer: SignerContext,
+    authority: Authority,
+    profile: Profile,
+    identity: names.Identity,
+    spki: bytes,
+    *,
+    device_id: str = "",
 ) -> bytes:
-    """Fill the profile's template and sign it with the issuing key; the serial number is random (RFC 5280 4.1.2.2).
+    """Fill the profile's template and sign it with the authority's key; the serial number is random (RFC 5280 4.1.2.2).
 
     Raises:
         SignatureRefused: the profile does not allow the key.
@@ -113,8 +122,8 @@ def build(
         key_id = check_key(spki, allowed=profile.keys)
     except KeyUnfit as error:
         raise SignatureRefused(error.detail) from error
-    issuer = authorities.kept(signer.settings, "issuing")
-    template = compile_template(profile, Issuer(issuer, signer.settings.status_url.rstrip("/")))
+    issuer = authority.certificate
+    template = compile_template(profile, Issuer(authority, signer.settings.status_url.rstrip("/")))
     serial = int.from_bytes(os.urandom(16), "big") >> 2 | 1 << 126  # always 16 octets, always positive
     now = clock.now().replace(microsecond=0)
     body = template.fill(
@@ -126,7 +135,7 @@ def build(
         key_id=key_id,
         san=identity.san,
     )
-    signature = signer.keys.sign(authorities.ISSUING_KEY, body)
+    signature = signer.keys.sign(authority.key_name, body)
     signer.signed(f"{serial:x}", body, device_id=device_id)
     return der.signed(body, ECDSA_SHA256, signature)
 
@@ -135,6 +144,16 @@ def is_recorded(connection: sa.Connection, subject: str) -> bool:
     """Whether the certificate with that serial number (hex) stands in the books; asked by `lachan.signer.reconcile`."""
     query = sa.select(certificates.c.id).where(certificates.c.serial_number == subject)
     return connection.execute(query).first() is not None
+
+
+def _authority(signer: SignerContext, profile: Profile, request: dict[str, Any]) -> Authority:
+    """The newest of the profile's line; for a service the one that is asked for."""
+    try:
+        if profile.names is Names.SERVICE and request.get("authority") is not None:
+            return authorities.kept_authority(signer.settings, request["authority"])
+        return authorities.issuer(signer.settings, profile.authority)
+    except AuthorityMissing as error:
+        raise SignatureRefused(error.detail) from error
 
 
 _Wanted = tuple[names.Identity, bytes, str]  # subject and SAN, SubjectPublicKeyInfo, device id
@@ -174,7 +193,7 @@ def _for_server(signer: SignerContext, profile: Profile, request: dict[str, Any]
 
 
 def _for_service(signer: SignerContext, profile: Profile, request: dict[str, Any], seen: Seen) -> _Wanted:
-    strict(request, {"profile": str})
+    strict(request, {"profile": str, "authority?": str})
     public = signer.keys.public(profile.service_key)
     spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return names.service(profile.service_name), spki, ""

@@ -11,7 +11,7 @@ WIRING = Room(
     enforcement=("pki.enforcement:CertificateHold",),
     signing={
         "issue": Signing("pki.signing:ISSUE", rate=500, recorded="pki.signing:is_recorded"),
-        "crl": Signing("pki.status_signing:crl", rate=5),
+        "crl": Signing("pki.crl_signing:crl", rate=5),
         "ocsp": Signing("pki.status_signing:ocsp", rate=1000),
     },
     init=("pki.setup:init",),

@@ -25,7 +25,6 @@ from api.models import door_anchors
 from lachan import trust
 from lachan.runtime import Runtime
 from pki import authorities
-from pki.errors import AuthorityMissing
 
 POLL = 0.05
 RELOAD = 1.0
@@ -116,10 +115,8 @@ class TrustWatch:
 
 
 def _anchors(rt: Runtime) -> tuple[Anchor, ...]:
-    found: list[Anchor] = []
-    try:
-        found.append(Anchor(authorities.hierarchy(rt.db).issuing, None))
-    except AuthorityMissing:
+    found = [Anchor(authority.certificate, None) for authority in authorities.every(rt.db)]
+    if not found:
         _log.warning("no certification authority yet: the device door lets nobody in")
     with rt.db.read() as connection:
         rows = connection.execute(sa.select(door_anchors).order_by(door_anchors.c.fingerprint)).all()

@@ -1,4 +1,4 @@
-"""Status of certificates for everybody: authorities' certificates, CRLs and OCSP, from rows, over plain HTTP."""
+"""Status of certificates for everybody: authorities' certificates, CRLs and OCSP, from rows and files, over plain HTTP."""
 
 import base64
 import binascii
@@ -7,33 +7,37 @@ from urllib.parse import unquote_to_bytes
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 
+from api.files import MappedFile, knows
 from api.status.app import runtime
 from lachan import clock
-from lachan.errors import NotFound
+from lachan.blobs import NoSuchBlob
+from lachan.errors import NotFound, Unavailable
 from lachan.runtime import Runtime
-from pki import ocsp, service
+from pki import crl, ocsp, service
 
 router = APIRouter(tags=["status"])
 Open = Annotated[Runtime, Depends(runtime)]
 DAY = 24 * 3600
+CRL = "application/pkix-crl"
 CRL_AGE = 30  # seconds that an HTTP cache may keep a CRL; a hold must be seen soon
 
 
 @router.get("/ca/{name}.crt", summary="An authority's certificate (DER)")
 def authority_certificate(name: str, rt: Open) -> Response:
-    """Root or issuing authority, as AIA caIssuers names it (RFC 5280 4.2.2.1)."""
+    """Root or an issuing authority, as AIA caIssuers names it (RFC 5280 4.2.2.1)."""
     found = service.hierarchy(rt.db)
-    certificates = {"root": found.root, "issuing": found.issuing}
+    certificates = {"root": found.root, **{authority.name: authority.certificate for authority in found.authorities}}
     if name not in certificates:
         raise NotFound(f"There is no authority {name!r}.")
     content = certificates[name].public_bytes(Encoding.DER)
     return Response(content, headers={"Cache-Control": f"max-age={DAY}"}, media_type="application/pkix-cert")
 
 
-@router.get("/ca/chain.pem", summary="Issuing authority and root (PEM)")
+@router.get("/ca/chain.pem", summary="Issuing authorities and root (PEM)")
 def authority_chain(rt: Open) -> Response:
-    """Both certificates, for people and `openssl verify`."""
+    """All of them, for people and `openssl verify`."""
     content = service.pem(*service.hierarchy(rt.db).chain)
     return Response(
         content, headers={"Cache-Control": f"max-age={DAY}"}, media_type="application/pem-certificate-chain"
@@ -41,12 +45,24 @@ def authority_chain(rt: Open) -> Response:
 
 
 @router.get("/crl/{name}.crl", summary="A revocation list (DER)")
-def revocation_list(name: str, rt: Open) -> Response:
-    """The CRL in force of an authority (RFC 5280 5)."""
+def revocation_list(request: Request, name: str, rt: Open) -> Response:
+    """The CRL in force of an authority (RFC 5280 5), or 304 for who has it already."""
     found = service.latest(rt, name)
     left = max(0, int((found.next_update - clock.now()).total_seconds()))
-    headers = {"Cache-Control": f"max-age={min(CRL_AGE, left)}", "ETag": f'"{name}-{found.number}"'}
-    return Response(found.content, headers=headers, media_type="application/pkix-crl")
+    tag = f'"{name}-{found.number}"'
+    headers = {"Cache-Control": f"max-age={min(CRL_AGE, left)}", "ETag": tag}
+    if knows(request.headers.get("if-none-match", ""), tag):
+        return Response(status_code=304, headers=headers)
+    if not found.blob:
+        return Response(found.inline, headers=headers, media_type=CRL)
+    path = crl.store(rt).local_path(found.blob)
+    try:
+        if path is not None:
+            return MappedFile(path, headers=headers, media_type=CRL)
+        headers["Content-Length"] = str(found.size)
+        return StreamingResponse(crl.store(rt).open(found.blob), headers=headers, media_type=CRL)
+    except (FileNotFoundError, NoSuchBlob) as error:  # lost with its disk: `refresh` makes a new one within the minute
+        raise Unavailable(f"The CRL of {name!r} is being made anew.") from error
 
 
 async def posted(request: Request) -> bytes:

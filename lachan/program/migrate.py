@@ -1,8 +1,12 @@
 """Bring a database to this version's schema: one alembic history that runs on SQLite and PostgreSQL."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -22,11 +26,39 @@ def config() -> Config:
 
 
 def upgrade(db: Database) -> None:
-    """Run what is missing, in one transaction where the database allows it."""
+    """Run what is missing, in one transaction where the database allows it.
+
+    SQLite changes a table by making it anew, and would take what refers to the old one for orphans: there foreign keys rest
+    meanwhile, and all of them are checked before the commit.
+
+    Raises:
+        RuntimeError: a row refers to one that is not there any more; nothing was changed.
+    """
     made = config()
-    with db.write() as connection:
+    with _foreign_keys_at_rest(db), db.write() as connection:
         made.attributes["connection"] = connection
         command.upgrade(made, "head")
+        if db.dialect == "sqlite" and (left := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
+            raise RuntimeError(f"The migration leaves rows that refer to nothing: {left[:3]}")
+
+
+@contextmanager
+def _foreign_keys_at_rest(db: Database) -> Iterator[None]:
+    """Have new connections of SQLite not enforce foreign keys (inside a transaction that cannot be said any more)."""
+    if db.dialect != "sqlite":
+        yield
+        return
+
+    def rest(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA foreign_keys=OFF")
+
+    db.engine.dispose()
+    sa.event.listen(db.engine, "connect", rest)
+    try:
+        yield
+    finally:
+        sa.event.remove(db.engine, "connect", rest)
+        db.engine.dispose()
 
 
 def current(db: Database) -> str | None:

@@ -40,7 +40,7 @@ class SignerClient:
             fields: JSON values or bytes; the signer refuses unknown ones.
 
         Returns:
-            The handler's answer; bytes arrive as bytes.
+            The handler's answer; bytes arrive as bytes, what is big as an open file that the caller closes.
 
         Raises:
             SignerRefused: the signer will not sign that.
@@ -50,7 +50,7 @@ class SignerClient:
         connection = self._take()
         try:
             wire.send(connection, {"kind": kind, "fields": fields})
-            answer = wire.receive(connection)
+            answer = wire.receive(connection, files=True)
         except BadFrame as error:
             connection.close()
             raise SignerUnavailable(f"The signer's answer to {kind} is no answer: {error}") from error

@@ -57,6 +57,7 @@ class SignerContext:
         folder: the signer's own folder, for memory that must not lie in the database.
         counts: signatures per device and hour; a handler that signs for a device asks `HourlyCounts.check` first.
         signatures: what `signed` recorded.
+        memory: what a room's handlers keep from one request to the next while this signer runs.
     """
 
     keys: KeyStore
@@ -65,6 +66,7 @@ class SignerContext:
     folder: Path
     counts: HourlyCounts = field(default_factory=HourlyCounts)
     signatures: list[Signed] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
 
     def signed(self, subject: str, data: bytes, *, device_id: str = "") -> None:
         """Record one signature for the log, and count it; an answer without any is not let out.
@@ -77,6 +79,10 @@ class SignerContext:
         self.signatures.append(Signed(subject, hashlib.sha256(data).hexdigest(), device_id))
         if device_id:
             self.counts.add(device_id)
+
+    def signed_digest(self, subject: str, digest: bytes) -> None:
+        """Record one signature over what was hashed already: `signed` for what is too large to be held as bytes."""
+        self.signatures.append(Signed(subject, digest.hex()))
 
 
 @dataclass(frozen=True)

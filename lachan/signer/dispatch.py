@@ -74,6 +74,7 @@ class Dispatcher:
         rates = {kind: found.rate for kind, found in wiring.load().signing.items()}
         self._limiter = Limiter(rates | settings.signer_rates)
         self._told: dict[str, float] = {}
+        self._memory: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def answer(self, message: Mapping[str, Any], *, pid: int, uid: int) -> dict[str, Any]:
@@ -164,7 +165,7 @@ class Dispatcher:
         return _Answer({"failed": "the handler recorded no signature"})
 
     def _context(self) -> SignerContext:
-        return SignerContext(self.keys, self.db, self.settings, self.folder, self.counts)
+        return SignerContext(self.keys, self.db, self.settings, self.folder, self.counts, memory=self._memory)
 
     def _over_limit(self, kind: str) -> _Answer | None:
         """Refuse what is over the limit; the first in a minute is logged as a refusal, the others only answered."""

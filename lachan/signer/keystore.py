@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from lachan.signer.errors import KeyExists, KeyLocked, NoSuchKey
 
@@ -91,6 +92,18 @@ class KeyStore:
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return key.sign(data)
         return key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+    def sign_digest(self, name: str, digest: bytes) -> bytes:
+        """Sign what is too large to be held as bytes, by its SHA-256 (P-256 only): ECDSA in DER.
+
+        Raises:
+            NoSuchKey: there is no P-256 key of that name.
+            KeyLocked: the passphrase does not open it.
+        """
+        key = self.private(name)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise NoSuchKey(f"The key {name} does not sign digests.", name=name)
+        return key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
 
     def public(self, name: str) -> PublicKey:
         """The public half; needs no passphrase.

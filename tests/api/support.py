@@ -147,7 +147,13 @@ class OurAuthority(Authority):
         if recorded:
             device_id = device if isinstance(device, str) else device.id
             with self.rt.db.write() as connection:
-                record(connection, {"certificate": made.der}, profile="camera", device_id=device_id, actor=SETUP)
+                record(
+                    connection,
+                    {"certificate": made.der, "authority": "issuing"},
+                    profile="camera",
+                    device_id=device_id,
+                    actor=SETUP,
+                )
         return made
 
 

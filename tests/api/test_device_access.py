@@ -85,7 +85,13 @@ def refusals(town: Town):
             connection, devices.NewDevice(name="old", vendor="acme", model="m", serial_number="o", site="s"), actor=SETUP
         )).id, "replaced", actor=SETUP)  # fmt: skip
         confused = good.device(camera, recorded=False)
-        record(connection, {"certificate": confused.der}, profile="camera", device_id=retired.id, actor=SETUP)
+        record(
+            connection,
+            {"certificate": confused.der, "authority": "issuing"},
+            profile="camera",
+            device_id=retired.id,
+            actor=SETUP,
+        )
     return {
         "nothing": (None, 401, None),
         "a stranger's": (stranger.device(camera), 403, "unknown-issuer"),

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -78,3 +79,31 @@ def step(connection: sa.Connection, revision: str) -> None:
     made.attributes["connection"] = connection
     current = MigrationContext.configure(connection).get_current_revision()
     (command.upgrade if current is None else command.downgrade)(made, revision)
+
+
+def test_rows_survive_the_making_of_their_table_anew(settings: Settings) -> None:
+    """What refers to a table that SQLite makes anew is still there, and foreign keys are in force afterwards."""
+    wiring.load().import_tables()
+    db = Database(settings.url, pool_size=2)
+    at = "'2026-01-01 00:00:00'"
+    certificate = (
+        "INSERT INTO pki_certificates (id, serial_number, profile, subject, fingerprint, spki_sha256, certificate, not_before,"
+        f" not_after, state, state_since, issued_at) VALUES ('c1', '5a', 'camera', 'CN=c', 'f', 's', '', {at}, {at}, 'valid',"
+        f" {at}, {at})"
+    )
+    hold = f"INSERT INTO pki_holds VALUES ('c1', 'request', '', 'an', {at})"
+    try:
+        with db.write() as connection:
+            step(connection, "0001")
+            connection.execute(sa.text(certificate))
+            connection.execute(sa.text(hold))
+            connection.execute(sa.text("INSERT INTO pki_revisions VALUES (1, 7)"))
+        migrate.upgrade(db)
+        with db.read() as connection:
+            assert connection.execute(sa.text("SELECT certificate_id FROM pki_holds")).scalars().all() == ["c1"]
+            found = connection.execute(sa.text("SELECT authority, revision FROM pki_revisions")).all()
+            assert [tuple(row) for row in found] == [("issuing", 7)]
+        with db.write() as connection, pytest.raises(sa.exc.IntegrityError):
+            connection.execute(sa.text("DELETE FROM pki_certificates"))
+    finally:
+        db.close()

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from lachan import der
 from pki import setup
+from pki.authorities import Authority
+from pki.crl_signing import crl_body
+from pki.listed import encode
 from pki.ocsp import parse
 from pki.profiles import ECDSA_SHA256
-from pki.status_signing import Entry, crl_body
 
 
 @given(st.integers(-(2**200), 2**200))
@@ -77,15 +79,35 @@ def test_the_ocsp_parser_refuses_or_reads_but_never_breaks(data: bytes) -> None:
 
 def test_a_long_crl_is_read_by_the_library() -> None:
     root, now = setup.make_root(), datetime(2026, 7, 1, tzinfo=UTC)
-    reasons = [0, 1, 6, 9]
-    entries = [Entry(serial=(1 << 126) + n, since=now, reason=reasons[n % 4]) for n in range(20_000)]
+    reasons = ["unspecified", "key_compromise", "certificate_hold", "privilege_withdrawn"]
+    rows = [(f"{(1 << 126) + n:x}", "2026-07-01 00:00:00.000000", reasons[n % 4]) for n in range(20_000)]
     body = crl_body(
-        root.certificate, entries, number=300, this_update=now, next_update=datetime(2051, 1, 1, tzinfo=UTC)
-    )
+        Authority("issuing", root.certificate), [encode(rows[:300]), encode(rows[300:])], number=300, this_update=now,
+        next_update=datetime(2051, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
     signature = der.sequence(der.integer(1), der.integer(1))
-    found = x509.load_der_x509_crl(der.signed(body, ECDSA_SHA256, signature))
-    assert len(found) == len(entries)
+    found = x509.load_der_x509_crl(der.signed(b"".join(body), ECDSA_SHA256, signature))
+    assert len(found) == len(rows)
     assert found.next_update_utc is not None and found.next_update_utc.year == 2051
     listed = found.get_revoked_certificate_by_serial_number((1 << 126) + 19_998)
     assert listed is not None
     assert listed.extensions.get_extension_for_class(x509.CRLReason).value.reason is x509.ReasonFlags.certificate_hold
+
+
+def test_entries_of_any_serial_number_moment_and_reason_are_read_by_the_library() -> None:
+    """Beside those of 16 octets, which are put together from ready-made lengths."""
+    root, now = setup.make_root(), datetime(2026, 7, 1, tzinfo=UTC)
+    rows = [
+        ("5a", "2026-07-01 10:20:30", "unspecified"),
+        ("80" + "0" * 30, "2026-07-01 10:20:30.250000", "key_compromise"),
+        ("0" + "7" * 31, "2051-01-02 03:04:05", "superseded"),
+        ("4" + "f" * 31, "2049-12-31 23:59:59", "nobody knows this reason"),
+        ("4" + "e" * 39, "2026-07-01 10:20:30", "certificate_hold"),
+    ]
+    body = crl_body(Authority("issuing", root.certificate), [encode(rows)], number=1, this_update=now, next_update=now)
+    found = x509.load_der_x509_crl(
+        der.signed(b"".join(body), ECDSA_SHA256, der.sequence(der.integer(1), der.integer(1)))
+    )
+    assert [f"{one.serial_number:x}" for one in found] == [serial.lstrip("0") for serial, _, _ in rows]
+    assert [f"{one.revocation_date_utc:%Y-%m-%d %H:%M:%S}" for one in found] == [since[:19] for _, since, _ in rows]
+    assert [len(one.extensions) for one in found] == [0, 1, 1, 0, 1]

@@ -152,7 +152,7 @@ def test_init_again_changes_nothing(signer_rt: Runtime, tmp_path: object) -> Non
 def test_a_certificate_never_outlives_its_issuer(signer_rt: Runtime) -> None:
     found = service.hierarchy(signer_rt.db)
     template = profiles.compile_template(
-        profiles.get("camera"), profiles.Issuer(found.issuing, "http://status.lachan.invalid")
+        profiles.get("camera"), profiles.Issuer(found.authorities[0], "http://status.lachan.invalid")
     )
     end = found.issuing.not_valid_after_utc
     body = template.fill(

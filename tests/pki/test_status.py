@@ -18,7 +18,7 @@ from lachan.errors import Forbidden
 from lachan.identity import Role
 from lachan.runtime import Runtime
 from lachan.work.worker import Worker
-from pki import crl, errors, lint, models, ocsp, service
+from pki import authorities, crl, errors, lint, models, ocsp, service
 from pki.states import Holder, Reason
 from tests.conftest import person
 from tests.pki.support import ADMIN, Camera, camera, csr, facts
@@ -47,9 +47,9 @@ def status(rt: Runtime, certificate: x509.Certificate) -> tuple[str, str | None,
     Worker(rt).run_due()
     answer = library.load_der_ocsp_response(ocsp.answer(rt, request_for(rt, certificate)).content)
     why = answer.revocation_reason.value if answer.revocation_reason else None
-    listed = x509.load_der_x509_crl(crl.latest(rt, "issuing").content).get_revoked_certificate_by_serial_number(
-        certificate.serial_number
-    )
+    listed = x509.load_der_x509_crl(
+        crl.content(rt, crl.latest(rt, "issuing"))
+    ).get_revoked_certificate_by_serial_number(certificate.serial_number)
     if listed is None:
         return answer.certificate_status.name, why, "-"
     try:
@@ -106,7 +106,7 @@ def test_a_change_makes_the_next_crl_due_at_once_and_numbers_only_grow(signer_rt
     Worker(signer_rt, kinds=["pki.crl"]).run_due()
     final = crl.latest(signer_rt, "issuing")
     assert final.number == 5  # one CRL for a burst of three
-    assert len(x509.load_der_x509_crl(final.content)) == 0
+    assert len(x509.load_der_x509_crl(crl.content(signer_rt, final))) == 0
 
 
 def test_crl_is_renewed_before_it_ends_and_verifies(signer_rt: Runtime) -> None:
@@ -120,11 +120,11 @@ def test_crl_is_renewed_before_it_ends_and_verifies(signer_rt: Runtime) -> None:
     assert second.number == first.number + 1
     assert second.next_update > first.next_update
     issuing = service.hierarchy(signer_rt.db).issuing.public_key()
-    parsed = x509.load_der_x509_crl(second.content)
+    parsed = x509.load_der_x509_crl(crl.content(signer_rt, second))
     assert isinstance(issuing, ec.EllipticCurvePublicKey)
     assert parsed.is_signature_valid(issuing)
     assert parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == second.number
-    root = x509.load_der_x509_crl(crl.latest(signer_rt, "root").content)
+    root = x509.load_der_x509_crl(crl.content(signer_rt, crl.latest(signer_rt, "root")))
     assert root.issuer == service.hierarchy(signer_rt.db).root.subject
 
 
@@ -141,7 +141,7 @@ def test_linter_finds_nothing_in_what_is_really_issued(signer_rt: Runtime) -> No
 def test_linter_finds_nothing_in_crl_and_ocsp(signer_rt: Runtime, tmp_path: Path) -> None:
     cam, certificate = enrolled(signer_rt)
     call(signer_rt, "pki.suspend", cam.id)
-    (tmp_path / "c.crl").write_bytes(crl.publish(signer_rt).content)
+    (tmp_path / "c.crl").write_bytes(crl.content(signer_rt, crl.publish(signer_rt)))
     (tmp_path / "o.der").write_bytes(ocsp.answer(signer_rt, request_for(signer_rt, certificate)).content)
     for words in (["lint_crl", "lint", "-t", "CRL", "-p", "PKIX", "c.crl"], ["lint_ocsp_response", "lint", "o.der"]):
         command = [sys.executable, "-m", f"pkilint.bin.{words[0]}", words[1], "-s", "WARNING", *words[2:]]
@@ -203,8 +203,7 @@ def test_ocsp_errors_are_answers(signer_rt: Runtime) -> None:
 
 
 def test_ocsp_says_unknown_of_a_serial_number_never_issued(signer_rt: Runtime) -> None:
-    issuer = service.hierarchy(signer_rt.db).issuing
-    name, key = ocsp.issuer_hashes(issuer, "sha1")
+    name, key = authorities.get(signer_rt.db, "issuing").hashes["sha1"]
     builder = library.OCSPRequestBuilder().add_certificate_by_hash(name, key, 4711, hashes.SHA1())
     answer = ocsp.answer(signer_rt, builder.build().public_bytes(serialization.Encoding.DER))
     assert library.load_der_ocsp_response(answer.content).certificate_status.name == "UNKNOWN"
@@ -272,7 +271,7 @@ def test_a_change_whose_job_failed_is_published_by_the_next_refresh(signer_rt: R
     crl.refresh(signer_rt)
     call(signer_rt, "pki.suspend", cam.id)
     crl.refresh(signer_rt)  # the job of the change never ran
-    listed = x509.load_der_x509_crl(crl.latest(signer_rt, "issuing").content)
+    listed = x509.load_der_x509_crl(crl.content(signer_rt, crl.latest(signer_rt, "issuing")))
     assert listed.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
 
 

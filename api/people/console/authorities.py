@@ -119,5 +119,5 @@ def _authorities(rt: Runtime) -> list[Authority]:
         found = pki.hierarchy(rt.db)
     except LachanError:
         return []
-    named = (("root", found.root), ("issuing", found.issuing))
+    named = (("root", found.root), *((authority.name, authority.certificate) for authority in found.authorities))
     return [Authority(name, made.subject.rfc4514_string(), made.not_valid_after_utc) for name, made in named]
