@@ -6,7 +6,6 @@ were waited for. Wall time is never counted: the machine is shared.
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -17,19 +16,19 @@ def trees(roots: dict[str, int]) -> dict[str, float]:
 
     A descendant that is itself named counts under its own name only, so the sum is that of all processes.
     """
-    parents, used = _read()
-    named = {pid: name for name, pid in roots.items()}
     found = dict.fromkeys(roots, 0.0)
-    for pid, seconds in used.items():
-        above = pid
-        while above and above not in named:
-            above = parents.get(above, 0)
-        if above:
-            found[named[above]] += seconds
+    for name, _, seconds in _members(roots):
+        found[name] += seconds
     return found
 
 
-def _read() -> tuple[dict[int, int], dict[int, float]]:
+def total(roots: dict[str, int]) -> float:
+    """Tell the CPU seconds of all named processes with their descendants."""
+    return sum(trees(roots).values())
+
+
+def _members(roots: dict[str, int]) -> list[tuple[str, int, float]]:
+    """Give (name, process id, CPU seconds) of each process that belongs to a named one."""
     parents, used = {}, {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -40,36 +39,60 @@ def _read() -> tuple[dict[int, int], dict[int, float]]:
             continue
         parents[int(entry)] = int(fields[1])
         used[int(entry)] = sum(map(int, fields[11:15])) / _TICKS
-    return parents, used
+    named = {pid: name for name, pid in roots.items()}
+    found = []
+    for pid, seconds in used.items():
+        above = pid
+        while above and above not in named:
+            above = parents.get(above, 0)
+        if above:
+            found.append((named[above], pid, seconds))
+    return found
 
 
-def quiet(total: Callable[[], float], *, idle: float, most: float = 60.0) -> None:
-    """Wait until the processes do no more than they do at rest.
+def _running(roots: dict[str, int]) -> bool:
+    """Tell whether a thread of these processes runs, waits for a processor, or for the disk."""
+    for _, pid, _ in _members(roots):
+        try:
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                if (thread / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] in {"R", "D"}:
+                    return True
+        except OSError:  # it ended meanwhile
+            continue
+    return False
+
+
+def quiet(roots: dict[str, int], *, idle: float, most: float = 120.0) -> None:
+    """Wait until the processes do no more than they do at rest, in two looks after one another.
+
+    On a crowded machine a busy process may get next to no CPU for half a second: one that waits for a processor is not
+    at rest either.
 
     Args:
-        total: gives their CPU seconds so far.
+        roots: process ids by name; their descendants are meant too.
         idle: CPU seconds a second at rest.
         most: seconds to wait at most.
 
     Raises:
         TimeoutError: they are still busy after ``most`` seconds.
     """
-    step, end = 0.5, time.monotonic() + most
-    before = total()
+    step, end, calm = 0.4, time.monotonic() + most, 0
+    before = total(roots)
     while time.monotonic() < end:
         time.sleep(step)
-        now = total()
-        if now - before <= step * idle * 1.5 + 0.02:
+        now = total(roots)
+        calm = calm + 1 if now - before <= step * idle * 1.5 + 0.02 and not _running(roots) else 0
+        if calm == 2:
             return
         before = now
     raise TimeoutError(f"still busy after {most:.0f} s")
 
 
-def at_rest(total: Callable[[], float], seconds: float = 2.0) -> float:
+def at_rest(roots: dict[str, int], seconds: float = 2.0) -> float:
     """Measure CPU seconds a second at rest: the smallest of a few looks."""
     looks = []
     for _ in range(3):
-        before, began = total(), time.monotonic()
+        before, began = total(roots), time.monotonic()
         time.sleep(seconds / 2)
-        looks.append((total() - before) / (time.monotonic() - began))
+        looks.append((total(roots) - before) / (time.monotonic() - began))
     return min(looks)

@@ -130,8 +130,8 @@ class Installation:
 
     def rest(self) -> None:
         """Wait until it is at rest after a start, and learn what rest costs."""
-        cpu.quiet(self.total, idle=0.15)
-        self.idle = cpu.at_rest(self.total)
+        cpu.quiet(self.pids, idle=0.15)
+        self.idle = cpu.at_rest(self.pids)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -145,11 +145,11 @@ class Installation:
 
     def total(self) -> float:
         """CPU seconds of all server processes so far."""
-        return sum(self.cpu().values())
+        return cpu.total(self.pids)
 
     def settle(self) -> None:
         """Wait until what was asked of it is done, background work included."""
-        cpu.quiet(self.total, idle=self.idle)
+        cpu.quiet(self.pids, idle=self.idle)
 
     @property
     def root(self) -> Path:

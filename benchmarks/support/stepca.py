@@ -118,15 +118,19 @@ class StepCa:
         except httpx.HTTPError:
             return False
 
-    def total(self) -> float:
-        """CPU seconds of step-ca, and of its PostgreSQL, so far."""
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of step-ca and of its PostgreSQL."""
         assert self.process
-        roots = {"step-ca": self.process.pid} | ({"postgresql": self.cluster.pid} if self.cluster else {})
-        return sum(cpu.trees(roots).values())
+        return {"step-ca": self.process.pid} | ({"postgresql": self.cluster.pid} if self.cluster else {})
+
+    def total(self) -> float:
+        """CPU seconds of all its processes so far."""
+        return cpu.total(self.pids)
 
     def settle(self) -> None:
         """Wait until it is at rest."""
-        cpu.quiet(self.total, idle=self.idle)
+        cpu.quiet(self.pids, idle=self.idle)
 
     def requests(self, count: int) -> list[bytes]:
         """Make so many ``/1.0/sign`` requests, each with a token of its own (step-ca refuses one older than its start)."""

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -32,15 +31,18 @@ def test_cpu_of_living_and_of_ended_children_is_counted() -> None:
 
 
 def test_quiet_waits_for_work_and_not_for_rest() -> None:
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-        try:
-            with pytest.raises(TimeoutError):
-                cpu.quiet(lambda: cpu.trees({"one": process.pid})["one"], idle=0.1, most=1.5)
-        finally:
+    busy = "import threading\nthreading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()\nprint()\ninput()"
+    for program, rests in ((busy, False), ("print()\ninput()", True)):
+        words = [sys.executable, "-uc", program]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            process.stdout.readline()
+            if rests:
+                cpu.quiet({"one": process.pid}, idle=0.1, most=60)
+            else:  # however little of the machine it gets, and from another thread than the first
+                with pytest.raises(TimeoutError):
+                    cpu.quiet({"one": process.pid}, idle=100.0, most=2)
             process.kill()
-    began = time.monotonic()
-    cpu.quiet(lambda: 1.0, idle=0.0, most=30)
-    assert time.monotonic() - began < 15
 
 
 def test_a_goal_is_about_the_ratio_or_our_own_figure() -> None:
