@@ -96,3 +96,11 @@ def at_rest(roots: dict[str, int], seconds: float = 2.0) -> float:
         time.sleep(seconds / 2)
         looks.append((total(roots) - before) / (time.monotonic() - began))
     return min(looks)
+
+
+def each_at_rest(roots: dict[str, int], seconds: float) -> dict[str, float]:
+    """Measure the CPU seconds a second that each named process spends when nobody asks for anything."""
+    before, began = trees(roots), time.monotonic()
+    time.sleep(seconds)
+    after, took = trees(roots), time.monotonic() - began
+    return {name: (after[name] - before[name]) / took for name in roots}

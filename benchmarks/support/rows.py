@@ -69,8 +69,13 @@ class Rows:
 
     def run(self, statement: str) -> None:
         """Run one statement in a transaction of its own."""
-        with self.engine.begin() as connection:
+        with self.engine.connect() as connection:
+            if not self.postgres:  # nobody else has it open
+                connection.exec_driver_sql("PRAGMA synchronous = OFF")
+                connection.exec_driver_sql("PRAGMA cache_size = -500000")
+                connection.commit()
             connection.exec_driver_sql(statement)
+            connection.commit()
 
     def ask(self, query: str) -> list[Any]:
         """Read rows."""
@@ -92,7 +97,9 @@ class Rows:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def devices(lab: Installation, count: int, *, prefix: str = "bench", site: str = SITE, first: int = 0) -> Rows:
+def devices(
+    lab: Installation, count: int, *, prefix: str = "bench", site: str = SITE, first: int = 0, state: str = "registered"
+) -> Rows:
     """Register ``count`` devices named ``<prefix>-<number of 7 digits>``, like one that `device add` made."""
     rows = Rows(lab)
     name = f"{prefix}-pattern-{first}"
@@ -104,6 +111,7 @@ def devices(lab: Installation, count: int, *, prefix: str = "bench", site: str =
         id=f"'{family}-0000-7000-8000-' || {rows.number(12)}",
         name=f"'{prefix}-' || {rows.number(7)}",
         serial_number=f"'{prefix}-' || {rows.number(7)}",
+        state=f"'{state}'",
     )  # fmt: skip
     return rows
 
@@ -133,3 +141,16 @@ def candidates(lab: Installation, count: int, *, prefix: str = "bench", first: i
     rows.run("DROP TABLE bench_digests")
     rows.checkpoint()
     return made
+
+
+def grow(lab: Installation, count: int) -> None:
+    """Fill in ``count`` devices, each with a certificate like the one that a device of the installation has."""
+    rows = devices(lab, count, prefix="grown", site="elsewhere", state="enrolled")
+    family = hashlib.sha256(b"grown").hexdigest()[:8]
+    rows.copy(
+        "pki_certificates", "profile = 'camera'", 0, count,
+        id=f"'{family}-0000-7000-8002-' || {rows.number(12)}",
+        device_id=f"'{family}-0000-7000-8000-' || {rows.number(12)}",
+        serial_number=rows.hex(16), fingerprint=rows.hex(32), spki_sha256=rows.hex(32),
+    )  # fmt: skip
+    rows.checkpoint()

@@ -64,8 +64,11 @@ GOALS: dict[tuple[str, str], Goal] = {
     ("alert → settled, SQLite", _OLD): Goal(100, aim=200, of="ours"),
     ("import rows by command, SQLite", _OLD): Goal(6000, of="ours"),
     ("import rows by HTTP, SQLite", _OLD): Goal(6000, of="ours"),
-    **{(f"growth 10^4 → 10^6, {role}", ""): Goal(1.3, of="ours", most=True)
-       for role in ("sign", "doors", "detect", "work", "postgresql", "supervisor", "all")},
+    ("import rows by command, PostgreSQL", _OLD): Goal(6000, of="ours"),
+    ("import rows by HTTP, PostgreSQL", _OLD): Goal(6000, of="ours"),
+    **{(f"growth 10^4 → 10^6, {role}, {where}", ""): Goal(1.3, of="ours", most=True)
+       for role in ("sign", "doors", "detect", "work", "postgresql", "supervisor", "all")
+       for where in ("SQLite", "PostgreSQL")},
 }  # fmt: skip
 
 
