@@ -1,6 +1,8 @@
 """`Runtime`: what every piece of running code is handed — settings, database, wiring, and the way to the signer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runtime:
-    """One open installation, shared by the threads of a process."""
+    """One open installation, shared by the threads of a process.
+
+    Attributes:
+        settings: of the installation.
+        db: its database.
+        wiring: what its rooms bring.
+        reached: told each boundary between two steps that must bear a crash; tests end the process there.
+    """
 
     settings: Settings
     db: Database
     wiring: wiring.Wiring
+    reached: Callable[[StrEnum], None] = lambda _boundary: None
 
     @classmethod
     def open(cls, settings: Settings) -> "Runtime":

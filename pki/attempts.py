@@ -7,16 +7,26 @@ parallel guesses may overshoot by their number, which 160 random bits do not min
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 
 import sqlalchemy as sa
 
 from lachan import clock
 from lachan.database import for_update, insert_ignore
+from lachan.statements import Statement
 from pki.errors import TooManyAttempts
 from pki.models import attempts
 
 WINDOW = timedelta(minutes=15)
+FORGET = Statement(
+    attempts.delete().where(attempts.c.who == sa.bindparam("who"))
+)  # start again at none, after a success
+
+
+def whose(name: str, source: str) -> list[str]:
+    """Whose failures count; names are hashed, since unknown ones count too and tell nobody that they are unknown."""
+    return [f"address:{source}"[:120], f"name:{hashlib.sha256(name.encode()).hexdigest()}"]
 
 
 def check(connection: sa.Connection, limits: dict[str, int]) -> None:
@@ -50,8 +60,3 @@ def count(connection: sa.Connection, who: str) -> int:
         return 1
     connection.execute(attempts.update().where(mine).values(failures=row.failures + 1))
     return int(row.failures) + 1
-
-
-def forget(connection: sa.Connection, who: str) -> None:
-    """Start again at none, after a success."""
-    connection.execute(attempts.delete().where(attempts.c.who == who))

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import hmac
 from dataclasses import dataclass
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,7 +20,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import AttributeOID, NameOID
 
-from lachan.devices import Device
 from pki.errors import CsrMalformed, IdentityMismatch, KeyUnfit, ProofMismatch
 
 LIMIT = 16 * 1024  # octets; an RSA-4096 request with many attributes stays far below
@@ -48,6 +48,26 @@ class Csr:
     spki: bytes
     spki_sha256: str
     names: x509.SubjectAlternativeName | None
+
+
+class Registered(Protocol):
+    """What the registry says of a device, as far as a request may name it."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def serial_number(self) -> str:
+        """Its vendor's number."""
+
+    @property
+    def address(self) -> str | None:
+        """Its address."""
 
 
 def read(data: bytes) -> Csr:
@@ -138,7 +158,7 @@ def check_binding(csr: Csr, *, bindings: tuple[bytes, ...]) -> None:
         raise ProofMismatch("challengePassword is not the channel binding of this TLS connection.")
 
 
-def check_claims(csr: Csr, device: Device, *, domain: str) -> None:
+def check_claims(csr: Csr, device: Registered, *, domain: str) -> None:
     """Refuse a request that names another device; what it leaves out is fine, the registry fills it in.
 
     Raises:

@@ -1,52 +1,43 @@
 """Enrolment and renewal: who may have which certificate now (RFC 7030 4.2.1 and 4.2.2).
 
-Steps of `enrol`: 1. read the request and verify its proof of possession; 2. failures left? 3. in one transaction: the
-device's secret, the trust decision, the request's claims, the signer, the row, the secret consumed, `CertificateIssued`.
-A refusal is rolled back and then recorded in a transaction of its own. The same key asking again within ten minutes gets
-the same certificate, so that a lost answer does not brick a device. Limits: the transaction waits for the signer.
+Steps (`pki.steps`): 1. read the request and verify its proof of possession; 2. look: failures left, the device's secret or
+its present certificate, the trust decision, the request's claims; 3. hold the device, so that one issue is in flight;
+4. have the signer make the certificate, outside of any transaction; 5. record: one unit of work that looks and judges again,
+then writes the row, the secret's end and `CertificateIssued`. A refusal is recorded in a unit of its own. The same key asking
+again within ten minutes gets the same certificate, so that a lost answer does not brick a device. Limits: what a crash leaves
+between 4 and 5 is closed by `pki.unrecorded`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from lachan import clock, devices, trust
-from lachan.database import after_commit
+from lachan import clock, devices
 from lachan.errors import LachanError, NotFound
 from lachan.events import EnrolmentRefused
 from lachan.identity import Principal, PrincipalKind, Role
+from lachan.identity.principal import NOBODY
+from lachan.identity.secrets import hashed
 from lachan.runtime import Runtime
+from lachan.statements import Statement, pipeline
 from lachan.work import outbox
-from pki import attempts, secrets
+from pki import attempts, secrets, standing
 from pki.authorities import issuer_of
 from pki.csr import Csr, check_binding, check_claims, check_key, check_unchanged, read
-from pki.errors import (
-    CertificateNotCurrent,
-    CertificatesSuspended,
-    DeviceContained,
-    DeviceRetired,
-    KeyInUse,
-    KeyUnfit,
-    SecretForOtherProfile,
-    SecretRefused,
-    TooManyRenewals,
-)
-from pki.issuing import Issued, record, registered
-from pki.models import certificates
+from pki.errors import CertificateNotCurrent, SecretForOtherProfile, SecretRefused, TooManyAttempts
+from pki.issuing import Call, Issued, Prepared, prepare
 from pki.names import LABEL
 from pki.profiles import get
-from pki.settings import PkiSettings
-from pki.states import Reason, State
+from pki.states import State
+from pki.steps import Blocking, Boundary, Steps, walk
 
-AGAIN = timedelta(minutes=10)
-RENEWALS, RENEWAL_WINDOW = 20, timedelta(hours=1)  # of one device; each costs a signature, a row and a fact for ever
 REFUSALS_TOLD = 10  # facts about refusals per device and window; a flood must not fill the ledger
 
 
@@ -59,8 +50,65 @@ class Enrolled:
     chain: tuple[x509.Certificate, ...]
 
 
+class _Issue(Protocol):
+    """One issue: whose word is taken for what, how it is judged, and what it changes besides the certificate."""
+
+    csr: Csr
+    device_id: str | None  # as soon as it is known
+
+    def judge(self, connection: sa.Connection, *, lock: bool = False) -> standing.Row | Issued:
+        """Look and judge; give what was found, or a certificate that answers the request already.
+
+        Args:
+            connection: an open connection.
+            lock: in the unit that records: the device's row first.
+        """
+
+    def writes(self, found: standing.Row, certificate_id: str) -> tuple[list[Call], list[Call]]:
+        """Say what else must change: statements that must each meet one row, and others."""
+
+    def guessed(self, error: LachanError) -> list[str]:
+        """Whose failure an error is."""
+
+
 def enrol(
     rt: Runtime,
+    *,
+    device_name: str,
+    secret: str,
+    csr_der: bytes,
+    source: str,
+    profile: str | None = None,
+    bindings: tuple[bytes, ...] = (),
+) -> Enrolled:
+    """Do `enrolling` in the caller's thread; arguments and errors are the same."""
+    asked = enrolling(
+        rt, Blocking(rt), device_name=device_name, secret=secret, csr_der=csr_der, source=source, profile=profile,
+        bindings=bindings,
+    )  # fmt: skip
+    return walk(asked)
+
+
+def reenrol(
+    rt: Runtime,
+    *,
+    device_id: str,
+    certificate: x509.Certificate,
+    csr_der: bytes,
+    profile: str | None = None,
+    bindings: tuple[bytes, ...] = (),
+) -> Enrolled:
+    """Do `renewing` in the caller's thread; arguments and errors are the same."""
+    asked = renewing(
+        rt, Blocking(rt), device_id=device_id, certificate=certificate, csr_der=csr_der, profile=profile,
+        bindings=bindings,
+    )  # fmt: skip
+    return walk(asked)
+
+
+async def enrolling(
+    rt: Runtime,
+    steps: Steps,
     *,
     device_name: str,
     secret: str,
@@ -73,6 +121,7 @@ def enrol(
 
     Args:
         rt: the installation.
+        steps: how to look, sign and record.
         device_name, secret: registered name and its one-time secret.
         csr_der: PKCS#10 request.
         source: address of the caller, for counting failures.
@@ -83,25 +132,16 @@ def enrol(
         CsrMalformed: the request is unusable, or its proof of possession wrong (`ProofMismatch`, `KeyUnfit`).
         SecretRefused: name or secret unknown, expired or used by another key; `TooManyAttempts` after too many of those.
         SecretForOtherProfile, DeviceContained, DeviceRetired, IdentityMismatch, KeyInUse, SignerRefused,
-            SignerUnavailable: as their names say.
+            SignerUnavailable, IssueUnderWay: as their names say.
     """
     csr = read(csr_der)
     check_binding(csr, bindings=bindings)
-    who = _counted(device_name, source)
-    device = _known(rt, device_name, who)
-    try:
-        if device is None:
-            raise SecretRefused
-        with rt.db.write() as connection:
-            issued = _exchange(rt, connection, device.id, secret, csr, profile)
-    except LachanError as error:
-        _record_refusal(rt, device.id if device else None, error, who if isinstance(error, SecretRefused) else [])
-        raise
-    return Enrolled(device.id, issued.certificate, (issuer_of(rt.db, issued.certificate).certificate,))
+    return await _issue(rt, steps, _Exchange(rt, csr, device_name, secret, source, profile))
 
 
-def reenrol(
+async def renewing(
     rt: Runtime,
+    steps: Steps,
     *,
     device_id: str,
     certificate: x509.Certificate,
@@ -113,6 +153,7 @@ def reenrol(
 
     Args:
         rt: the installation.
+        steps: how to look, sign and record.
         device_id: of the device that the door verified.
         certificate: the one it showed.
         csr_der: PKCS#10 request, with the same or a new key.
@@ -120,170 +161,199 @@ def reenrol(
         bindings: channel bindings of the TLS connection.
 
     Raises:
-        CsrMalformed: as in `enrol`.
+        CsrMalformed: as in `enrolling`.
         CertificateNotCurrent: the certificate is not this device's, not in force, or of another profile.
-        DeviceContained, DeviceRetired, KeyInUse, SignerRefused, SignerUnavailable: as in `enrol`.
-        TooManyRenewals: it has renewed `RENEWALS` times within `RENEWAL_WINDOW`.
+        DeviceContained, DeviceRetired, KeyInUse, SignerRefused, SignerUnavailable, IssueUnderWay: as in `enrolling`.
+        TooManyRenewals: it has renewed `standing.RENEWALS` times within `standing.RENEWAL_WINDOW`.
         IdentityMismatch: subject or subjectAltName are not those of the certificate.
     """
     csr = read(csr_der)
     check_binding(csr, bindings=bindings)
+    return await _issue(rt, steps, _Renewal(rt, csr, device_id, certificate, profile))
+
+
+async def _issue(rt: Runtime, steps: Steps, issue: _Issue) -> Enrolled:
     try:
-        with rt.db.write() as connection:
-            device = _admitted(rt, connection, device_id)
-            row = _current(connection, device_id, certificate)
-            if profile is not None and profile != row.profile:
-                raise CertificateNotCurrent(f"The certificate shown is of the profile {row.profile}, not {profile}.")
-            check_unchanged(csr, certificate)
-            issued = _again(connection, csr, row) or _renew(rt, connection, device, row.profile, csr)
+        issued = await _issued(rt, steps, issue)
+    except TooManyAttempts:
+        raise  # nothing was looked at
     except LachanError as error:
-        _record_refusal(rt, device_id, error, [])
+        if error.status < 500:
+            await steps.record(partial(_record_refusal, issue.device_id, error, issue.guessed(error)))
         raise
-    return Enrolled(device_id, issued.certificate, (issuer_of(rt.db, issued.certificate).certificate,))
+    assert issue.device_id is not None
+    return Enrolled(issue.device_id, issued.certificate, (issuer_of(rt.db, issued.certificate).certificate,))
 
 
-def _counted(name: str, source: str) -> list[str]:
-    """Whose failures count; names are hashed, since unknown ones count too and tell nobody that they are unknown."""
-    return [f"address:{source}"[:120], f"name:{hashlib.sha256(name.encode()).hexdigest()}"]
-
-
-def _known(rt: Runtime, name: str, who: list[str]) -> devices.Device | None:
-    limits = (PkiSettings.of(rt.settings).pki_failures_address, PkiSettings.of(rt.settings).pki_failures_device)
-    with rt.db.read() as connection:
-        attempts.check(connection, dict(zip(who, limits, strict=True)))
-        try:
-            return devices.by_name(connection, name) if LABEL.fullmatch(name) else None
-        except NotFound:
-            return None
-
-
-def _exchange(
-    rt: Runtime, connection: sa.Connection, device_id: str, secret: str, csr: Csr, profile: str | None
-) -> Issued:
-    _order_against_containment(connection, device_id)
-    row: Any = secrets.find(rt, connection, device_id, secret)
-    if row is None:
-        raise SecretRefused
-    before = _same_answer(connection, row, csr) if row.consumed_at else None
-    if before is None and (row.consumed_at or row.expires_at <= clock.now()):
-        raise SecretRefused
-    device = _admitted(rt, connection, device_id)
-    if profile is not None and profile != row.profile:
-        raise SecretForOtherProfile(f"This secret is for the profile {row.profile}.")
-    if before is not None:
-        return before
-    _refuse_suspended(connection, device)
-    check_claims(csr, device, domain=PkiSettings.of(rt.settings).pki_device_domain)
-    issued = _issue(rt, connection, device, row.profile, csr)
-    if not secrets.consume(connection, row.id, issued.id):
-        raise SecretRefused
-    attempts.forget(connection, _counted(device.name, "")[1])
-    first = sa.and_(devices.devices.c.id == device_id, devices.devices.c.state == devices.State.REGISTERED)
-    connection.execute(devices.devices.update().where(first).values(state=devices.State.ENROLLED))
+async def _issued(rt: Runtime, steps: Steps, issue: _Issue) -> Issued:
+    found = await steps.look(issue.judge)
+    rt.reached(Boundary.LOOKED)
+    if isinstance(found, Issued):
+        return found
+    async with steps.hold(found.id) as waited:
+        rt.reached(Boundary.HELD)
+        if waited:  # for another issue of this device: what was found may be old
+            found = await steps.look(issue.judge)
+            if isinstance(found, Issued):
+                return found
+        answer = await steps.sign(sender=found.vendor, profile=found.profile, device_id=found.id, spki=issue.csr.spki)
+        rt.reached(Boundary.SIGNED)
+        prepared = _prepared(rt, answer, found, issue.csr)
+        issued = await steps.record(partial(_record, rt, issue, prepared))
+        rt.reached(Boundary.RECORDED)
     return issued
 
 
-def _refuse_suspended(connection: sa.Connection, device: devices.Device) -> None:
-    """A person's suspension is not escaped with a secret that is still about."""
-    c = certificates.c
-    query = sa.select(c.state).where(c.device_id == device.id, c.not_after > clock.now(), c.state != State.REVOKED)
-    states = set(connection.execute(query).scalars())
-    if states == {State.HELD}:
-        raise CertificatesSuspended(f"All certificates of {device.name} are suspended.")
+def _record(rt: Runtime, issue: _Issue, prepared: Prepared, connection: sa.Connection) -> Issued:
+    """Judge again and write, in one unit of work."""
+    found = issue.judge(connection, lock=True)
+    if isinstance(found, Issued):
+        return found
+    rt.reached(Boundary.RECORDING)
+    exact, others = issue.writes(found, prepared.issued.id)
+    done = pipeline(connection, [*prepared.calls, *exact, *others])[len(prepared.calls) :]
+    if any(each.count != 1 for each in done[: len(exact)]):
+        raise SecretRefused
+    rt.reached(Boundary.WRITTEN)
+    return prepared.issued
 
 
-def _issue(rt: Runtime, connection: sa.Connection, device: devices.Device, profile: str, csr: Csr) -> Issued:
-    check_key(csr.spki, allowed=get(profile).keys)
-    c = certificates.c
-    query = sa.select(c.device_id, c.state, c.reason).where(c.spki_sha256 == csr.spki_sha256)
-    for row in connection.execute(query):
-        if row.device_id != device.id:
-            raise KeyInUse("Another device has a certificate for this key.")
-        if row.state == State.REVOKED and row.reason == Reason.KEY_COMPROMISE:
-            raise KeyUnfit("A certificate for this key was revoked because the key is compromised.")
-    answer = rt.signer.request("issue", profile=profile, device_id=device.id, spki=csr.spki)
-    issued = record(connection, answer, profile=profile, device_id=device.id, actor=_as_principal(device))
-    after_commit(connection, rt.wake)
-    return issued
-
-
-def _renew(rt: Runtime, connection: sa.Connection, device: devices.Device, profile: str, csr: Csr) -> Issued:
-    """Issue, unless this one device keeps the signer and the ledger busy."""
-    c = certificates.c
-    recent = sa.select(sa.func.count(), sa.func.min(c.issued_at)).where(
-        c.device_id == device.id, c.issued_at > clock.now() - RENEWAL_WINDOW
-    )
-    count, oldest = connection.execute(recent).one()
-    if count >= RENEWALS:
-        wait = (oldest + RENEWAL_WINDOW - clock.now()).total_seconds()
-        raise TooManyRenewals(f"{device.name} has {count} certificates of this hour.", retry_after=max(1, round(wait)))
-    return _issue(rt, connection, device, profile, csr)
-
-
-def _admitted(rt: Runtime, connection: sa.Connection, device_id: str) -> devices.Device:
-    """The device, if registry and trust let it have a certificate; both are read inside the issuing transaction."""
-    _order_against_containment(connection, device_id)
-    device = devices.get(connection, device_id)
-    if device.state is devices.State.RETIRED:
-        raise DeviceRetired(f"{device.name} is retired.")
-    decision = trust.decision(connection, device_id)
-    if decision.answer.rank >= trust.Answer.QUARANTINE.rank:
-        reasons = ", ".join(signal.reason for signal in decision.reasons)
-        raise DeviceContained(f"{device.name} is contained ({decision.answer}: {reasons}).")
-    return device
-
-
-def _order_against_containment(connection: sa.Connection, device_id: str) -> None:
-    """Lock the device's row as a containment of it does: it is either seen here or waits until we have committed."""
-    devices.lock(connection, [device_id])
-
-
-def _current(connection: sa.Connection, device_id: str, certificate: x509.Certificate) -> Any:
-    row = registered(connection, certificate.public_bytes(Encoding.DER), device_id=device_id, lock=True)
-    if row is None or row.state != State.VALID:
-        raise CertificateNotCurrent(f"The certificate shown is {'unknown' if row is None else row.state}.")
-    if not row.not_before <= clock.now() < row.not_after:
-        raise CertificateNotCurrent("The certificate shown is outside its validity.")
-    return row
-
-
-def _same_answer(connection: sa.Connection, secret: Any, csr: Csr) -> Issued | None:
-    """The certificate that this used-up secret brought, for the same key and within `AGAIN`."""
-    if secret.consumed_at <= clock.now() - AGAIN:
-        return None
-    query = sa.select(certificates).where(certificates.c.id == secret.certificate_id)
-    row = connection.execute(query).one()
-    if row.spki_sha256 != csr.spki_sha256 or row.state != State.VALID:
-        return None
-    return Issued(row.id, x509.load_der_x509_certificate(row.certificate))
-
-
-def _again(connection: sa.Connection, csr: Csr, current: Any) -> Issued | None:
-    """A renewal of ``current`` with the same new key within `AGAIN`: its answer was lost, so it is given again."""
-    c = certificates.c
-    query = sa.select(certificates).where(
-        c.device_id == current.device_id, c.spki_sha256 == csr.spki_sha256, c.state == State.VALID,
-        c.id > current.id, c.issued_at > clock.now() - AGAIN,
+def _prepared(rt: Runtime, answer: dict[str, Any], found: standing.Row, csr: Csr) -> Prepared:
+    device = Principal(
+        kind=PrincipalKind.DEVICE, id=found.id, name=found.name, roles=frozenset({Role.DEVICE}), vendor=found.vendor,
+        site=found.site,
     )  # fmt: skip
-    row = connection.execute(query.order_by(c.id.desc())).first()
-    return Issued(row.id, x509.load_der_x509_certificate(row.certificate)) if row else None
+    return prepare(
+        answer, dialect=rt.db.dialect, profile=found.profile, device_id=found.id, vendor=found.vendor, actor=device,
+        spki_sha256=csr.spki_sha256,
+    )  # fmt: skip
 
 
-def _record_refusal(rt: Runtime, device_id: str | None, error: LachanError, guessed: list[str]) -> None:
+def _record_refusal(device_id: str | None, error: LachanError, guessed: list[str], connection: sa.Connection) -> None:
     """Count wrong secrets and tell of the refusal, unless so many were told of already."""
-    if error.status >= 500:
-        return
-    with rt.db.write() as connection:
-        for who in guessed:
-            attempts.count(connection, who)
-        if attempts.count(connection, f"refused:{device_id or 'unknown'}") <= REFUSALS_TOLD:
-            event = EnrolmentRefused(device_id=device_id, reason=error.code, detail=error.detail)
-            actor = Principal(kind=PrincipalKind.NOBODY, id="nobody", name="nobody")
-            outbox.append(connection, event, actor=actor)
+    for who in guessed:
+        attempts.count(connection, who)
+    if attempts.count(connection, f"refused:{device_id or 'unknown'}") <= REFUSALS_TOLD:
+        event = EnrolmentRefused(device_id=device_id, reason=error.code, detail=error.detail)
+        outbox.append(connection, event, actor=NOBODY)
 
 
-def _as_principal(device: devices.Device) -> Principal:
-    roles = frozenset({Role.DEVICE})
-    return Principal(
-        kind=PrincipalKind.DEVICE, id=device.id, name=device.name, roles=roles, vendor=device.vendor, site=device.site
-    )
+class _Exchange:
+    """A one-time secret for a certificate."""
+
+    def __init__(self, rt: Runtime, csr: Csr, device_name: str, secret: str, source: str, profile: str | None) -> None:
+        self.csr = csr
+        self.device_id: str | None = None
+        self._rt, self._name, self._profile = rt, device_name, profile
+        self._digest = hashed(rt.settings.data, secret)
+        self._who = attempts.whose(device_name, source)
+
+    def judge(self, connection: sa.Connection, *, lock: bool = False) -> standing.Row | Issued:
+        """Judge secret, device and request."""
+        row = self._row(connection, lock=lock)
+        if row is None or row.secret_id is None:
+            raise SecretRefused
+        before = self._same_answer(connection, row) if row.consumed_at else None
+        if before is None and (row.consumed_at or row.expires_at <= clock.now()):
+            raise SecretRefused
+        standing.admit(connection, row)
+        if self._profile is not None and self._profile != row.profile:
+            raise SecretForOtherProfile(f"This secret is for the profile {row.profile}.")
+        if before is not None:
+            return before
+        standing.refuse_suspended(row)
+        check_claims(self.csr, row, domain=self._rt.settings.pki_device_domain)
+        if not lock:
+            check_key(self.csr.spki, allowed=get(row.profile).keys)
+        standing.refuse_used_key(row)
+        return row
+
+    def writes(self, found: standing.Row, certificate_id: str) -> tuple[list[Call], list[Call]]:
+        """Use the secret up; forget failures; the device is enrolled now."""
+        consumed = {"id": found.secret_id, "certificate_id": certificate_id, "now": clock.now()}
+        others: list[Call] = []
+        if found.by_name is not None:
+            others.append((attempts.FORGET, {"who": self._who[1]}))
+        if found.state == devices.State.REGISTERED:
+            others.append((_ENROLLED, {"device_id": found.id}))
+        return [(secrets.CONSUME, consumed)], others
+
+    def guessed(self, error: LachanError) -> list[str]:
+        """Count a wrong secret against name and address."""
+        return self._who if isinstance(error, SecretRefused) else []
+
+    def _row(self, connection: sa.Connection, *, lock: bool) -> standing.Row | None:
+        row = None
+        if LABEL.fullmatch(self._name):
+            row = standing.by_secret(
+                connection, lock=self.device_id if lock else None, device_name=self._name, digest=self._digest,
+                spki=self.csr.spki_sha256, by_address=self._who[0], by_name=self._who[1],
+            )  # fmt: skip
+        settings = self._rt.settings
+        limits = dict(zip(self._who, (settings.pki_failures_address, settings.pki_failures_device), strict=True))
+        if not lock and (row is None or row.by_name is not None or row.by_address is not None):
+            attempts.check(connection, limits)
+        self.device_id = row.id if row is not None else None
+        return row
+
+    def _same_answer(self, connection: sa.Connection, row: standing.Row) -> Issued | None:
+        """The certificate that this used-up secret brought, for the same key and within `standing.AGAIN`."""
+        if row.consumed_at <= clock.now() - standing.AGAIN:
+            return None
+        found = standing.certificate(connection, row.certificate_id)
+        if found.spki_sha256 != self.csr.spki_sha256 or found.state != State.VALID:
+            return None
+        return Issued(row.certificate_id, x509.load_der_x509_certificate(found.certificate))
+
+
+class _Renewal:
+    """A present certificate for the next one."""
+
+    def __init__(
+        self, rt: Runtime, csr: Csr, device_id: str, certificate: x509.Certificate, profile: str | None
+    ) -> None:
+        self.csr = csr
+        self.device_id: str | None = device_id
+        self._certificate, self._profile = certificate, profile
+        self._shown = certificate.public_bytes(Encoding.DER)
+
+    def judge(self, connection: sa.Connection, *, lock: bool = False) -> standing.Row | Issued:
+        """Judge device, certificate and request."""
+        row = standing.by_certificate(
+            connection, lock=self.device_id if lock else None, device_id=self.device_id,
+            fingerprint=hashlib.sha256(self._shown).hexdigest(), spki=self.csr.spki_sha256,
+        )  # fmt: skip
+        if row is None:
+            raise NotFound(f"No device {self.device_id}.")
+        standing.admit(connection, row)
+        if row.shown_id is None or row.shown != self._shown or row.shown_state != State.VALID:
+            state = row.shown_state if row.shown_id is not None and row.shown == self._shown else "unknown"
+            raise CertificateNotCurrent(f"The certificate shown is {state}.")
+        if not row.not_before <= clock.now() < row.not_after:
+            raise CertificateNotCurrent("The certificate shown is outside its validity.")
+        if self._profile is not None and self._profile != row.profile:
+            raise CertificateNotCurrent(f"The certificate shown is of the profile {row.profile}, not {self._profile}.")
+        check_unchanged(self.csr, self._certificate)
+        if row.again is not None:  # the answer to the same request was lost, so it is given again
+            found = standing.certificate(connection, row.again)
+            return Issued(row.again, x509.load_der_x509_certificate(found.certificate))
+        standing.refuse_too_many(connection, row)
+        if not lock:
+            check_key(self.csr.spki, allowed=get(row.profile).keys)
+        standing.refuse_used_key(row)
+        return row
+
+    def writes(self, found: standing.Row, certificate_id: str) -> tuple[list[Call], list[Call]]:
+        """Change nothing else: the present certificate stays good until its end."""
+        return [], []
+
+    def guessed(self, error: LachanError) -> list[str]:
+        """Nobody guesses a certificate."""
+        return []
+
+
+_ENROLLED = Statement(
+    devices.devices.update()
+    .where(devices.devices.c.id == sa.bindparam("device_id"), devices.devices.c.state == devices.State.REGISTERED)
+    .values(state=devices.State.ENROLLED)
+)

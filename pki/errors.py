@@ -131,3 +131,15 @@ class NamesNotOurs(Forbidden):
     """A server certificate was asked for a name that is none of the configured addresses."""
 
     title, hint = "Not a name of this installation", "Set people_url, device_url, status_url or pki_server_names."
+
+
+class IssueUnderWay(Unavailable):
+    """Another issue for the same device is under way."""
+
+    title, hint = "Another certificate for this device is being issued", "Try again shortly."
+
+
+class IssueClosed(Unavailable):
+    """The certificate was signed too long ago and its serial number was revoked before it was recorded."""
+
+    title, hint = "The certificate came too late", "Send the request again; it gets a new certificate."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from lachan.events import CertificateIssued
 from lachan.identity import Principal, system
 from lachan.ids import new_id
 from lachan.runtime import Runtime
+from lachan.statements import Statement, pipeline
 from lachan.work import outbox
 from pki import authorities
 from pki.authorities import OCSP_RESPONDER, Authority
@@ -27,6 +28,14 @@ from pki.models import certificates
 from pki.profiles import Names, Profile, load
 from pki.states import State
 
+Call = tuple[Statement, Mapping[str, Any]]
+INSERT = Statement(
+    certificates.insert(),
+    columns=(
+        "id", "authority", "serial_number", "device_id", "profile", "subject", "fingerprint", "spki_sha256", "certificate",
+        "not_before", "not_after", "state", "state_since", "issued_at",
+    ),
+)  # fmt: skip
 RENEW_BEFORE = 3  # a service's certificate is renewed in the last third of its life
 
 
@@ -38,26 +47,47 @@ class Issued:
     certificate: x509.Certificate
 
 
-def record(
-    connection: sa.Connection, answer: dict[str, Any], *, profile: str, device_id: str | None, actor: Principal
-) -> Issued:
-    """Write the row of a certificate that the signer made, and `CertificateIssued`, in the caller's transaction.
+@dataclass(frozen=True)
+class Prepared:
+    """A certificate that the signer made, and the statements that record it.
+
+    Attributes:
+        issued: what stands in the books once they ran.
+        calls: the row's and the fact's.
+    """
+
+    issued: Issued
+    calls: tuple[Call, ...]
+
+
+def prepare(
+    answer: dict[str, Any],
+    *,
+    dialect: str,
+    profile: str,
+    device_id: str | None,
+    actor: Principal,
+    vendor: str | None = None,
+    spki_sha256: str | None = None,
+) -> Prepared:
+    """Make ready what records a certificate and `CertificateIssued`, outside of the transaction that will.
 
     Args:
-        connection: an open `Database.write`.
         answer: of the signer's ``issue``.
+        dialect: of the database.
         profile: the profile's name.
         device_id: whose it is; None for a door or a service.
         actor: who asked for it.
+        vendor: the device's.
+        spki_sha256: of its key, if the caller knows it.
     """
     certificate = x509.load_der_x509_certificate(answer["certificate"])
-    row = _row(certificate) | {
+    row = _row(certificate, spki_sha256) | {
         "id": new_id(),
         "authority": answer["authority"],
         "device_id": device_id,
         "profile": profile,
     }
-    connection.execute(certificates.insert().values(**row))
     event = CertificateIssued(
         device_id=device_id,
         serial_number=row["serial_number"],
@@ -65,8 +95,20 @@ def record(
         profile=profile,
         not_after=clock.iso(row["not_after"]),
     )
-    outbox.append(connection, event, actor=actor)
-    return Issued(row["id"], certificate)
+    _, told = outbox.calls(event, actor=actor, vendor=vendor, dialect=dialect)
+    return Prepared(Issued(row["id"], certificate), ((INSERT, row), *told))
+
+
+def record(
+    connection: sa.Connection, answer: dict[str, Any], *, profile: str, device_id: str | None, actor: Principal
+) -> Issued:
+    """Record a certificate in the caller's transaction; arguments as of `prepare`."""
+    prepared = prepare(
+        answer, dialect=connection.dialect.name, profile=profile, device_id=device_id, actor=actor,
+        vendor=outbox.vendor_of(connection, device_id),
+    )  # fmt: skip
+    pipeline(connection, prepared.calls)
+    return prepared.issued
 
 
 def registered(
@@ -90,15 +132,17 @@ def registered(
     return row if row is not None and row.certificate == certificate and row.device_id == device_id else None
 
 
-def _row(certificate: x509.Certificate) -> dict[str, Any]:
+def _row(certificate: x509.Certificate, spki_sha256: str | None) -> dict[str, Any]:
     content = certificate.public_bytes(Encoding.DER)
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if spki_sha256 is None:
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        spki_sha256 = hashlib.sha256(spki).hexdigest()
     now = clock.now()
     return {
         "serial_number": f"{certificate.serial_number:x}",
         "subject": certificate.subject.rfc4514_string()[:300],
         "fingerprint": hashlib.sha256(content).hexdigest(),
-        "spki_sha256": hashlib.sha256(spki).hexdigest(),
+        "spki_sha256": spki_sha256,
         "certificate": content,
         "not_before": certificate.not_valid_before_utc,
         "not_after": certificate.not_valid_after_utc,

@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from lachan import clock, devices
-from lachan.database import for_update
+from lachan.database import UtcDateTime
 from lachan.events import EnrolmentSecretIssued
 from lachan.identity import Permission, Principal, require
 from lachan.identity.secrets import hashed
 from lachan.ids import new_id
 from lachan.runtime import Runtime
+from lachan.statements import Statement
 from lachan.work import outbox
 from pki.errors import DeviceRetired, ProfileUnknown
 from pki.models import secrets
@@ -87,14 +88,12 @@ def issue_secret(
     return NewSecret(secret_id, secret, device.name, profile, expires_at)
 
 
-def find(rt: Runtime, connection: sa.Connection, device_id: str, secret: str) -> sa.Row[tuple[object, ...]] | None:
-    """The row of a secret of that device, locked; expired and consumed ones too, None for a wrong one."""
-    where = sa.and_(secrets.c.digest == hashed(rt.settings.data, secret), secrets.c.device_id == device_id)
-    return connection.execute(for_update(sa.select(secrets).where(where), connection)).first()
-
-
-def consume(connection: sa.Connection, secret_id: str, certificate_id: str) -> bool:
-    """Use a secret up, in the transaction that issues; False when somebody else just did."""
-    unused = sa.and_(secrets.c.id == secret_id, secrets.c.consumed_at.is_(None))
-    values = {"consumed_at": clock.now(), "certificate_id": certificate_id}
-    return connection.execute(secrets.update().where(unused).values(**values)).rowcount == 1
+CONSUME = Statement(  # uses a secret up, in the unit that records; meets no row when somebody else just did
+    secrets.update()
+    .where(
+        secrets.c.id == sa.bindparam("id"),
+        secrets.c.consumed_at.is_(None),
+        secrets.c.expires_at > sa.bindparam("now", type_=UtcDateTime),
+    )
+    .values(consumed_at=sa.bindparam("now", type_=UtcDateTime), certificate_id=sa.bindparam("certificate_id"))
+)

@@ -17,6 +17,7 @@ from lachan import clock
 from lachan.database import Json, UtcDateTime, insert_ignore, metadata
 from lachan.ids import new_id
 from lachan.log import get as get_logger
+from lachan.statements import Statement
 
 if TYPE_CHECKING:
     pass
@@ -41,6 +42,9 @@ jobs = sa.Table(
     sa.Column("last_error", sa.Text),
     sa.Index("ix_jobs_due", "state", "due_at"),
 )
+INSERT = Statement(
+    jobs.insert(), columns=("id", "kind", "key", "payload", "due_at")
+)  # of a key that is new for certain
 
 
 @dataclass(frozen=True)

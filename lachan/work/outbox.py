@@ -6,6 +6,7 @@ erased while its leaf hash stays and reveals nothing. Rows are never updated oth
 order of commit on PostgreSQL; the sealer (`lachan.ledger`) takes care of that with ``txid``.
 """
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+import orjson
 import rfc8785
 import sqlalchemy as sa
 
@@ -21,7 +23,8 @@ from lachan.database import BigSerial, UtcDateTime, metadata
 from lachan.errors import NotFound
 from lachan.events import Event
 from lachan.ids import new_id
-from lachan.work.jobs import enqueue
+from lachan.statements import Statement, pipeline
+from lachan.work import jobs
 
 events = sa.Table(
     "events",
@@ -39,7 +42,15 @@ events = sa.Table(
     sa.Column("txid", sa.BigInteger, nullable=False, server_default="0", index=True),
     sqlite_autoincrement=True,
 )
+_COLUMNS = (
+    "id", "name", "actor", "device_id", "vendor", "happened_at", "recorded_at", "body", "leaf_hash",
+)  # fmt: skip
 _OWN_TXID = sa.text("pg_current_xact_id()::text::bigint")
+_SAFE = 1 << 53  # whole numbers below it are exact in every JSON reader (RFC 7493 2.2)
+_INSERT = {
+    "sqlite": Statement(events.insert().values(txid=0), columns=_COLUMNS),
+    "postgresql": Statement(events.insert().values(txid=_OWN_TXID), columns=_COLUMNS),
+}
 
 
 class Actor(Protocol):
@@ -77,26 +88,71 @@ def append(connection: sa.Connection, event: Event, *, actor: Actor, happened_at
     Returns:
         The event's id.
     """
+    vendor = getattr(event, "vendor", None) or vendor_of(connection, event.device_id)
+    dialect = connection.dialect.name
+    event_id, made = calls(event, actor=actor, vendor=vendor, dialect=dialect, happened_at=happened_at)
+    pipeline(connection, made)
+    return event_id
+
+
+def calls(
+    event: Event, *, actor: Actor, vendor: str | None, dialect: str, happened_at: datetime | None = None
+) -> tuple[str, list[tuple[Statement, dict[str, Any]]]]:
+    """Make ready the statements with which `append` records a fact, for those who run them with others of their own.
+
+    Args:
+        event: the fact.
+        actor: who decided it.
+        vendor: of its device, if it is about one.
+        dialect: of the database.
+        happened_at: as in `append`.
+
+    Returns:
+        The event's id and the statements.
+    """
     name, now, event_id = type(event).__name__, clock.now(), new_id()
     happened = happened_at or now
-    vendor = getattr(event, "vendor", None) or _vendor(connection, event.device_id)
-    body = rfc8785.dumps(
+    body = canonical(
         {
             "id": event_id, "name": name, "actor": actor.label, "device_id": event.device_id, "vendor": vendor,
-            "happened_at": clock.iso(happened), "recorded_at": clock.iso(now),
-            "data": json.loads(json.dumps(event.body())), "salt": secrets.token_hex(16),
+            "happened_at": clock.iso(happened), "recorded_at": clock.iso(now), "data": event.body(),
+            "salt": secrets.token_hex(16),
         }
     )  # fmt: skip
-    connection.execute(
-        events.insert().values(
-            id=event_id, name=name, actor=actor.label, device_id=event.device_id, vendor=vendor,
-            happened_at=happened, recorded_at=now, body=body, leaf_hash=hashlib.sha256(b"\0" + body).digest(),
-            txid=_OWN_TXID if connection.dialect.name == "postgresql" else 0,
-        )
-    )  # fmt: skip
-    for handler in wiring.load().handlers.get(name, ()):
-        enqueue(connection, f"event:{handler}", {"event": event_id}, key=f"{event_id}:{handler}")
-    return event_id
+    values = {
+        "id": event_id, "name": name, "actor": actor.label, "device_id": event.device_id, "vendor": vendor,
+        "happened_at": happened, "recorded_at": now, "body": body, "leaf_hash": hashlib.sha256(b"\0" + body).digest(),
+    }  # fmt: skip
+    handlers = wiring.load().handlers.get(name, ())
+    due = [
+        (jobs.INSERT, {"id": new_id(), "kind": f"event:{handler}", "key": f"{event_id}:{handler}",
+                       "payload": {"event": event_id}, "due_at": now})
+        for handler in handlers
+    ]  # fmt: skip
+    return event_id, [(_INSERT[dialect], values), *due]
+
+
+def canonical(value: Any) -> bytes:
+    """Canonical JSON (RFC 8785); for what is nothing but ASCII-keyed objects, lists, text and whole numbers, quickly.
+
+    Raises:
+        Exception: the value is no JSON of the kind that RFC 8785 knows.
+    """
+    if _plain(value):
+        with contextlib.suppress(TypeError):  # a lone surrogate
+            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return rfc8785.dumps(json.loads(json.dumps(value)))
+
+
+def _plain(value: Any) -> bool:
+    """Whether orjson writes it as RFC 8785 says: its numbers and the order of its keys differ elsewhere."""
+    if value is None or type(value) is str or type(value) is bool:
+        return True
+    if type(value) is int:
+        return -_SAFE < value < _SAFE
+    if type(value) is dict:
+        return all(type(key) is str and key.isascii() and _plain(item) for key, item in value.items())
+    return (type(value) is list or type(value) is tuple) and all(map(_plain, value))
 
 
 def get(connection: sa.Connection, event_id: str) -> StoredEvent:
@@ -153,7 +209,8 @@ def stored(row: Any) -> StoredEvent:
     )  # fmt: skip
 
 
-def _vendor(connection: sa.Connection, device_id: str | None) -> str | None:
+def vendor_of(connection: sa.Connection, device_id: str | None) -> str | None:
+    """The vendor of a device; None for no device."""
     if device_id is None:
         return None
     devices = metadata.tables["devices"]

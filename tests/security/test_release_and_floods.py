@@ -17,7 +17,7 @@ from lachan.runtime import Runtime
 from ota_signing import delivery
 from ota_signing.errors import TooManyReports
 from ota_signing.schemas import InstallOutcome
-from pki import enrolment, ocsp, service
+from pki import ocsp, service, standing
 from pki.errors import TooManyRenewals
 from soar_playbooks.containment import approvals
 from soar_playbooks.containment import service as containment
@@ -93,7 +93,7 @@ def test_a_peers_strange_answer_is_an_answer(body: bytes) -> None:
 
 def test_renewing_without_end_is_refused(signer_rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each new key is a signature, a row and a sealed fact; the whole city shares one signer."""
-    monkeypatch.setattr(enrolment, "RENEWALS", 3)
+    monkeypatch.setattr(standing, "RENEWALS", 3)
     cam = camera(signer_rt)
     mine = key()
     certificate = cam.enrol(signer_rt, csr(mine)).certificate

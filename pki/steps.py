@@ -1,0 +1,204 @@
+"""The steps of issuing, and who walks them: look → hold → sign → record (ADR 0021).
+
+What must happen is written once, as a coroutine that is handed `Steps` (`pki.enrolment`). `Blocking` does each of them in the
+caller's thread (command line, tests), so `walk` needs no loop; `OnLoop` lets everything else go on meanwhile (the device
+door). Nothing outside is called inside a transaction: looking ends before signing begins, and recording is one short unit of
+work that judges again what was judged before.
+
+One issue per device is in flight, whatever the number of processes: a byte of ``<data>/issuing.lock`` per device, locked as
+long as the issue lasts. The kernel gives it back when a process dies. Limits: one machine, which is where everybody is who
+can ask the signer; at most `WAITING` issues of a device wait in a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import struct
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from lachan.runtime import Runtime
+from lachan.signer.link import SignerLink
+from pki.errors import IssueUnderWay
+
+R = TypeVar("R")
+Do = Callable[[sa.Connection], R]
+WAIT = 10.0  # seconds that an issue waits for the one before it of the same device
+WAITING = 64
+FIRST, LONGEST = 0.002, 0.05  # seconds between two looks whether it has ended
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux, fcntl(2)
+
+
+class Boundary(StrEnum):
+    """The moments between two steps, in their order; tests end a process at each of them (`Runtime.reached`)."""
+
+    LOOKED = "looked"
+    HELD = "held"
+    SIGNED = "signed"
+    RECORDING = "recording"
+    WRITTEN = "written"
+    RECORDED = "recorded"
+
+
+class Steps(Protocol):
+    """What the coroutine of an issue may do."""
+
+    async def look(self, read: Do[R]) -> R:
+        """Read the database."""
+
+    def hold(self, device_id: str) -> AbstractAsyncContextManager[bool]:
+        """Be the only one who issues for this device in the block; tells whether that took waiting.
+
+        Raises:
+            IssueUnderWay: another issue took too long, or too many wait already.
+        """
+
+    async def sign(self, *, sender: str, profile: str, device_id: str, spki: bytes) -> dict[str, Any]:
+        """Have the signer make a certificate; the sender takes turns with others.
+
+        Raises:
+            SignerRefused, SignerUnavailable: as `lachan.signer.client.SignerClient.request`.
+        """
+
+    async def record(self, unit: Do[R]) -> R:
+        """Run a unit of work."""
+
+
+def walk(issue: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine whose steps are `Blocking`: it never waits for a loop."""
+    try:
+        issue.send(None)
+    except StopIteration as done:
+        found: R = done.value
+        return found
+    issue.close()
+    raise RuntimeError("a step waited for an event loop")
+
+
+class Blocking:
+    """The steps in the caller's thread."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+
+    async def look(self, read: Do[R]) -> R:
+        """Read the database."""
+        with self._rt.db.read() as connection:
+            return read(connection)
+
+    @asynccontextmanager
+    async def hold(self, device_id: str) -> AsyncIterator[bool]:
+        """Be the only one, and wait for it in this thread."""
+        with _opened(self._rt.settings.data) as file:
+            waited = False
+            for pause in _pauses():
+                if _locked(file, device_id):
+                    break
+                waited = True
+                time.sleep(pause)  # noqa: ASYNC251 - there is no loop that it could stop
+            yield waited
+
+    async def sign(self, *, sender: str, profile: str, device_id: str, spki: bytes) -> dict[str, Any]:
+        """Ask the signer and wait for it in this thread."""
+        return self._rt.signer.request("issue", profile=profile, device_id=device_id, spki=spki)
+
+    async def record(self, unit: Do[R]) -> R:
+        """Run a unit of work and wait for it in this thread."""
+        return self._rt.db.run(unit)
+
+
+class OnLoop:
+    """The steps on an event loop, shared by all issues of a process.
+
+    Args:
+        rt: the installation.
+        link: the loop's way to the signer.
+    """
+
+    def __init__(self, rt: Runtime, link: SignerLink) -> None:
+        self._rt, self._link = rt, link
+        self._waiting: Counter[str] = Counter()
+        self._threaded = rt.db.dialect != "sqlite"  # SQLite answers quicker than a thread begins, and waits for nobody
+
+    async def look(self, read: Do[R]) -> R:
+        """Read the database."""
+        return await asyncio.to_thread(self._look, read) if self._threaded else self._look(read)
+
+    @asynccontextmanager
+    async def hold(self, device_id: str) -> AsyncIterator[bool]:
+        """Be the only one, and let the others go on while waiting for it."""
+        with self._counted(device_id), _opened(self._rt.settings.data) as file:
+            waited = False
+            for pause in _pauses():
+                if _locked(file, device_id):
+                    break
+                waited = True
+                await asyncio.sleep(pause)
+            yield waited
+
+    async def sign(self, *, sender: str, profile: str, device_id: str, spki: bytes) -> dict[str, Any]:
+        """Ask the signer, with others in one message."""
+        return await self._link.request("issue", sender=sender, profile=profile, device_id=device_id, spki=spki)
+
+    async def record(self, unit: Do[R]) -> R:
+        """Run a unit of work, with others in one transaction on SQLite."""
+        return await self._rt.db.arun(unit)
+
+    def _look(self, read: Do[R]) -> R:
+        with self._rt.db.read() as connection:
+            return read(connection)
+
+    @contextmanager
+    def _counted(self, device_id: str) -> Iterator[None]:
+        if self._waiting[device_id] >= WAITING:
+            raise IssueUnderWay(retry_after=1)
+        self._waiting[device_id] += 1
+        try:
+            yield
+        finally:
+            self._waiting[device_id] -= 1
+            if not self._waiting[device_id]:
+                del self._waiting[device_id]
+
+
+@contextmanager
+def _opened(data: Path) -> Iterator[int]:
+    """An open file of its own, so that the lock is of this issue and not of the process (fcntl(2): F_OFD_SETLK)."""
+    file = os.open(data / "issuing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _locked(file: int, device_id: str) -> bool:
+    """Take the device's byte if nobody has it."""
+    place = int.from_bytes(hashlib.blake2b(device_id.encode(), digest_size=8).digest(), "big") >> 2
+    try:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _pauses() -> Iterator[float]:
+    """Pauses between two tries, longer and longer.
+
+    Raises:
+        IssueUnderWay: `WAIT` is over.
+    """
+    pause, end = FIRST, time.monotonic() + WAIT
+    while time.monotonic() < end:
+        yield pause
+        pause = min(LONGEST, 2 * pause)
+    raise IssueUnderWay(retry_after=1)
