@@ -35,6 +35,7 @@ from pki.errors import CertificateNotCurrent, SecretForOtherProfile, SecretRefus
 from pki.issuing import Call, Issued, Prepared, prepare
 from pki.names import LABEL
 from pki.profiles import get
+from pki.settings import PkiSettings
 from pki.states import State
 from pki.steps import Blocking, Boundary, Steps, walk
 
@@ -262,7 +263,7 @@ class _Exchange:
         if before is not None:
             return before
         standing.refuse_suspended(row)
-        check_claims(self.csr, row, domain=self._rt.settings.pki_device_domain)
+        check_claims(self.csr, row, domain=PkiSettings.of(self._rt.settings).pki_device_domain)
         if not lock:
             check_key(self.csr.spki, allowed=get(row.profile).keys)
         standing.refuse_used_key(row)
@@ -289,7 +290,7 @@ class _Exchange:
                 connection, lock=self.device_id if lock else None, device_name=self._name, digest=self._digest,
                 spki=self.csr.spki_sha256, by_address=self._who[0], by_name=self._who[1],
             )  # fmt: skip
-        settings = self._rt.settings
+        settings = PkiSettings.of(self._rt.settings)
         limits = dict(zip(self._who, (settings.pki_failures_address, settings.pki_failures_device), strict=True))
         if not lock and (row is None or row.by_name is not None or row.by_address is not None):
             attempts.check(connection, limits)
