@@ -7,71 +7,130 @@ was alive then, and to the event of the outbox that recorded it; and there must 
 Limits: someone who rewrites all of this consistently — rows, sessions and events — is found by the ledger, not here.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
 import sqlalchemy as sa
 
-from lachan.errors import NotFound
 from lachan.events import FirmwareApproved
 from lachan.identity import Permission, Role
 from lachan.identity.models import people, sessions
 from lachan.identity.permissions import ROLE_PERMISSIONS
-from lachan.work import outbox
+from lachan.work.outbox import events
 from ota_signing.errors import ReleaseRefused
 from ota_signing.models import approvals, artifacts, releases
 from ota_signing.statement import Statement
 
 
-def verify(connection: sa.Connection, release_id: str, *, minimum: int, people_too: bool = True) -> Statement:
-    """Make sure that enough people approved exactly what stands in the database now.
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the database says of one release: its row, its artifact's, its approvals', and the events that these name."""
+
+    row: sa.RowMapping
+    artifact: tuple[str, str, int] | None
+    approvals: Sequence[sa.RowMapping]
+    events: Mapping[str, sa.RowMapping]
+
+
+def verify(connection: sa.Connection, release_id: str, *, minimum: int) -> Statement:
+    """Make sure that enough people approved exactly what stands in the database now, and that they may (before signing).
 
     Args:
         connection: an open connection.
         release_id: the release.
-        minimum: fewest approvals by the signer's own settings, whatever the row says; settled at the signature, too.
-        people_too: also ask whether the approvers are active and had sessions. That is settled when the signature is
-            made: somebody who leaves the city's service later takes no firmware with them.
+        minimum: fewest approvals by the signer's own settings, whatever the row says.
 
     Returns:
         The statement that may be signed for.
 
     Raises:
-        ReleaseRefused: something does not hold; ``fields['reason']`` is one of ``no-release``, ``artifact-changed``,
-            ``path-changed``, ``proposer-approved``, ``digest-changed``, ``person-unknown``, ``session-unknown``,
-            ``approval-unrecorded``, ``approvals-missing``.
+        ReleaseRefused: something does not hold; ``fields['reason']`` is ``no-release``, ``person-unknown``,
+            ``session-unknown``, or one of those of `check`.
     """
     row = connection.execute(sa.select(releases).where(releases.c.id == release_id)).mappings().first()
     if row is None:
         raise _refused("no-release", release_id, "There is no such release.")
-    statement = Statement.of(row)
-    artifact = connection.execute(sa.select(artifacts).where(artifacts.c.id == row["artifact_id"])).mappings().first()
-    named = (statement.vendor, statement.sha256, statement.length)
-    if artifact is None or (artifact["vendor"], artifact["sha256"], artifact["length"]) != named:
-        raise _refused("artifact-changed", release_id, "The artifact's row is not what the release names.")
-    if row["target_path"] != statement.target_path:
-        raise _refused("path-changed", release_id, "The release's target path is not its own.")
-    found = connection.execute(sa.select(approvals).where(approvals.c.release_id == release_id)).mappings().all()
-    for approval in found:
-        if row["proposer_id"] == approval["person_id"] or statement.proposer == approval["person"]:
-            raise _refused("proposer-approved", release_id, f"{approval['person']} proposed it and approved it.")
-        _verify_words(connection, statement, approval)
-        if people_too:
-            _verify_person(connection, release_id, approval)
-    needed = max(statement.approvals_needed, minimum, 1)
-    if len(found) < needed:
-        raise _refused("approvals-missing", release_id, f"{len(found)} of {needed} approvals are there.")
+    (found,) = evidence(connection, [row])
+    statement = check(found, minimum=minimum)
+    for approval in found.approvals:
+        _verify_person(connection, release_id, approval)
     return statement
 
 
-def _verify_words(connection: sa.Connection, statement: Statement, approval: sa.RowMapping) -> None:
-    who, release_id = approval["person"], statement.release_id
-    if approval["digest"] != statement.digest:
-        raise _refused("digest-changed", release_id, f"{who} approved another digest than the release has now.")
+def evidence(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> Iterator[Evidence]:
+    """Read what some releases need to be checked, with one query for each table."""
+    ids = [row["id"] for row in rows]
+    table = artifacts.c
+    query: sa.Select[Any] = sa.select(table.id, table.vendor, table.sha256, table.length)
+    query = query.where(table.id.in_({row["artifact_id"] for row in rows}))
+    named = {row.id: (row.vendor, row.sha256, row.length) for row in connection.execute(query)}
+    given: dict[str, list[sa.RowMapping]] = {release_id: [] for release_id in ids}
+    for approval in connection.execute(sa.select(approvals).where(approvals.c.release_id.in_(ids))).mappings():
+        given[approval["release_id"]].append(approval)
+    told = {approval["event_id"] for found in given.values() for approval in found}
+    stored = sa.select(events.c.id, events.c.name, events.c.actor, events.c.body).where(events.c.id.in_(told))
+    recorded = {event["id"]: event for event in connection.execute(stored).mappings()}
+    for row in rows:
+        artifact = named.get(row["artifact_id"])
+        yield Evidence(row=row, artifact=artifact, approvals=given[row["id"]], events=recorded)
+
+
+def check(found: Evidence, *, minimum: int) -> Statement:
+    """Make sure that the approvals of a release cover what its row says.
+
+    Whether the approvers are active and had sessions is settled when the signature is made: somebody who leaves the
+    city's service later takes no firmware with them.
+
+    Args:
+        found: what the database says.
+        minimum: fewest approvals, whatever the row says; settled at the signature, too.
+
+    Returns:
+        The statement that was approved.
+
+    Raises:
+        ReleaseRefused: something does not hold; ``fields['reason']`` is one of ``artifact-changed``, ``path-changed``,
+            ``proposer-approved``, ``digest-changed``, ``approval-unrecorded``, ``approvals-missing``, ``unreadable``.
+    """
+    row, release_id = found.row, str(found.row["id"])
     try:
-        stored = outbox.get(connection, approval["event_id"])
-    except NotFound:
-        stored = None
-    told = FirmwareApproved(release_id=release_id, approver=who, digest=statement.digest)
-    if stored is None or stored.actor != who or stored.event != told:
+        statement = Statement.of(row)
+        digest, path = statement.digest, statement.target_path
+    except (TypeError, ValueError) as error:  # a row that nothing of ours writes
+        raise _refused("unreadable", release_id, f"The release's row makes no statement: {error}") from error
+    if found.artifact != (statement.vendor, statement.sha256, statement.length):
+        raise _refused("artifact-changed", release_id, "The artifact's row is not what the release names.")
+    if row["target_path"] != path:
+        raise _refused("path-changed", release_id, "The release's target path is not its own.")
+    for approval in found.approvals:
+        if row["proposer_id"] == approval["person_id"] or statement.proposer == approval["person"]:
+            raise _refused("proposer-approved", release_id, f"{approval['person']} proposed it and approved it.")
+        _check_words(release_id, digest, approval, found.events.get(approval["event_id"]))
+    needed = max(statement.approvals_needed, minimum, 1)
+    if len(found.approvals) < needed:
+        raise _refused("approvals-missing", release_id, f"{len(found.approvals)} of {needed} approvals are there.")
+    return statement
+
+
+def _check_words(release_id: str, digest: str, approval: sa.RowMapping, event: sa.RowMapping | None) -> None:
+    who = approval["person"]
+    if approval["digest"] != digest:
+        raise _refused("digest-changed", release_id, f"{who} approved another digest than the release has now.")
+    if event is None or event["actor"] != who or _told(event) != (release_id, who, digest):
         raise _refused("approval-unrecorded", release_id, f"No event records the approval of {who}.")
+
+
+def _told(event: sa.RowMapping) -> tuple[str, str, str] | None:
+    """What a `lachan.events.FirmwareApproved` tells: release, approver, digest; None of anything else."""
+    if event["name"] != FirmwareApproved.__name__ or event["body"] is None:
+        return None
+    try:
+        data = orjson.loads(event["body"])["data"]
+        return data["release_id"], data["approver"], data["digest"]
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _verify_person(connection: sa.Connection, release_id: str, approval: sa.RowMapping) -> None:

@@ -4,65 +4,19 @@ The bytes go to the store first and the row follows, so a row never names a file
 the same vendor are one artifact, however often they are sent.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from lachan import clock
-from lachan.database import insert_ignore
 from lachan.errors import Invalid
-from lachan.events import ArtifactUploaded
 from lachan.identity import Permission, Principal, require, scope
-from lachan.ids import new_id
-from lachan.work import outbox
 from ota_signing.errors import NoSuchArtifact
 from ota_signing.models import artifacts
 from ota_signing.schemas import Artifact
-from ota_signing.settings import OtaSettings
-from ota_signing.store import Incoming, Store, Stored
+from ota_signing.store import Store
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
-
-
-def receive(rt: "Runtime", principal: Principal, *, vendor: str) -> Incoming:
-    """Begin an upload, after asking whether the caller may.
-
-    Raises:
-        Forbidden: the caller may not upload.
-        NotFound: a manufacturer uploads for another vendor.
-    """
-    require(principal, Permission.OTA_UPLOAD, vendor=vendor)
-    return Store(rt.settings).receive(limit=OtaSettings.of(rt.settings).ota_artifact_max_bytes)
-
-
-def upload(
-    rt: "Runtime", principal: Principal, chunks: Iterable[bytes], *, vendor: str, name: str, sha256: str | None = None
-) -> Artifact:
-    """Take a whole artifact from an iterable of bytes.
-
-    Args:
-        rt: the installation.
-        principal: who uploads.
-        chunks: the bytes, in order.
-        vendor: whose firmware it is.
-        name: file name, for people.
-        sha256: what the sender says the digest is (hex).
-
-    Raises:
-        Forbidden: the caller may not upload.
-        NotFound: a manufacturer uploads for another vendor.
-        Invalid: vendor or name is empty, too long or has control characters.
-        ArtifactTooLarge: it passes ``ota_artifact_max_bytes``.
-        ArtifactBroken: it is empty, or not what the sender announced.
-    """
-    check_names(vendor=vendor, name=name)
-    with receive(rt, principal, vendor=vendor) as incoming:
-        for chunk in chunks:
-            incoming.write(chunk)
-        stored = incoming.finish(sha256=sha256)
-    return record(rt, principal, stored, vendor=vendor, name=name)
 
 
 def check_names(**names: str) -> None:
@@ -74,23 +28,6 @@ def check_names(**names: str) -> None:
     for field, value in names.items():
         if not value.strip() or len(value) > 100 or not value.isprintable():
             raise Invalid(f"{field} must be 1 to 100 printable characters.", field=field)
-
-
-def record(rt: "Runtime", principal: Principal, stored: Stored, *, vendor: str, name: str) -> Artifact:
-    """Write the row of a file that is in the store; the same content of the same vendor gives the first row."""
-    require(principal, Permission.OTA_UPLOAD, vendor=vendor)
-    values: dict[str, Any] = {
-        "id": new_id(), "vendor": vendor, "name": name, "sha256": stored.sha256, "length": stored.length,
-        "uploaded_by": principal.label, "uploaded_at": clock.now(),
-    }  # fmt: skip
-    with rt.db.write() as connection:
-        if insert_ignore(connection, artifacts, values, index=("vendor", "sha256")):
-            event = ArtifactUploaded(
-                artifact_id=values["id"], sha256=stored.sha256, length=stored.length, vendor=vendor
-            )
-            outbox.append(connection, event, actor=principal)
-        query = sa.select(artifacts).where(artifacts.c.vendor == vendor, artifacts.c.sha256 == stored.sha256)
-        return Artifact(**connection.execute(query).mappings().one())
 
 
 def get(connection: sa.Connection, artifact_id: str, *, principal: Principal) -> Artifact:

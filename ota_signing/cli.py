@@ -74,9 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _upload(rt: "Runtime", arguments: argparse.Namespace) -> dict[str, Any]:
-    from ota_signing import artifacts
+    from ota_signing import service
 
-    made = artifacts.upload(
+    made = service.upload(
         rt, cliutil.operator(), _blocks(arguments.file), vendor=arguments.vendor, name=arguments.file.name,
         sha256=arguments.sha256,
     )  # fmt: skip
@@ -93,9 +93,9 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _propose(rt: "Runtime", arguments: argparse.Namespace) -> dict[str, Any]:
-    from ota_signing import releases
+    from ota_signing import service
 
-    made = releases.propose(
+    made = service.propose(
         rt, cliutil.operator(), artifact_id=arguments.artifact, model=arguments.model, version=arguments.version,
         approvals_needed=arguments.approvals, downgrade=arguments.downgrade, notes=arguments.notes,
     )  # fmt: skip
@@ -126,9 +126,9 @@ def _approve(rt: "Runtime", arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _publish(rt: "Runtime", arguments: argparse.Namespace) -> dict[str, Any]:
-    from ota_signing import publishing
+    from ota_signing import service
 
-    made = publishing.publish(rt, cliutil.operator(), arguments.release)
+    made = service.publish(rt, cliutil.operator(), arguments.release)
     rt.wake()
     return _flat(made)
 
@@ -137,8 +137,7 @@ def _held(rt: "Runtime", arguments: argparse.Namespace) -> dict[str, Any]:
     from lachan import verbs
 
     parameters = {"release_id": arguments.release, "reason": arguments.reason}
-    with rt.db.write() as connection:
-        verbs.call(rt, connection, cliutil.operator(), arguments.request, parameters)
+    rt.db.run(lambda connection: verbs.call(rt, connection, cliutil.operator(), arguments.request, parameters))
     rt.wake()
     return _show(rt, arguments)
 

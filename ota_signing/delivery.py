@@ -123,7 +123,8 @@ def report(
         TooManyReports: it has told of `REPORTS` other outcomes within an hour.
     """
     require(device, Permission.SELF)
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> Install:
         row = _made_for(connection, _locked(connection, device.id), releases.c.id == release_id)
         if outcome is InstallOutcome.INSTALLED and version != row["version"]:
             raise Invalid(f"The release is {row['version']}, not {version}.", field="version")
@@ -142,6 +143,8 @@ def report(
         event = FirmwareInstalled(device_id=device.id, release_id=release_id, version=version, outcome=outcome)
         outbox.append(connection, event, actor=device)
         return made
+
+    return rt.db.run(unit)
 
 
 def _locked(connection: sa.Connection, device_id: str) -> devices.Device:

@@ -1,4 +1,4 @@
-"""Tables of this room: artifacts, releases, approvals, install reports."""
+"""Tables of this room: artifacts, releases, the slots they are listed in, approvals, install reports."""
 
 import sqlalchemy as sa
 
@@ -34,6 +34,7 @@ releases = sa.Table(
     sa.Column("proposer_id", sa.String(36), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("target_path", sa.String(400), nullable=False),
+    sa.Column("slot", sa.Integer, nullable=False),
     sa.Column("state", sa.String(12), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, server_default=""),
     sa.Column("signature", sa.LargeBinary),
@@ -43,6 +44,15 @@ releases = sa.Table(
     sa.Column("published_at", UtcDateTime),
     sa.UniqueConstraint("vendor", "model", "version", name="uq_ota_releases_version"),
     sa.Index("ix_ota_releases_current", "vendor", "model", "state", "published_at"),
+    sa.Index("ix_ota_releases_slot", "slot", "state"),
+)
+
+slots = sa.Table(
+    "ota_slots",
+    metadata,
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("published", sa.BigInteger, nullable=False),
 )
 
 approvals = sa.Table(

@@ -1,40 +1,38 @@
 """From approved to handed out: everything that needs the signer process, and never inside a transaction.
 
-`sign` asks the signer and keeps its signature; `publish` makes a signed release the firmware of its model; `refresh`
-brings the public metadata in line with the database and renews it before it expires. Each can be repeated: what was
-done is found done, what was half done is finished. A server that was down for days finds its metadata old and renews
-it by itself.
+`sign` asks the signer and keeps its signature; `refresh` brings the public metadata in line with the database and renews it
+before it expires. Its steps: the slots that changed are read, the signer makes what is due and remembers it, the files that
+are new are fetched from it, some at a time, and made public, the timestamp last; then the database learns what is public.
+Each step can be repeated: what was done is found done, what was half done is finished. A server that was down for days
+finds its metadata old and renews it by itself.
 """
 
 import base64
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
-from tuf.api.serialization import DeserializationError
+from tuf.api.metadata import Metadata, Snapshot
 
 from lachan import clock
-from lachan.errors import LachanError
-from lachan.events import FirmwareHalted, FirmwarePublished, FirmwareSigned
-from lachan.identity import Permission, Principal, require, system
-from lachan.log import get as get_logger
+from lachan.events import FirmwareHalted, FirmwareSigned
+from lachan.identity import system
 from lachan.signer.client import SignerClient
 from lachan.signer.errors import SignerBusy, SignerRefused
 from lachan.work import outbox
-from ota_signing import releases as releases_
-from ota_signing import tuf_metadata
+from ota_signing import bins, tuf_metadata
 from ota_signing.errors import NoSuchRelease, WrongState
 from ota_signing.models import releases
+from ota_signing.models import slots as slots_
 from ota_signing.repository import Repository
-from ota_signing.schemas import Release, ReleaseState
-from ota_signing.tuf_metadata import Online
+from ota_signing.schemas import ReleaseState
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
     from lachan.work.jobs import Job
 
 SIGNING_TIMEOUT = 300.0  # seconds; the signer reads the whole artifact again
-log = get_logger(__name__)
 
 
 def sign(rt: "Runtime", release_id: str) -> None:
@@ -51,13 +49,19 @@ def sign(rt: "Runtime", release_id: str) -> None:
     if state is ReleaseState.PROPOSED:
         raise WrongState("The release lacks approvals.", state=str(state))
     answer = _ask(rt, "release", release_id=release_id)
-    with rt.db.write() as connection:
-        where = sa.and_(releases.c.id == release_id, releases.c.state == ReleaseState.APPROVED)
+    signature = base64.b64decode(answer["signature"])
+
+    def keep(connection: sa.Connection) -> None:
+        where = sa.and_(
+            releases.c.id == release_id, releases.c.state == ReleaseState.APPROVED,
+            releases.c.digest == answer["digest"],
+        )  # fmt: skip
         values = {"state": ReleaseState.SIGNED, "signed_at": clock.now(), "reason": ""}
-        signature = base64.b64decode(answer["signature"])
         if connection.execute(releases.update().where(where).values(**values, signature=signature)).rowcount:
             event = FirmwareSigned(release_id=release_id, digest=answer["digest"])
             outbox.append(connection, event, actor=system("signer"))
+
+    rt.db.run(keep)
 
 
 def sign_job(rt: "Runtime", job: "Job") -> None:
@@ -68,43 +72,9 @@ def sign_job(rt: "Runtime", job: "Job") -> None:
     except SignerBusy:
         raise
     except SignerRefused as refusal:
-        with rt.db.write() as connection:
-            where = sa.and_(releases.c.id == release_id, releases.c.state == ReleaseState.APPROVED)
-            connection.execute(releases.update().where(where).values(reason=f"signer: {refusal.detail}"))
-
-
-def publish(rt: "Runtime", principal: Principal, release_id: str) -> Release:
-    """Make a release the firmware of its model; signs it first where that has not happened yet.
-
-    Raises:
-        Forbidden: the caller may not publish.
-        NoSuchRelease: there is none, or it is another vendor's.
-        WrongState: it lacks approvals, or was halted.
-        LowerVersion: a higher version was published meanwhile, and this is not flagged as a downgrade.
-        SignerRefused: the signer does not sign it.
-        SignerUnavailable: it is not signed yet and the signer does not answer.
-    """
-    require(principal, Permission.OTA_PUBLISH)
-    with rt.db.read() as connection:
-        releases_.get(connection, release_id, principal=principal)
-    sign(rt, release_id)
-    with rt.db.write() as connection:
-        release = releases_.get(connection, release_id, principal=principal)
-        if release.state not in (ReleaseState.SIGNED, ReleaseState.PUBLISHED):
-            raise WrongState(f"The release is {release.state}.", state=str(release.state))
-        if release.state is ReleaseState.SIGNED:
-            if not release.downgrade:
-                releases_.refuse_lower(connection, vendor=release.vendor, model=release.model, version=release.version)
-            releases_.set_state(connection, release_id, ReleaseState.PUBLISHED, published_at=clock.now())
-            event = FirmwarePublished(release_id=release_id, version=release.version)
-            outbox.append(connection, event, actor=principal)
-            releases_.refresh_soon(connection)
-    try:
-        refresh(rt)  # at once where the signer answers; else the job above does it
-    except LachanError as error:
-        log.warning("the metadata follows later", release=release_id, error=error.detail)
-    with rt.db.read() as connection:
-        return releases_.get(connection, release_id, principal=principal)
+        where = sa.and_(releases.c.id == release_id, releases.c.state == ReleaseState.APPROVED)
+        told = releases.update().where(where).values(reason=f"signer: {refusal.detail}")
+        rt.db.run(lambda connection: connection.execute(told).rowcount)
 
 
 def refresh(rt: "Runtime") -> None:
@@ -119,12 +89,17 @@ def refresh(rt: "Runtime") -> None:
     repository = Repository(rt.settings)
     with repository.locked():
         if stale(rt, repository):
-            answer = _ask(rt, "tuf")
-            _halt_refused(rt, answer["refused"])
-            repository.publish(
-                Online(**{role: answer[role].encode() for role in ("releases", "snapshot", "timestamp")})
-            )
-        _mark_listed(rt, repository)
+            _renew(rt, repository)
+
+
+def audit(rt: "Runtime") -> None:
+    """Recurring: have the signer read every published release again, and compare every public file, byte by byte.
+
+    So what somebody changed beside lachan is found within the hour: a row, an approval, a file.
+    """
+    repository = Repository(rt.settings)
+    with repository.locked():
+        _renew(rt, repository, everything=True)
 
 
 def refresh_job(rt: "Runtime", job: "Job") -> None:
@@ -133,57 +108,89 @@ def refresh_job(rt: "Runtime", job: "Job") -> None:
 
 
 def stale(rt: "Runtime", repository: Repository) -> bool:
-    """Whether the public metadata is missing, half expired, damaged, or lists other releases than it should."""
-    now = clock.now()
-    try:
-        timestamp = Metadata[Timestamp].from_bytes(repository.read("timestamp") or b"").signed
-        version = timestamp.snapshot_meta.version
-        snapshot = Metadata[Snapshot].from_bytes(_file(repository, f"{version}.snapshot.json")).signed
-        version = snapshot.meta["releases.json"].version
-        encoded = _file(repository, f"{version}.releases.json")
-        listed = Metadata[Targets].from_bytes(encoded).signed
-    except (DeserializationError, KeyError):
+    """Tell whether the public metadata is missing, half expired or damaged, or releases have changed since.
+
+    The timestamp speaks for all roles: it is renewed twice a day, and then the signer looks after the others.
+    """
+    standing = repository.standing()
+    if standing is None:
         return True
+    timestamp, snapshot = standing
+    with rt.db.read() as connection:
+        waiting = bins.waiting(connection)
     return (
-        tuf_metadata.half_over(timestamp.expires, tuf_metadata.TIMESTAMP_LIFE, now)
-        or tuf_metadata.half_over(snapshot.expires, tuf_metadata.SNAPSHOT_LIFE, now)
-        or tuf_metadata.half_over(listed.expires, tuf_metadata.RELEASES_LIFE, now)
+        bool(waiting)
+        or tuf_metadata.half_over(timestamp.expires, tuf_metadata.TIMESTAMP_LIFE, clock.now())
         or snapshot.meta["targets.json"].version != repository.newest("targets")
-        or tuf_metadata.listed(encoded) != _published(rt)
+        or bool(repository.missing(snapshot))
     )
 
 
-def _file(repository: Repository, name: str) -> bytes:
-    path = repository.file(name)
-    return b"" if path is None else path.read_bytes()
+def _renew(rt: "Runtime", repository: Repository, *, everything: bool = False) -> None:
+    """Ask the signer, fetch the files that are new, switch to them, and write down what is public now."""
+    answer = _ask(rt, "tuf", everything=everything)
+    _halt_refused(rt, answer["refused"])
+    snapshot = Metadata[Snapshot].from_bytes(answer["snapshot"].encode()).signed
+    fetched = _fetch(rt, repository, snapshot, thorough=everything)
+    repository.add("snapshot", answer["snapshot"].encode())
+    repository.switch(answer["timestamp"].encode())
+    _record(rt, repository, snapshot, answer["revisions"], fetched)
+    repository.prune(snapshot, fetched)
 
 
-def _published(rt: "Runtime") -> dict[str, str]:
-    query = sa.select(releases.c.target_path, releases.c.sha256).where(releases.c.state == ReleaseState.PUBLISHED)
+def _fetch(rt: "Runtime", repository: Repository, snapshot: Snapshot, *, thorough: bool) -> list[str]:
+    """Fetch the files that a snapshot names and that do not lie there; name them."""
+    wanted = repository.missing(snapshot, thorough=thorough)
+    left = list(wanted)
+    while left:
+        files = _ask(rt, "tuf_files", roles=left)["files"]
+        for role, text in files.items():
+            repository.add(role, text.encode())
+        left = [role for role in left if role not in files]
+    return wanted
+
+
+def _record(
+    rt: "Runtime", repository: Repository, snapshot: Snapshot, revisions: Sequence[int], fetched: Sequence[str]
+) -> None:
+    """Write down what clients find now: of the bins that are new, and of those whose slots waited."""
+    number = sum(name.startswith(f"{bins.PREFIX}-") for name in snapshot.meta)
+    bits = number.bit_length() - 1
     with rt.db.read() as connection:
-        return {row.target_path: row.sha256 for row in connection.execute(query)}
+        waiting = bins.waiting(connection)
+    roles = {bins.name_of(slot, bits) for slot in waiting} | ({*fetched} & {*bins.names(bits)})
+    for role in sorted(roles):
+        paths, slots = repository.listed(snapshot, role).keys(), bins.slots_of(role, bits)
+        rt.db.run(partial(_record_bin, slots=slots, revisions=revisions, paths=paths))
+
+
+def _record_bin(connection: sa.Connection, *, slots: range, revisions: Sequence[int], paths: Collection[str]) -> None:
+    """The unit: which releases of these slots are public, and of which of their changes that is true."""
+    columns = (releases.c.id, releases.c.target_path, releases.c.listed)
+    rows = connection.execute(sa.select(*columns).where(releases.c.slot.between(slots[0], slots[-1]))).all()
+    for listed in (True, False):
+        wrong = [row.id for row in rows if (row.target_path in paths) is listed and row.listed is not listed]
+        for start in range(0, len(wrong), 500):
+            these = releases.c.id.in_(wrong[start : start + 500])
+            connection.execute(releases.update().where(these).values(listed=listed))
+    for slot in slots:
+        here = sa.and_(slots_.c.slot == slot, slots_.c.published != revisions[slot])
+        connection.execute(slots_.update().where(here).values(published=revisions[slot]))
 
 
 def _halt_refused(rt: "Runtime", refused: dict[str, str]) -> None:
-    if not refused:
-        return
-    with rt.db.write() as connection:
-        for release_id, why in refused.items():
-            reason = f"signer: {why}"
-            releases_.set_state(connection, release_id, ReleaseState.HALTED, reason=reason)
-            event = FirmwareHalted(release_id=release_id, reason=reason)
-            outbox.append(connection, event, actor=system("signer"))
+    """Halt what the signer refused, a few at a time; the bins do not list them already."""
+    waiting = sorted(refused.items())
+    for start in range(0, len(waiting), 50):
+        rt.db.run(partial(_halt_few, refused=waiting[start : start + 50]))
 
 
-def _mark_listed(rt: "Runtime", repository: Repository) -> None:
-    paths = set(tuf_metadata.listed(repository.read("releases") or b""))
-    with rt.db.read() as connection:
-        rows = connection.execute(sa.select(releases.c.id, releases.c.target_path, releases.c.listed)).all()
-    wrong = {row.id: row.target_path in paths for row in rows if row.listed is not (row.target_path in paths)}
-    if wrong:
-        with rt.db.write() as connection:
-            for release_id, listed in wrong.items():
-                connection.execute(releases.update().where(releases.c.id == release_id).values(listed=listed))
+def _halt_few(connection: sa.Connection, *, refused: Sequence[tuple[str, str]]) -> None:
+    for release_id, why in refused:
+        reason = f"signer: {why}"
+        here = sa.and_(releases.c.id == release_id, releases.c.state == ReleaseState.PUBLISHED)
+        if connection.execute(releases.update().where(here).values(state=ReleaseState.HALTED, reason=reason)).rowcount:
+            outbox.append(connection, FirmwareHalted(release_id=release_id, reason=reason), actor=system("signer"))
 
 
 def _state(rt: "Runtime", release_id: str) -> ReleaseState:

@@ -1,159 +1,124 @@
-"""The folder of metadata that devices read, and the signer's own memory of what it signed.
+"""The metadata that devices read: versioned files (consistent snapshots) and one ``timestamp.json`` that names the snapshot.
 
-`Repository` is public: versioned files (consistent snapshots) and one ``timestamp.json`` that names the snapshot. It is
-written in the order that keeps every reader whole after a crash: releases, snapshot, timestamp last, each by an atomic
-rename. `Memory` lies with the signer's keys: which root and targets it trusts and what it signed last, so that versions
-never go back although the public folder may be lost or changed. Limits: restoring an old backup of the signer's folder
-makes versions go back; devices then refuse until they have grown past what was published.
+It is written in the order that keeps every reader whole after a crash: bins and releases, snapshot, timestamp last, each in
+one step; so a reader finds the old repository or the new one. `Repository.missing` compares what lies there with what the
+snapshot says. Limits: older versions are kept for clients in the middle of an update, some of each file, not for a time.
 """
 
 import fcntl
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
 from tuf.api.serialization import DeserializationError
 
-from lachan.files import write_atomically
+from lachan.blobs import NoSuchBlob, blobs
 from lachan.settings import Settings
 from ota_signing import tuf_metadata
-from ota_signing.errors import RepositoryBroken
-from ota_signing.tuf_metadata import Online
 
-KEEP = 20  # older versions of a role, for clients that are in the middle of an update
-_NAME = re.compile(r"(?:(\d{1,9})\.(root|targets|releases|snapshot)|timestamp)\.json")
+KEEP = 20  # older snapshots, for clients that are in the middle of an update
+KEEP_BINS = 4  # older versions of a bin, which changes much less often
+_NAME = re.compile(r"(?:(\d{1,9})\.(root|targets|releases(?:-[0-9a-f]{2})?|snapshot)|timestamp)\.json")
 
 
 class Repository:
-    """The public metadata folder of one data folder."""
+    """The public metadata of one installation."""
 
     def __init__(self, settings: Settings) -> None:
         self.folder = settings.data / "tuf" / "metadata"
+        self._blobs = blobs(settings, "tuf/metadata")
+        self._lock = settings.data / "tuf" / ".lock"
 
-    def file(self, name: str) -> Path | None:
-        """The file of a metadata name, None if no such name can be or is there."""
-        path = self.folder / name
-        return path if _NAME.fullmatch(name) and path.is_file() else None
+    def get(self, name: str) -> bytes | None:
+        """Read the file of a metadata name; None if no such name can be or is there."""
+        if not _NAME.fullmatch(name):
+            return None
+        try:
+            return b"".join(self._blobs.open(name))
+        except NoSuchBlob:
+            return None
 
     def newest(self, role: str) -> int:
-        """The highest version of a role that lies there; 0 without any."""
-        found = (_NAME.fullmatch(path.name) for path in self.folder.glob(f"*.{role}.json"))
-        return max((int(match[1]) for match in found if match), default=0)
+        """Tell the highest version of a role that lies there; 0 without any."""
+        found = (_NAME.fullmatch(name) for name in self._blobs.names())
+        return max((int(match[1]) for match in found if match and match[2] == role), default=0)
 
     def read(self, role: str) -> bytes | None:
-        """The newest encoded metadata of a role, None without any."""
-        path = self.file("timestamp.json" if role == "timestamp" else f"{self.newest(role)}.{role}.json")
-        return None if path is None else path.read_bytes()
+        """Read the newest encoded metadata of a role, None without any."""
+        return self.get("timestamp.json" if role == "timestamp" else f"{self.newest(role)}.{role}.json")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other writers of this machine out."""
-        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with (self.folder.parent / ".lock").open("w") as handle:
+        self._lock.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with self._lock.open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
+    def standing(self) -> tuple[Timestamp, Snapshot] | None:
+        """Read what clients are told now; None if it is missing or damaged."""
+        try:
+            timestamp = Metadata[Timestamp].from_bytes(self.get("timestamp.json") or b"").signed
+            encoded = self.get(f"{timestamp.snapshot_meta.version}.snapshot.json") or b""
+            timestamp.snapshot_meta.verify_length_and_hashes(encoded)
+            return timestamp, Metadata[Snapshot].from_bytes(encoded).signed
+        except (DeserializationError, RepositoryError):
+            return None
+
+    def missing(self, snapshot: Snapshot, *, thorough: bool = False) -> list[str]:
+        """Name the roles whose file does not lie there as a snapshot says.
+
+        Args:
+            snapshot: the snapshot.
+            thorough: compare the bytes, not only their number.
+        """
+        return [
+            name.removesuffix(".json")
+            for name, meta in sorted(snapshot.meta.items())
+            if name != "targets.json" and not self._lies(f"{meta.version}.{name}", meta, thorough)
+        ]
+
+    def listed(self, snapshot: Snapshot, role: str) -> dict[str, str]:
+        """Tell what a bin lists for clients: target path → SHA-256."""
+        name = f"{role}.json"
+        return tuf_metadata.listed(self.get(f"{snapshot.meta[name].version}.{name}") or b"")
+
     def add(self, role: str, encoded: bytes) -> None:
         """Write one versioned file."""
-        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path = self.folder / f"{tuf_metadata.version(encoded)}.{role}.json"
-        if not path.is_file() or path.read_bytes() != encoded:
-            write_atomically(path, encoded)
+        name = f"{tuf_metadata.version(encoded)}.{role}.json"
+        if self.get(name) != encoded:
+            self._blobs.put(name, encoded)
 
-    def publish(self, online: Online) -> None:
-        """Make what the signer signed public; the timestamp last, and never one older than what is there."""
-        for role, encoded in online.files():
-            if role != "timestamp":
-                self.add(role, encoded)
-            elif _version(self.read(role) or b"") <= tuf_metadata.version(encoded):
-                write_atomically(self.folder / "timestamp.json", encoded)
-        for role in ("releases", "snapshot"):
-            for old in range(self.newest(role) - KEEP, 0, -1):
-                path = self.folder / f"{old}.{role}.json"
-                if not path.is_file():
-                    break
-                path.unlink()
+    def switch(self, timestamp: bytes) -> None:
+        """Make a timestamp public, and with it all that it names; never one older than what is there."""
+        if _version(self.get("timestamp.json") or b"") <= tuf_metadata.version(timestamp):
+            self._blobs.put("timestamp.json", timestamp)
 
+    def prune(self, snapshot: Snapshot, roles: list[str]) -> None:
+        """Remove versions of these files that nobody reads any more."""
+        names = {f"{role}.json": KEEP_BINS for role in roles} | {"releases.json": KEEP}
+        for name, keep in names.items():
+            if name in snapshot.meta:
+                self._prune(name, snapshot.meta[name].version - keep)
+        self._prune("snapshot.json", snapshot.version - KEEP)
 
-class Memory:
-    """The signer's own copy of the repository's state.
+    def _prune(self, name: str, newest: int) -> None:
+        for old in range(newest, 0, -1):
+            if not self._blobs.exists(f"{old}.{name}"):
+                return
+            self._blobs.delete(f"{old}.{name}")
 
-    Args:
-        folder: within the signer's folder.
-        public: where newer roots and targets may be offered; they are adopted only if they verify.
-    """
-
-    def __init__(self, folder: Path, public: Repository) -> None:
-        self._folder, self._public = folder, public
-
-    def begin(self, root: bytes, targets: bytes) -> None:
-        """Trust a first root and its targets (``lachan init``)."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._save("root", root)
-        self._save("targets", targets)
-
-    def trusted(self) -> tuple[Metadata[Root], Metadata[Targets]]:
-        """The newest root and top-level targets that verify from the ones known before.
-
-        Raises:
-            RepositoryBroken: there are none, or the targets do not verify.
-        """
-        root = Metadata[Root].from_bytes(self._load("root"))
-        while (offered := self._offered("root", root.signed.version + 1)) is not None:
-            root = self._adopt_root(root, offered)
-        targets = Metadata[Targets].from_bytes(self._load("targets"))
-        newest = self._public.newest("targets")
-        offered = self._offered("targets", newest) if newest > targets.signed.version else None
-        if offered is not None:
-            targets = Metadata[Targets].from_bytes(offered)
+    def _lies(self, name: str, meta: MetaFile, thorough: bool) -> bool:
         try:
-            root.signed.verify_delegate("targets", targets.signed_bytes, targets.signatures)
-        except RepositoryError as error:
-            raise RepositoryBroken(f"targets {targets.signed.version} are not signed by the root's keys.") from error
-        if offered is not None:
-            self._save("targets", offered)
-        return root, targets
-
-    def online(self) -> Online:
-        """What was signed last."""
-        found = {role: self._load(role) if self._has(role) else None for role in ("releases", "snapshot", "timestamp")}
-        return Online(**found)
-
-    def remember(self, online: Online) -> None:
-        """Keep what was signed, before anyone else may see it."""
-        for role, encoded in online.files():
-            if not self._has(role) or self._load(role) != encoded:
-                self._save(role, encoded)
-
-    def _adopt_root(self, root: Metadata[Root], offered: bytes) -> Metadata[Root]:
-        try:
-            new = Metadata[Root].from_bytes(offered)
-            root.signed.verify_delegate("root", new.signed_bytes, new.signatures)
-            new.signed.verify_delegate("root", new.signed_bytes, new.signatures)
-        except (RepositoryError, DeserializationError) as error:
-            raise RepositoryBroken(f"root {root.signed.version + 1} does not verify.") from error
-        self._save("root", offered)
-        return new
-
-    def _offered(self, role: str, version: int) -> bytes | None:
-        path = self._public.file(f"{version}.{role}.json")
-        return None if path is None else path.read_bytes()
-
-    def _has(self, role: str) -> bool:
-        return (self._folder / f"{role}.json").is_file()
-
-    def _load(self, role: str) -> bytes:
-        try:
-            return (self._folder / f"{role}.json").read_bytes()
-        except OSError as error:
-            raise RepositoryBroken(f"The signer has no {role} metadata: {error.strerror}.") from error
-
-    def _save(self, role: str, encoded: bytes) -> None:
-        write_atomically(self._folder / f"{role}.json", encoded, mode=0o600)
+            if self._blobs.size(name) != meta.length:
+                return False
+            return not thorough or hashlib.sha256(self.get(name) or b"").hexdigest() == (meta.hashes or {})["sha256"]
+        except NoSuchBlob:
+            return False
 
 
 def _version(encoded: bytes) -> int:

@@ -8,6 +8,7 @@ machine.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,9 @@ from lachan import clock
 from lachan.errors import Invalid
 from lachan.files import write_atomically
 from lachan.settings import Settings
-from ota_signing import tuf_metadata
-from ota_signing.repository import Memory, Repository
+from ota_signing import bins, online, tuf_metadata
+from ota_signing.memory import Memory
+from ota_signing.repository import Repository
 from ota_signing.signing import ROLE_KEYS, online_keys
 
 if TYPE_CHECKING:
@@ -62,12 +64,20 @@ def init(context: "InitContext") -> None:
     )
     memory = Memory(context.settings.signer_home / "tuf", repository)
     memory.begin(root, targets)
-    online = tuf_metadata.advance(now, memory.online(), targets_version=1, wanted={}, keys=keys)
-    memory.remember(online)
+    made, files = online.advance(
+        now, memory.online(), targets_version=1, revisions=[0] * bins.SLOTS, listing=_nothing, keys=keys
+    )
+    memory.remember(made, files)
     write_atomically(context.offline / "tuf-root.json", root)  # what a device is given at manufacture
     repository.add("root", root)
     repository.add("targets", targets)
-    repository.publish(online)
+    for role in [role for role in files if role != "timestamp"]:
+        repository.add(role, files[role])
+    repository.switch(made.timestamp)
+
+
+def _nothing(slots: Sequence[int]) -> dict[int, dict[str, bytes]]:
+    return {slot: {} for slot in slots}
 
 
 def renew(settings: Settings, offline: Path) -> tuple[int, int]:

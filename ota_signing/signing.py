@@ -1,30 +1,30 @@
-"""What runs inside the signer process: two requests that sign for firmware, ``release`` and ``tuf``.
+"""What runs inside the signer process: ``release`` and ``tuf`` sign for firmware, ``tuf_files`` hands files out.
 
 ``release {release_id}`` reads the release, its approvals and the people again, measures the artifact's file and signs
 the approved digest (detached CMS). ``tuf {}`` makes the update framework's online metadata: it lists the published
 releases that this signer signed for and whose approvals still hold, and nothing that anyone hands in. Neither takes a
-byte or a digest from the caller.
+byte or a digest from the caller. What ``tuf`` made may be large, so its bins are fetched by ``tuf_files``, some at a time.
 """
 
 import base64
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from cryptography import x509
 from securesystemslib.signer import SSlibKey
-from tuf.api.metadata import TargetFile
 
 from lachan import clock
 from lachan.files import write_atomically
 from lachan.signer.context import strict
 from lachan.signer.errors import SignatureRefused
-from ota_signing import approvals, cms, tuf_metadata
+from ota_signing import approvals, bins, cms, listing, online, tuf_metadata
 from ota_signing.errors import ArtifactMissing, ReleaseRefused
+from ota_signing.memory import Memory
 from ota_signing.models import releases
-from ota_signing.repository import Memory, Repository
-from ota_signing.schemas import ReleaseState
+from ota_signing.repository import Repository
 from ota_signing.settings import OtaSettings
 from ota_signing.statement import Statement
 from ota_signing.store import Store
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from lachan.signer.context import SignerContext
 
 FIRMWARE_KEY = "firmware-signing"
+REFUSALS = 20_000  # told at a time, so that they fit into a frame; the next audit tells more
+PORTION = 1 << 20  # bytes of metadata in one answer; a frame holds four times as much
 CERTIFICATES = ("firmware-signing.crt", "issuing.crt")  # leaf first; the root is what devices bring themselves
 _one_at_a_time = threading.Lock()  # two requests at once must not use the same version
 ROLE_KEYS = {"releases": "tuf-releases", "snapshot": "tuf-snapshot", "timestamp": "tuf-timestamp"}
@@ -69,28 +71,73 @@ def release(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
 def tuf(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
     """Bring the repository's online metadata up to date.
 
+    Args:
+        signer: keys, database and settings of the signer process.
+        request: ``everything?``: also read the releases again of which no change is known.
+
     Returns:
-        ``releases``, ``snapshot``, ``timestamp``: encoded metadata as text; ``refused``: release id → reason, for
-        published releases whose approvals do not hold any more.
+        ``snapshot``, ``timestamp``: encoded metadata as text; ``revisions``: of each slot, what the bins were made for;
+        ``refused``: release id → reason, for published releases whose approvals do not hold any more (`REFUSALS` at most).
 
     Raises:
         RepositoryBroken: the offline-signed metadata is missing or does not verify.
     """
-    strict(request, {})
+    everything = strict(request, {"everything?": bool})["everything"] is True
     with _one_at_a_time:
-        return _tuf(signer)
+        return _tuf(signer, everything)
 
 
-def _tuf(signer: "SignerContext") -> dict[str, Any]:
-    wanted, refused = _wanted(signer)
-    memory = Memory(signer.folder / "tuf", Repository(signer.settings))
+def _tuf(signer: "SignerContext", everything: bool) -> dict[str, Any]:
+    memory, refused = _memory(signer), dict[str, str]()
     _, targets = memory.trusted()
     keys = online_keys(signer.keys, lambda name: _recorded(signer, name, name))
-    online = tuf_metadata.advance(
-        clock.now(), memory.online(), targets_version=targets.signed.version, wanted=wanted, keys=keys
-    )
-    memory.remember(online)  # before anyone may see it: a version is never signed twice
-    return {**{role: encoded.decode() for role, encoded in online.files()}, "refused": refused}
+    signed_for = _signed_for(signer)
+    with signer.db.read() as connection:
+        revisions = bins.revisions(connection)
+
+    def listed(wanted: Sequence[int]) -> dict[int, dict[str, bytes]]:
+        found, not_these = listing.verified(signer.db, wanted, was_signed=signed_for)
+        refused.update(not_these)
+        return found
+
+    made, files = online.advance(
+        clock.now(), memory.online(), targets_version=targets.signed.version, revisions=revisions, listing=listed,
+        keys=keys, everything=everything,
+    )  # fmt: skip
+    memory.remember(made, files)  # before anyone may see it: a version is never signed twice
+    return {
+        "snapshot": made.snapshot.decode(), "timestamp": made.timestamp.decode(), "revisions": list(made.revisions),
+        "refused": dict(list(refused.items())[:REFUSALS]),
+    }  # fmt: skip
+
+
+def tuf_files(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
+    """Hand out bins, and ``releases``, as they were signed last; nothing is signed.
+
+    Args:
+        signer: keys, database and settings of the signer process.
+        request: ``roles``: their names.
+
+    Returns:
+        ``files``: role → encoded metadata as text, of the first names, at least one and about `PORTION` bytes in all.
+
+    Raises:
+        RepositoryBroken: there is no such file.
+    """
+    roles = strict(request, {"roles": list})["roles"]
+    memory, files, size = _memory(signer), dict[str, str](), 0
+    with _one_at_a_time:
+        standing = memory.online()
+        for role in roles:
+            files[str(role)] = memory.file(str(role), standing).decode()
+            size += len(files[str(role)])
+            if size > PORTION:
+                break
+    return {"unsigned": True, "files": files}
+
+
+def _memory(signer: "SignerContext") -> Memory:
+    return Memory(signer.folder / "tuf", Repository(signer.settings))
 
 
 def online_keys(keys: Any, sign: Callable[[str], Callable[[bytes], bytes]]) -> tuf_metadata.OnlineKeys:
@@ -116,24 +163,6 @@ def is_signed(connection: sa.Connection, subject: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _wanted(signer: "SignerContext") -> tuple[dict[str, TargetFile], dict[str, str]]:
-    wanted: dict[str, TargetFile] = {}
-    refused: dict[str, str] = {}
-    with signer.db.read() as connection:
-        query = sa.select(releases.c.id).where(
-            releases.c.state == ReleaseState.PUBLISHED, releases.c.signature.is_not(None)
-        )
-        for release_id in connection.execute(query).scalars().all():
-            try:
-                statement = approvals.verify(connection, release_id, minimum=1, people_too=False)
-                _recall(signer, statement)
-            except ReleaseRefused as error:
-                refused[release_id] = str(error.fields["reason"])
-            else:
-                wanted[statement.target_path] = tuf_metadata.target(statement)
-    return wanted, refused
-
-
 def _remember(signer: "SignerContext", statement: Statement) -> None:
     """Keep what was signed for, so that the repository lists nothing else, whatever the database says later."""
     folder = signer.folder / "releases"
@@ -141,9 +170,9 @@ def _remember(signer: "SignerContext", statement: Statement) -> None:
     write_atomically(folder / f"{statement.digest}.json", statement.encode(), mode=0o600)
 
 
-def _recall(signer: "SignerContext", statement: Statement) -> None:
-    if not (signer.folder / "releases" / f"{statement.digest}.json").is_file():
-        raise ReleaseRefused("This signer never signed for it.", reason="never-signed", release_id=statement.release_id)
+def _signed_for(signer: "SignerContext") -> Callable[[Statement], bool]:
+    folder = f"{signer.folder}/releases"
+    return lambda statement: os.path.isfile(f"{folder}/{statement.digest}.json")
 
 
 def _measure(settings: "Settings", statement: Statement) -> None:

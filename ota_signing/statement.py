@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import rfc8785
@@ -55,12 +56,12 @@ class Statement:
         """The canonical bytes (RFC 8785)."""
         return rfc8785.dumps({"type": "lachan-firmware-release/1", **asdict(self)})
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical bytes, lower-case hex."""
         return hashlib.sha256(self.encode()).hexdigest()
 
-    @property
+    @cached_property
     def target_path(self) -> str:
         """Path of the firmware in the TUF repository: vendor, model, version and a fixed name."""
         return "/".join((slug(self.vendor), slug(self.model), slug(self.version), "firmware.bin"))

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lachan.identity import Permission, Principal
 from lachan.verbs import Verb
-from ota_signing import releases
+from ota_signing import service
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -23,14 +23,14 @@ class HoldParameters(BaseModel):
 
 
 def _hold(rt: "Runtime", connection: sa.Connection, principal: Principal, parameters: HoldParameters) -> dict[str, Any]:
-    changed = releases.halt(connection, principal, parameters.release_id, reason=parameters.reason)
+    changed = service.halt(connection, principal, parameters.release_id, reason=parameters.reason)
     return {"release_id": parameters.release_id, "changed": changed}
 
 
 def _resume(
     rt: "Runtime", connection: sa.Connection, principal: Principal, parameters: HoldParameters
 ) -> dict[str, Any]:
-    changed = releases.resume(connection, principal, parameters.release_id, reason=parameters.reason)
+    changed = service.resume(connection, principal, parameters.release_id, reason=parameters.reason)
     return {"release_id": parameters.release_id, "changed": changed}
 
 

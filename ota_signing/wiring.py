@@ -11,12 +11,14 @@ WIRING = Room(
     },
     recurring={
         "ota.tuf.refresh": (60.0, "ota_signing.publishing:refresh"),
+        "ota.tuf.audit": (3600.0, "ota_signing.publishing:audit"),
         "ota.sweep": (3600.0, "ota_signing.artifacts:sweep"),
     },
     verbs=("ota_signing.verbs:HOLD", "ota_signing.verbs:RESUME"),
     signing={
         "release": Signing("ota_signing.signing:release", rate=5, recorded="ota_signing.signing:is_signed"),
         "tuf": Signing("ota_signing.signing:tuf", rate=20),
+        "tuf_files": Signing("ota_signing.signing:tuf_files", rate=200),
     },
     init=("ota_signing.setup:init",),
 )

@@ -96,11 +96,11 @@ def read_tuf_metadata(
     name: str, _: Annotated[Verified, Depends(verified)], rt: Annotated[Runtime, Depends(runtime)]
 ) -> Response:
     """Metadata of the update framework by file name, as TUF clients ask for it."""
-    path = Repository(rt.settings).file(name)
-    if path is None:
+    encoded = Repository(rt.settings).get(name)
+    if encoded is None:
         raise NotFound(f"There is no metadata {name[:60]!r}.")
     kept = "no-cache" if name == "timestamp.json" else "max-age=604800, immutable"
-    return Response(path.read_bytes(), media_type="application/json", headers={"Cache-Control": kept})
+    return Response(encoded, media_type="application/json", headers={"Cache-Control": kept})
 
 
 @router.api_route("/tuf/targets/{path:path}", methods=["GET"], summary="TUF target", response_class=FileResponse)

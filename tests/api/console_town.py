@@ -17,6 +17,7 @@ from lachan.events import AlertRaised, CertificateIssued, FirmwareInstalled, Run
 from lachan.identity.principal import system
 from lachan.ids import new_id
 from lachan.work import outbox
+from ota_signing import bins
 from ota_signing.models import artifacts, releases
 from ota_signing.statement import Statement
 from pki.models import certificates
@@ -238,5 +239,10 @@ def _release(made: Console) -> None:
             )
         )  # fmt: skip
         connection.execute(
-            releases.insert().values(**values, digest=statement.digest, target_path=statement.target_path)
+            releases.insert().values(
+                **values,
+                digest=statement.digest,
+                target_path=statement.target_path,
+                slot=bins.slot(statement.target_path),
+            )
         )

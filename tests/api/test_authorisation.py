@@ -83,7 +83,7 @@ class Things:
                 ota.releases.insert().values(
                     id=ids["release_id"], vendor=vendor, model="m1", version="1", artifact_id=ids["artifact_id"],
                     sha256=digest, length=1, approvals_needed=2, downgrade=False, proposer="x", proposer_id="x",
-                    digest=digest, target_path=f"{vendor}/m1/1", state="signed", signature=b"s", proposed_at=now,
+                    digest=digest, target_path=f"{vendor}/m1/1", slot=0, state="signed", signature=b"s", proposed_at=now,
                 )
             )  # fmt: skip
             connection.execute(

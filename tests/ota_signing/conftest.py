@@ -16,7 +16,7 @@ from lachan.identity import Principal, PrincipalKind, Role, people, system
 from lachan.runtime import Runtime
 from lachan.signer.context import InitContext
 from lachan.signer.keystore import open_keys
-from ota_signing import artifacts, publishing, releases, setup
+from ota_signing import service, setup
 from ota_signing.schemas import Release
 from tests.support.signer import running_signer, short_folder  # noqa: F401
 
@@ -48,19 +48,19 @@ class House:
 
     def propose(self, version: str = "2.0.0", content: bytes = FIRMWARE, **more: object) -> Release:
         """An uploaded artifact, proposed for acme's cam1."""
-        artifact = artifacts.upload(self.rt, self.platform, [content], vendor="acme", name="fw.bin")
-        return releases.propose(self.rt, self.platform, artifact_id=artifact.id, model="cam1", version=version, **more)
+        artifact = service.upload(self.rt, self.platform, [content], vendor="acme", name="fw.bin")
+        return service.propose(self.rt, self.platform, artifact_id=artifact.id, model="cam1", version=version, **more)
 
     def approved(self, version: str = "2.0.0", content: bytes = FIRMWARE, **more: object) -> Release:
         """A release that An and Bình approved."""
         release = self.propose(version, content, **more)
         for name in ("an", "binh"):
-            release = releases.approve(self.rt, self.person(name), release.id, digest=release.digest)
+            release = service.approve(self.rt, self.person(name), release.id, digest=release.digest)
         return release
 
     def published(self, version: str = "2.0.0", content: bytes = FIRMWARE, **more: object) -> Release:
         """A release that devices are offered."""
-        return publishing.publish(self.rt, self.platform, self.approved(version, content, **more).id)
+        return service.publish(self.rt, self.platform, self.approved(version, content, **more).id)
 
     def device(self, name: str = "cam-1", model: str = "cam1", vendor: str = "acme") -> Principal:
         """A registered device."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ota_signing import cli, releases
+from ota_signing import cli, service
 from tests.ota_signing.conftest import FIRMWARE, House
 
 
@@ -33,7 +33,7 @@ def test_the_life_of_a_release(installed: House, capsys: pytest.CaptureFixture, 
     code, problem = run(installed, capsys, "publish", release["id"])
     assert (code, problem["error"]["code"]) == (1, "wrong-state")
     for name in ("an", "binh"):
-        releases.approve(installed.rt, installed.person(name), release["id"], digest=release["digest"])
+        service.approve(installed.rt, installed.person(name), release["id"], digest=release["digest"])
     code, release = run(installed, capsys, "publish", release["id"])
     assert (code, release["state"], release["listed"]) == (0, "published", True)
     assert release["approvals"] == ["person:an", "person:binh"]

@@ -7,7 +7,7 @@ from lachan import clock, devices, trust
 from lachan.errors import Forbidden, Invalid, NotFound
 from lachan.trust import Answer, Signal
 from lachan.work.outbox import events
-from ota_signing import delivery, releases
+from ota_signing import delivery, service
 from ota_signing.errors import ReleaseHalted, TrustWithheld
 from ota_signing.schemas import InstallOutcome
 from tests.ota_signing.conftest import FIRMWARE, House
@@ -75,12 +75,12 @@ def test_nothing_is_handed_out_before_it_is_published(house: House) -> None:
 def test_a_halted_release_vanishes_at_once_and_comes_back(house: House) -> None:
     camera, old, new = house.device(), house.published("1.0", b"old"), house.published()
     with house.rt.db.write() as connection:
-        releases.halt(connection, house.platform, new.id, reason="bad")
+        service.halt(connection, house.platform, new.id, reason="bad")
     assert delivery.offer(house.rt, camera.id).release_id == old.id
     with pytest.raises(ReleaseHalted):
         delivery.firmware(house.rt, camera.id, new.id)
     with house.rt.db.write() as connection:
-        releases.resume(connection, house.platform, new.id, reason="good")
+        service.resume(connection, house.platform, new.id, reason="good")
     assert delivery.offer(house.rt, camera.id).release_id == new.id
     assert delivery.firmware(house.rt, camera.id, new.id).path.read_bytes() == FIRMWARE
 
@@ -91,7 +91,7 @@ def test_halting_rolls_nobody_back(house: House) -> None:
     new = house.published()
     report(house, camera, new)
     with house.rt.db.write() as connection:
-        releases.halt(connection, house.platform, new.id, reason="bad")
+        service.halt(connection, house.platform, new.id, reason="bad")
     assert delivery.offer(house.rt, camera.id) is None
 
 

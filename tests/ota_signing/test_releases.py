@@ -8,7 +8,7 @@ from lachan import verbs
 from lachan.errors import Forbidden, Invalid, NotFound
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.identity.principal import PersonNeeded
-from ota_signing import artifacts, publishing, releases
+from ota_signing import publishing, releases, service
 from ota_signing.errors import LowerVersion, OwnProposal, VersionSpent, WrongState
 from ota_signing.schemas import ReleaseState
 from ota_signing.statement import Statement
@@ -55,12 +55,12 @@ def test_what_is_malformed_is_refused(quiet_house: House, words: dict) -> None:
 @pytest.mark.parametrize("role", [role for role in Role if role not in (Role.PLATFORM, Role.ADMIN)])
 def test_who_may_not_propose_or_publish(quiet_house: House, role: Role) -> None:
     house, artifact = quiet_house, None
-    artifact = artifacts.upload(house.rt, house.platform, [FIRMWARE], vendor="acme", name="fw")
+    artifact = service.upload(house.rt, house.platform, [FIRMWARE], vendor="acme", name="fw")
     caller = person("x", role, vendor="acme")
     with pytest.raises((Forbidden, NotFound)):
-        releases.propose(house.rt, caller, artifact_id=artifact.id, model="cam1", version="1")
+        service.propose(house.rt, caller, artifact_id=artifact.id, model="cam1", version="1")
     with pytest.raises(Forbidden):
-        publishing.publish(house.rt, caller, "any")
+        service.publish(house.rt, caller, "any")
 
 
 @pytest.mark.parametrize("role", Role)
@@ -72,13 +72,13 @@ def test_only_approvers_in_a_session_approve(quiet_house: House, role: Role) -> 
     for kind, session in kinds:
         caller = Principal(kind=kind, id="x", name="x", roles=frozenset({role}), session=session)
         with pytest.raises(PersonNeeded if role is Role.APPROVER else Forbidden):
-            releases.approve(quiet_house.rt, caller, release.id, digest=release.digest)
+            service.approve(quiet_house.rt, caller, release.id, digest=release.digest)
 
 
 def test_more_approvals_where_a_release_asks_for_them(house: House) -> None:
     release = house.propose(approvals_needed=3)
     for number, name in enumerate(("an", "binh", "chi"), 1):
-        release = releases.approve(house.rt, house.person(name), release.id, digest=release.digest)
+        release = service.approve(house.rt, house.person(name), release.id, digest=release.digest)
         assert release.state is (ReleaseState.APPROVED if number == 3 else ReleaseState.PROPOSED)
     publishing.sign(house.rt, release.id)
     assert house.person("an").label in {approval.person for approval in release.approvals}
@@ -86,18 +86,18 @@ def test_more_approvals_where_a_release_asks_for_them(house: House) -> None:
 
 def test_who_proposed_cannot_approve(quiet_house: House) -> None:
     rt, both = quiet_house.rt, quiet_house.person("dung", Role.APPROVER, Role.ADMIN)
-    artifact = artifacts.upload(rt, both, [FIRMWARE], vendor="acme", name="fw")
-    release = releases.propose(rt, both, artifact_id=artifact.id, model="cam1", version="1")
+    artifact = service.upload(rt, both, [FIRMWARE], vendor="acme", name="fw")
+    release = service.propose(rt, both, artifact_id=artifact.id, model="cam1", version="1")
     with pytest.raises(OwnProposal):
-        releases.approve(rt, both, release.id, digest=release.digest)
+        service.approve(rt, both, release.id, digest=release.digest)
 
 
 def test_late_approvals_do_not_reopen_a_signed_release(house: House) -> None:
     release = house.approved()
     publishing.sign(house.rt, release.id)
     with pytest.raises(WrongState):
-        releases.approve(house.rt, house.person("chi"), release.id, digest=release.digest)
-    again = releases.approve(house.rt, house.person("an"), release.id, digest=release.digest)
+        service.approve(house.rt, house.person("chi"), release.id, digest=release.digest)
+    again = service.approve(house.rt, house.person("an"), release.id, digest=release.digest)
     assert (again.state, len(again.approvals)) == (ReleaseState.SIGNED, 2)
 
 
@@ -105,7 +105,7 @@ def test_racing_approvals_are_all_counted(house: House) -> None:
     release = house.propose(approvals_needed=4)
     everyone = [house.person(name) for name in ("an", "binh", "chi", "dung")]
     work = [
-        threading.Thread(target=releases.approve, args=(house.rt, one, release.id), kwargs={"digest": release.digest})
+        threading.Thread(target=service.approve, args=(house.rt, one, release.id), kwargs={"digest": release.digest})
         for one in [*everyone, *everyone]
     ]
     for thread in work:

@@ -11,12 +11,13 @@ from lachan.signer import siglog
 from lachan.signer.errors import SignerRefused
 from lachan.work import outbox
 from lachan.work.outbox import events
-from ota_signing import artifacts, publishing, releases
+from ota_signing import publishing, releases, service
 from ota_signing.errors import DigestMoved, OwnProposal, WrongState
 from ota_signing.models import approvals
 from ota_signing.models import artifacts as artifact_rows
 from ota_signing.models import releases as release_rows
 from ota_signing.schemas import ReleaseState
+from ota_signing.statement import Statement
 from ota_signing.store import Store
 from tests.ota_signing.conftest import FIRMWARE, House
 from tests.support.wait import until
@@ -69,14 +70,14 @@ def test_one_of_two_approvals_signs_nothing(house: House) -> None:
     release = house.propose(approvals_needed=2)
     with pytest.raises(SignerRefused, match="0 of 2"):
         ask(house, release.id)
-    releases.approve(house.rt, house.person("an"), release.id, digest=release.digest)
+    service.approve(house.rt, house.person("an"), release.id, digest=release.digest)
     with pytest.raises(SignerRefused, match="1 of 2"):
         ask(house, release.id)
     with pytest.raises(WrongState):
-        publishing.publish(house.rt, house.platform, release.id)
+        service.publish(house.rt, house.platform, release.id)
     change(house, release_rows.update().values(state=ReleaseState.APPROVED))  # the state column convinces nobody
     with pytest.raises(SignerRefused, match="1 of 2"):
-        publishing.publish(house.rt, house.platform, release.id)
+        service.publish(house.rt, house.platform, release.id)
     with house.rt.db.read() as connection:
         assert connection.execute(sa.select(release_rows.c.signature)).scalar() is None
     outcomes = [line["outcome"] for _, line in siglog.read(house.rt.settings.signer_home / "signatures.log")]
@@ -87,13 +88,13 @@ def test_one_of_two_approvals_signs_nothing(house: House) -> None:
 def test_the_same_person_twice_is_one_approval(house: House) -> None:
     release = house.propose()
     for _ in range(2):
-        release = releases.approve(house.rt, house.person("an"), release.id, digest=release.digest)
+        release = service.approve(house.rt, house.person("an"), release.id, digest=release.digest)
     assert len(release.approvals) == 1
     assert release.state is ReleaseState.PROPOSED
 
 
 def test_the_proposer_cannot_approve_nor_be_smuggled_in(house: House) -> None:
-    artifact = artifacts.upload(house.rt, house.platform, [FIRMWARE], vendor="acme", name="fw")
+    artifact = service.upload(house.rt, house.platform, [FIRMWARE], vendor="acme", name="fw")
     an = house.person("an")
     release = house.propose()
     change(house, release_rows.update().values(proposer=an.label, proposer_id=an.id))
@@ -101,10 +102,10 @@ def test_the_proposer_cannot_approve_nor_be_smuggled_in(house: House) -> None:
         moved = releases.get(connection, release.id, principal=house.platform)
     assert artifact.id == moved.artifact_id
     with pytest.raises(OwnProposal):
-        releases.approve(house.rt, an, release.id, digest=release.digest)
+        service.approve(house.rt, an, release.id, digest=release.digest)
     change(house, release_rows.update().values(proposer=house.platform.label, proposer_id="t1"))
     for name in ("an", "binh"):
-        releases.approve(house.rt, house.person(name), release.id, digest=release.digest)
+        service.approve(house.rt, house.person(name), release.id, digest=release.digest)
     change(house, release_rows.update().values(proposer_id=an.id))
     with pytest.raises(SignerRefused, match="proposer-approved"):
         ask(house, release.id)
@@ -128,13 +129,13 @@ def test_a_release_row_changed_by_hand_after_approval_is_refused(house: House, v
 def test_rows_changed_together_are_refused(house: House) -> None:
     """Whoever exchanges artifact, release and approvals alike still lacks the events that recorded the approvals."""
     release = house.approved()
-    other = artifacts.upload(house.rt, house.platform, [b"malware"], vendor="acme", name="fw")
+    other = service.upload(house.rt, house.platform, [b"malware"], vendor="acme", name="fw")
     change(house, release_rows.update().values(artifact_id=other.id, sha256=other.sha256, length=other.length))
     with pytest.raises(SignerRefused, match="digest-changed"):
         ask(house, release.id)
     with house.rt.db.read() as connection:
         row = connection.execute(sa.select(release_rows)).mappings().one()
-    digest = releases.Statement.of(row).digest
+    digest = Statement.of(row).digest
     change(house, release_rows.update().values(digest=digest))
     change(house, approvals.update().values(digest=digest))
     with pytest.raises(SignerRefused, match="approval-unrecorded"):
@@ -163,7 +164,7 @@ def test_an_artifact_changed_on_the_disk_after_approval_is_refused(house: House,
 
 def test_approvals_made_by_hand_are_refused(house: House) -> None:
     release = house.propose()
-    releases.approve(house.rt, house.person("an"), release.id, digest=release.digest)
+    service.approve(house.rt, house.person("an"), release.id, digest=release.digest)
     with house.rt.db.read() as connection:
         row = dict(connection.execute(sa.select(approvals)).mappings().one())
     binh = house.person("binh")
@@ -206,13 +207,13 @@ def test_the_signer_takes_no_other_words(house: House) -> None:
 def test_an_approval_covers_the_digest_that_was_seen(house: House) -> None:
     release = house.propose()
     with pytest.raises(DigestMoved):
-        releases.approve(house.rt, house.person("an"), release.id, digest="0" * 64)
+        service.approve(house.rt, house.person("an"), release.id, digest="0" * 64)
 
 
 def test_every_step_is_in_the_outbox_once(house: House) -> None:
     release = house.published()
     publishing.sign(house.rt, release.id)
-    publishing.publish(house.rt, house.platform, release.id)
+    service.publish(house.rt, house.platform, release.id)
     with house.rt.db.read() as connection:
         rows = connection.execute(sa.select(events.c.name, events.c.actor, events.c.body).order_by(events.c.seq)).all()
     ours = [(row.name, row.actor) for row in rows if row.name.startswith(("Artifact", "Release", "Firmware"))]

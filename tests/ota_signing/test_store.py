@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lachan.errors import Forbidden, Invalid, NotFound
 from lachan.identity import Principal, PrincipalKind, Role
-from ota_signing import artifacts
+from ota_signing import artifacts, service
 from ota_signing.errors import ArtifactBroken, ArtifactMissing, ArtifactTooLarge
 from ota_signing.models import artifacts as rows
 from ota_signing.statement import slug
@@ -27,7 +27,7 @@ def left(data) -> list[str]:
 
 
 def test_an_upload_is_kept_by_its_content_and_cannot_be_written(rt, data) -> None:
-    made = artifacts.upload(rt, ACME, [b"ab", b"", b"cd"], vendor="acme", name="fw.bin")
+    made = service.upload(rt, ACME, [b"ab", b"", b"cd"], vendor="acme", name="fw.bin")
     assert made.sha256 == hashlib.sha256(b"abcd").hexdigest()
     assert made.length == 4
     path = Store(rt.settings).path(made.sha256)
@@ -37,9 +37,9 @@ def test_an_upload_is_kept_by_its_content_and_cannot_be_written(rt, data) -> Non
 
 
 def test_the_same_bytes_again_are_the_same_artifact(rt) -> None:
-    first = artifacts.upload(rt, ACME, [b"abcd"], vendor="acme", name="a")
-    assert artifacts.upload(rt, PLATFORM, [b"ab", b"cd"], vendor="acme", name="b") == first
-    assert artifacts.upload(rt, PLATFORM, [b"abcd"], vendor="other", name="b").id != first.id
+    first = service.upload(rt, ACME, [b"abcd"], vendor="acme", name="a")
+    assert service.upload(rt, PLATFORM, [b"ab", b"cd"], vendor="acme", name="b") == first
+    assert service.upload(rt, PLATFORM, [b"abcd"], vendor="other", name="b").id != first.id
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_same_bytes_again_are_the_same_artifact(rt) -> None:
 def test_what_is_refused_leaves_nothing(rt, data, chunks, sha256, error) -> None:
     small = type(rt)(rt.settings.model_copy(update={"ota_artifact_max_bytes": 100}), rt.db, rt.wiring)
     with pytest.raises(error):
-        artifacts.upload(small, ACME, chunks, vendor="acme", name="fw", sha256=sha256)
+        service.upload(small, ACME, chunks, vendor="acme", name="fw", sha256=sha256)
     assert left(data) == []
     with rt.db.read() as connection:
         assert connection.execute(rows.select()).all() == []
@@ -64,7 +64,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(rt, data) -> None:
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        artifacts.upload(rt, ACME, broken(), vendor="acme", name="fw")
+        service.upload(rt, ACME, broken(), vendor="acme", name="fw")
     assert left(data) == []
 
 
@@ -82,18 +82,18 @@ def test_a_crash_leaves_a_left_over_that_is_swept(rt, data, settings) -> None:
 
 def test_who_may_upload(rt) -> None:
     with pytest.raises(NotFound):
-        artifacts.upload(rt, ACME, [b"x"], vendor="other", name="fw")
+        service.upload(rt, ACME, [b"x"], vendor="other", name="fw")
     auditor = Principal(kind=PrincipalKind.PERSON, id="a", name="a", roles=frozenset({Role.AUDITOR}), session="s")
     with pytest.raises(Forbidden):
-        artifacts.upload(rt, auditor, [b"x"], vendor="acme", name="fw")
+        service.upload(rt, auditor, [b"x"], vendor="acme", name="fw")
     for bad in ("", " ", "x" * 101, "a\nb", "a\x1b[0m"):
         with pytest.raises(Invalid):
-            artifacts.upload(rt, PLATFORM, [b"x"], vendor=bad, name="fw")
+            service.upload(rt, PLATFORM, [b"x"], vendor=bad, name="fw")
 
 
 def test_manufacturers_see_their_own(rt) -> None:
-    mine = artifacts.upload(rt, ACME, [b"x"], vendor="acme", name="fw")
-    other = artifacts.upload(rt, PLATFORM, [b"x"], vendor="other", name="fw")
+    mine = service.upload(rt, ACME, [b"x"], vendor="acme", name="fw")
+    other = service.upload(rt, PLATFORM, [b"x"], vendor="other", name="fw")
     with rt.db.read() as connection:
         assert artifacts.find(connection, principal=ACME) == [mine]
         assert len(artifacts.find(connection, principal=PLATFORM)) == 2

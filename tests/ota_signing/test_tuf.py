@@ -18,12 +18,12 @@ from tuf.api.exceptions import (
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.ngclient import Updater
 
 from lachan import clock
 from lachan.signer.keystore import open_keys
-from ota_signing import publishing, releases, setup, signing, tuf_metadata
+from ota_signing import bins, publishing, releases, service, setup, signing, tuf_metadata
 from ota_signing.repository import Repository
 from ota_signing.store import Store
 from tests.ota_signing.conftest import FIRMWARE, House
@@ -33,6 +33,18 @@ NOT_WHAT_WAS_LISTED = (LengthOrHashMismatchError, DownloadLengthMismatchError)
 
 PATH = "acme/cam1/2.0.0/firmware.bin"
 DAY = timedelta(days=1)
+TWIN = next(  # another version that falls into the same bin
+    version for version in (f"2.1.{number}" for number in range(10_000))
+    if bins.slot(f"acme/cam1/{version}/firmware.bin") == bins.slot(PATH)
+)  # fmt: skip
+
+
+def bin_of(path: str = PATH) -> str:
+    return f"{bins.name_of(bins.slot(path), bins.MIN_BITS)}.json"
+
+
+def meta_of(encoded: bytes) -> MetaFile:
+    return MetaFile.from_data(tuf_metadata.version(encoded), encoded, ["sha256"])
 
 
 class Mirror:
@@ -60,6 +72,10 @@ class Mirror:
 
     def metadata(self, name: str) -> Path:
         return self.folder / "metadata" / name
+
+    def bin(self, version: int, path: str = PATH) -> Path:
+        """The file of the bin that lists a target."""
+        return self.metadata(f"{version}.{bin_of(path)}")
 
     def fetch(self, path: str = PATH) -> bytes | None:
         """What the device does at every round, with what it remembers of earlier ones."""
@@ -128,7 +144,7 @@ def test_the_client_downloads_what_people_approved(mirror: Mirror) -> None:
 
 
 def test_the_entry_says_whom_it_is_for(mirror: Mirror) -> None:
-    release = Metadata[Targets].from_bytes(mirror.metadata("2.releases.json").read_bytes()).signed.targets[PATH]
+    release = Metadata[Targets].from_bytes(mirror.bin(2).read_bytes()).signed.targets[PATH]
     assert release.custom["model"] == "cam1"
     assert release.custom["version"] == "2.0.0"
     assert release.length == len(FIRMWARE)
@@ -154,7 +170,7 @@ def test_rolled_back_snapshot_under_a_stolen_timestamp_key_is_refused(mirror: Mi
     def back(signed: Timestamp) -> None:
         signed.version += 1
         older = mirror.metadata(f"{version - 1}.snapshot.json").read_bytes()
-        signed.snapshot_meta = tuf_metadata._file(older)
+        signed.snapshot_meta = meta_of(older)
 
     path.write_bytes(forge(path, key_of(mirror.house, "timestamp"), back))
     with pytest.raises(BadVersionNumberError):
@@ -172,16 +188,16 @@ def test_an_older_snapshot_under_a_newer_name_is_refused(mirror: Mirror) -> None
 @pytest.mark.parametrize("stolen", [(), ("snapshot", "timestamp")], ids=["no key", "online keys"])
 def test_mixed_metadata_is_refused(mirror: Mirror, stolen: tuple[str, ...]) -> None:
     """Releases of one moment beside the snapshot of another; or with the releases' own older version called newer."""
-    mirror.house.published("2.1.0", b"newer")
+    mirror.house.published(TWIN, b"newer")
     mirror.copy()
-    mirror.metadata("3.releases.json").write_bytes(mirror.metadata("2.releases.json").read_bytes())
+    mirror.bin(3).write_bytes(mirror.bin(2).read_bytes())
     if stolen:
         path = mirror.metadata("3.snapshot.json")
 
         def mix(signed: Snapshot) -> None:
-            meta = tuf_metadata._file(mirror.metadata("2.releases.json").read_bytes())
+            meta = meta_of(mirror.bin(2).read_bytes())
             meta.version = 3
-            signed.meta["releases.json"] = meta
+            signed.meta[bin_of()] = meta
 
         path.write_bytes(forge(path, key_of(mirror.house, "snapshot"), mix))
         stamp = mirror.metadata("timestamp.json")
@@ -189,7 +205,7 @@ def test_mixed_metadata_is_refused(mirror: Mirror, stolen: tuple[str, ...]) -> N
             forge(
                 stamp,
                 key_of(mirror.house, "timestamp"),
-                lambda signed: setattr(signed, "snapshot_meta", tuf_metadata._file(path.read_bytes())),
+                lambda signed: setattr(signed, "snapshot_meta", meta_of(path.read_bytes())),
             )
         )
     with pytest.raises(BadVersionNumberError if stolen else NOT_WHAT_WAS_LISTED):
@@ -225,7 +241,7 @@ def test_each_role_expires(mirror: Mirror) -> None:
 
 def expire(mirror: Mirror, role: str) -> None:
     """Sign an expired version of a role, and everything above it again."""
-    files = {"releases": "2.releases.json", "snapshot": "2.snapshot.json", "timestamp": "timestamp.json"}
+    files = {"releases": f"2.{bin_of()}", "snapshot": "2.snapshot.json", "timestamp": "timestamp.json"}
 
     def age(signed) -> None:
         signed.expires = (clock.now() - DAY).replace(microsecond=0)
@@ -234,13 +250,11 @@ def expire(mirror: Mirror, role: str) -> None:
     path.write_bytes(forge(path, key_of(mirror.house, role), age))
     if role == "releases":
         snap = mirror.metadata(files["snapshot"])
-        meta = tuf_metadata._file(path.read_bytes())
-        snap.write_bytes(
-            forge(snap, key_of(mirror.house, "snapshot"), lambda s: s.meta.update({"releases.json": meta}))
-        )
+        meta = meta_of(path.read_bytes())
+        snap.write_bytes(forge(snap, key_of(mirror.house, "snapshot"), lambda s: s.meta.update({bin_of(): meta})))
     if role != "timestamp":
         stamp = mirror.metadata(files["timestamp"])
-        meta = tuf_metadata._file(mirror.metadata(files["snapshot"]).read_bytes())
+        meta = meta_of(mirror.metadata(files["snapshot"]).read_bytes())
         stamp.write_bytes(forge(stamp, key_of(mirror.house, "timestamp"), lambda s: setattr(s, "snapshot_meta", meta)))
 
 
@@ -255,26 +269,26 @@ def test_changed_and_endless_firmware_is_refused(mirror: Mirror) -> None:
 
 
 def releases_sha(mirror: Mirror) -> str:
-    listed = tuf_metadata.listed(mirror.metadata("2.releases.json").read_bytes())
+    listed = tuf_metadata.listed(mirror.bin(2).read_bytes())
     return listed[PATH]
 
 
 def test_stolen_snapshot_and_timestamp_keys_install_nothing(mirror: Mirror) -> None:
     """All keys that are used without approvals are stolen; firmware still needs the releases key."""
     evil = b"malware"
-    path = mirror.metadata("2.releases.json")
+    path = mirror.bin(2)
 
     def add(signed: Targets) -> None:
         signed.version += 1
         signed.targets[PATH] = TargetFile.from_data(PATH, evil, ["sha256"])
 
     forged = forge(path, key_of(mirror.house, "snapshot"), add)
-    mirror.metadata("3.releases.json").write_bytes(forged)
+    mirror.bin(3).write_bytes(forged)
     snap = mirror.metadata("2.snapshot.json")
 
     def point(signed: Snapshot) -> None:
         signed.version += 1
-        signed.meta["releases.json"] = tuf_metadata._file(forged)
+        signed.meta[bin_of()] = meta_of(forged)
 
     new = forge(snap, key_of(mirror.house, "snapshot"), point)
     mirror.metadata("3.snapshot.json").write_bytes(new)
@@ -282,7 +296,7 @@ def test_stolen_snapshot_and_timestamp_keys_install_nothing(mirror: Mirror) -> N
 
     def stamped(signed: Timestamp) -> None:
         signed.version += 1
-        signed.snapshot_meta = tuf_metadata._file(new)
+        signed.snapshot_meta = meta_of(new)
 
     stamp.write_bytes(forge(stamp, key_of(mirror.house, "timestamp"), stamped))
     with pytest.raises(UnsignedMetadataError):
@@ -314,12 +328,12 @@ def test_a_halted_release_is_gone_from_the_repository(mirror: Mirror) -> None:
     with house.rt.db.read() as connection:
         release = releases.find(connection, principal=house.platform)[0]
     with house.rt.db.write() as connection:
-        releases.halt(connection, house.platform, release.id, reason="bricks cameras")
+        service.halt(connection, house.platform, release.id, reason="bricks cameras")
     publishing.refresh(house.rt)
     mirror.copy()
     assert mirror.fetch() is None
     with house.rt.db.write() as connection:
-        releases.resume(connection, house.platform, release.id, reason="it was the weather")
+        service.resume(connection, house.platform, release.id, reason="it was the weather")
     publishing.refresh(house.rt)
     mirror.copy()
     assert mirror.fetch() == FIRMWARE

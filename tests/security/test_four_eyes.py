@@ -11,7 +11,7 @@ from lachan.devices import NewDevice
 from lachan.identity import Role, system
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerRefused
-from ota_signing import releases
+from ota_signing import service
 from ota_signing.models import releases as release_rows
 from ota_signing.statement import Statement
 from posture import engagements
@@ -83,8 +83,8 @@ def test_a_release_cannot_ask_for_fewer_approvals_than_the_installation_does(hou
         lowered = Statement.of({**row, "approvals_needed": 1})
         values = {"approvals_needed": 1, "digest": lowered.digest}
         connection.execute(release_rows.update().where(release_rows.c.id == release.id).values(**values))
-    releases.approve(house.rt, house.person("an"), release.id, digest=lowered.digest)
+    service.approve(house.rt, house.person("an"), release.id, digest=lowered.digest)
     with pytest.raises(SignerRefused, match=f"1 of {least}"):
         house.rt.signer.request("release", release_id=release.id)
-    releases.approve(house.rt, house.person("binh"), release.id, digest=lowered.digest)
+    service.approve(house.rt, house.person("binh"), release.id, digest=lowered.digest)
     assert house.rt.signer.request("release", release_id=release.id)["digest"] == lowered.digest

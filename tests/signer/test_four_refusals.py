@@ -20,7 +20,7 @@ from lachan.ledger.verify import verify
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerRefused
 from lachan.work import outbox
-from ota_signing import releases
+from ota_signing import service
 from tests.ota_signing.conftest import House
 from tests.support.wait import until
 
@@ -37,7 +37,7 @@ def test_four_refusals_in_the_ledger(signer_rt: Runtime, tmp_path: Path):
         new = devices.NewDevice(name="cam-1", vendor="acme", model="cam1", serial_number="s1", site="north")
         device = devices.register(connection, new, actor=system("test"))
     release = house.propose(approvals_needed=2)
-    releases.approve(rt, house.person("an"), release.id, digest=release.digest)
+    service.approve(rt, house.person("an"), release.id, digest=release.digest)
     size = sealer.seal_now(rt)
     with rt.db.read() as connection:
         smaller = merkle.tree_root(size - 1, tree.StoredNodes(connection))

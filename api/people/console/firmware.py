@@ -12,7 +12,7 @@ from lachan import verbs
 from lachan.devices import devices
 from lachan.identity import Permission, Principal, scope
 from lachan.runtime import Runtime
-from ota_signing import publishing, releases
+from ota_signing import releases, service
 from ota_signing.models import installs
 from ota_signing.schemas import Release, ReleaseState
 
@@ -82,7 +82,7 @@ def approve_release_by_form(
     rt: Open,
 ) -> Response:
     """A person approves the digest that the page showed."""
-    releases.approve(rt, caller, release_id, digest=digest)
+    service.approve(rt, caller, release_id, digest=digest)
     rt.wake()
     return pages.back(f"/firmware/{release_id}", said="approved")
 
@@ -92,7 +92,7 @@ def publish_release_by_form(
     release_id: str, caller: Annotated[Principal, Depends(may(Permission.OTA_PUBLISH))], rt: Open
 ) -> Response:
     """The release becomes the firmware of its model."""
-    publishing.publish(rt, caller, release_id)
+    service.publish(rt, caller, release_id)
     rt.wake()
     return pages.back(f"/firmware/{release_id}", said="published")
 
@@ -110,7 +110,7 @@ def resume_release_by_form(release_id: str, reason: Why, caller: Holder, rt: Ope
 
 
 def _call(rt: Runtime, caller: Principal, verb: str, release_id: str, reason: str, *, said: str) -> Response:
-    with rt.db.write() as connection:
-        verbs.call(rt, connection, caller, verb, {"release_id": release_id, "reason": reason})
+    parameters = {"release_id": release_id, "reason": reason}
+    rt.db.run(lambda connection: verbs.call(rt, connection, caller, verb, parameters))
     rt.wake()
     return pages.back(f"/firmware/{release_id}", said=said)

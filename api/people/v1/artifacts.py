@@ -13,7 +13,7 @@ from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from ota_signing import artifacts
+from ota_signing import artifacts, service
 from ota_signing.errors import ArtifactBroken, ArtifactTooLarge
 from ota_signing.schemas import Artifact
 from ota_signing.settings import OtaSettings
@@ -54,7 +54,7 @@ async def upload_artifact(
     """Take the request's body as a firmware file. The same bytes again give the artifact that is there."""
     artifacts.check_names(vendor=vendor, name=name)
     stored = await _receive(request, rt, caller, vendor=vendor, sha256=sha256)
-    made = await run_in_threadpool(artifacts.record, rt, caller, stored, vendor=vendor, name=name)
+    made = await run_in_threadpool(service.record, rt, caller, stored, vendor=vendor, name=name)
     response.headers["Location"] = f"/api/v1/artifacts/{made.id}"
     return ArtifactView.of(made)
 
@@ -89,7 +89,7 @@ async def _receive(request: Request, rt: Runtime, caller: Principal, *, vendor: 
     limit = OtaSettings.of(rt.settings).ota_artifact_max_bytes
     if announced is not None and announced > limit:
         raise ArtifactTooLarge(f"The artifact has {announced} bytes, {limit} are allowed.", limit=limit)
-    incoming = await run_in_threadpool(artifacts.receive, rt, caller, vendor=vendor)
+    incoming = await run_in_threadpool(service.receive, rt, caller, vendor=vendor)
     with incoming:
         waiting = bytearray()
         try:

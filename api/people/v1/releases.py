@@ -11,7 +11,7 @@ from api.people.access import may, runtime
 from lachan import verbs
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from ota_signing import publishing, releases
+from ota_signing import publishing, releases, service
 from ota_signing.schemas import Release, ReleaseState
 
 router = APIRouter(prefix="/api/v1/releases", tags=["firmware"])
@@ -96,8 +96,8 @@ def propose_release(
     caller: Annotated[Principal, Depends(may(Permission.OTA_PROPOSE))],
     rt: _Runtime,
 ) -> ReleaseView:
-    """Propose an uploaded artifact as the firmware of a model. Who proposes cannot approve."""
-    made = releases.propose(rt, caller, **body.model_dump())
+    """Proposes an uploaded artifact as the firmware of a model. Who proposes cannot approve."""
+    made = service.propose(rt, caller, **body.model_dump())
     response.headers["Location"] = f"/api/v1/releases/{made.id}"
     return ReleaseView.of(made)
 
@@ -139,8 +139,8 @@ def approve_release(
     caller: Annotated[Principal, Depends(may(Permission.OTA_APPROVE))],
     rt: _Runtime,
 ) -> ReleaseView:
-    """Approve the digest that a person was shown; needs that person's own session. The k-th approval has it signed."""
-    made = releases.approve(rt, caller, release_id, digest=body.digest)
+    """Approves the digest that a person was shown; needs that person's own session. The k-th approval has it signed."""
+    made = service.approve(rt, caller, release_id, digest=body.digest)
     rt.wake()
     return ReleaseView.of(made)
 
@@ -155,27 +155,27 @@ def sign_release(release_id: str, caller: _Publisher, rt: _Runtime) -> ReleaseVi
 
 @router.post("/{release_id}/publish", summary="Hand it out")
 def publish_release(release_id: str, caller: _Publisher, rt: _Runtime) -> ReleaseView:
-    """Make it the firmware of its model; sign it first where that has not happened yet."""
-    made = publishing.publish(rt, caller, release_id)
+    """Makes it the firmware of its model; signs it first where that has not happened yet."""
+    made = service.publish(rt, caller, release_id)
     rt.wake()
     return ReleaseView.of(made)
 
 
 @router.post("/{release_id}/halt", summary="Stop handing it out")
 def halt_release(release_id: str, body: Why, caller: _Holder, rt: _Runtime) -> ReleaseView:
-    """Stop a release with the next request of any device."""
+    """Stops a release with the next request of any device."""
     return _call(rt, caller, "ota.hold", release_id, body)
 
 
 @router.post("/{release_id}/resume", summary="Hand it out again")
 def resume_release(release_id: str, body: Why, caller: _Holder, rt: _Runtime) -> ReleaseView:
-    """Take a halt back."""
+    """Takes a halt back."""
     return _call(rt, caller, "ota.resume", release_id, body)
 
 
 def _call(rt: Runtime, caller: Principal, verb: str, release_id: str, body: Why) -> ReleaseView:
-    with rt.db.write() as connection:
-        verbs.call(rt, connection, caller, verb, {"release_id": release_id, "reason": body.reason})
+    parameters = {"release_id": release_id, "reason": body.reason}
+    rt.db.run(lambda connection: verbs.call(rt, connection, caller, verb, parameters))
     rt.wake()
     return _read(rt, caller, release_id)
 
