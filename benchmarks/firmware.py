@@ -33,7 +33,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.database import Database, metadata
+from lachan.database import metadata
 from lachan.events import FirmwareApproved
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.ids import new_id
@@ -122,19 +122,25 @@ def prepare(data: Path, count: int, url: str) -> Runtime:
     metadata.create_all(rt.db.engine)
     keys = open_keys(rt.settings.signer_home, create=True)
     setup.init(InitContext(settings=rt.settings, db=rt.db, keys=keys, offline=data.parent / "offline"))
-    own = rt.settings.signer_home / "releases"
-    own.mkdir()
-    for start in range(0, count, 2000):
-        fill(rt.db, own, [(new_id(), number, "published") for number in range(start, min(start + 2000, count))])
-    fill(rt.db, own, [("extra", count, "signed")])
-    with rt.db.write() as connection:
-        rows = [{"slot": slot, "revision": 1, "published": 0} for slot in range(bins.SLOTS)]
-        connection.execute(slots.insert(), rows)
+    crowd(rt, count)
+    fill(rt, [("extra", count, "signed")])
     return rt
 
 
-def fill(db: Database, own: Path, wanted: list[tuple[str, int, str]]) -> None:
-    """Write releases as the verbs leave them, with two approvals each."""
+def crowd(rt: Runtime, count: int) -> None:
+    """Write so many published releases, and that every bin has to be made again."""
+    for start in range(0, count, 2000):
+        fill(rt, [(new_id(), number, "published") for number in range(start, min(start + 2000, count))])
+    with rt.db.write() as connection:
+        connection.execute(slots.delete())
+        rows = [{"slot": slot, "revision": 1, "published": 0} for slot in range(bins.SLOTS)]
+        connection.execute(slots.insert(), rows)
+
+
+def fill(rt: Runtime, wanted: list[tuple[str, int, str]]) -> None:
+    """Write releases (id, number, state) as the verbs and the signer leave them, with two approvals each."""
+    own = rt.settings.signer_home / "releases"
+    own.mkdir(exist_ok=True)
     made = [statement(release_id, number) for release_id, number, _ in wanted]
     now = clock.now()
     files, rows, given, told = [], [], [], []
@@ -161,7 +167,7 @@ def fill(db: Database, own: Path, wanted: list[tuple[str, int, str]]) -> None:
                 "digest": said.digest, "event_id": told[-1]["id"], "approved_at": now,
             })  # fmt: skip
         (own / f"{said.digest}.json").write_bytes(said.encode())
-    with db.write() as connection:
+    with rt.db.write() as connection:
         for table, values in ((artifacts, files), (releases, rows), (events, told), (approvals, given)):
             connection.execute(table.insert(), values)
 

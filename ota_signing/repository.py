@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
@@ -123,6 +122,6 @@ class Repository:
 
 def _version(encoded: bytes) -> int:
     try:
-        return int(Metadata[Any].from_bytes(encoded).signed.version)
-    except DeserializationError:
+        return tuf_metadata.version(encoded)
+    except ValueError:
         return 0  # a torn or foreign file is replaced

@@ -20,6 +20,7 @@ from ota_signing import service, setup
 from ota_signing.schemas import Release
 from tests.support.signer import running_signer, short_folder  # noqa: F401
 
+PLATFORM = Principal(kind=PrincipalKind.TOKEN, id="t1", name="ci", roles=frozenset({Role.PLATFORM}))
 FIRMWARE = b"lachan test firmware " * 5000
 
 
@@ -44,7 +45,7 @@ class House:
     @property
     def platform(self) -> Principal:
         """A platform token, who proposes and publishes."""
-        return Principal(kind=PrincipalKind.TOKEN, id="t1", name="ci", roles=frozenset({Role.PLATFORM}))
+        return PLATFORM
 
     def propose(self, version: str = "2.0.0", content: bytes = FIRMWARE, **more: object) -> Release:
         """An uploaded artifact, proposed for acme's cam1."""

@@ -274,6 +274,15 @@ def test_what_cannot_be_read_refuses_itself_and_no_other(house: House) -> None:
     assert "approval-unrecorded" in release_of(house, worse.id).reason
 
 
+def test_a_name_that_cannot_be_printed_is_not_listed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients would make other canonical bytes of it, and refuse the bin of everybody in it."""
+    good = house.published("1.0", b"good")
+    monkeypatch.setattr(service, "check_names", lambda **names: None)
+    bad = house.published("1.1\n", b"bad")
+    assert (bad.state, bad.reason) == (ReleaseState.HALTED, "signer: unreadable")
+    assert whole(house) == {good.target_path: good.sha256}
+
+
 def test_a_repository_from_before_bins_counts_on(house: House) -> None:
     """An installation whose signer knew one list: the next round makes all bins, and no version goes back."""
     release, own = house.published(), house.rt.settings.signer_home / "tuf"
