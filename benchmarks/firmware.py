@@ -37,9 +37,9 @@ from lachan.database import metadata
 from lachan.events import FirmwareApproved
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.ids import new_id
-from lachan.program.init import InitContext
 from lachan.runtime import Runtime
 from lachan.settings import Settings
+from lachan.signer.context import InitContext
 from lachan.signer.keystore import open_keys
 from lachan.work.outbox import events
 from ota_signing import bins, publishing, service, setup

@@ -104,26 +104,36 @@ def advance(
     Returns:
         What stands now, and the files that are new (role → encoded), the timestamp always among them.
     """
-    counts, bits = list(before.counts), before.bits
-    due = {name for name in bins.names(bits) if everything or _is_due(now, before, revisions, name)}
-    found = dict(listing([slot for name in sorted(due) for slot in bins.slots_of(name, bits)]))
-    for slot, entries in found.items():
-        counts[slot] = len(entries)
-    bits = max(bits, bins.bits_for(sum(counts)))
-    if bits > before.bits:
-        found |= listing([slot for slot in range(bins.SLOTS) if slot not in found])
-        counts = [len(found[slot]) for slot in range(bins.SLOTS)]
-        due = set(bins.names(bits))
-    parts, files = dict(before.parts), dict[str, bytes]()
+    due, bits, found = _read(now, before, revisions, listing, everything)
+    listed = {name: _targets(found, bins.slots_of(name, bits)) for name in due}
+    parts, files = _sign(now, before.parts, listed, _delegations(bits, keys), targets_version, keys)
+    after = Online(
+        bits=bits, parts=parts, snapshot=files.get("snapshot", before.snapshot), timestamp=files["timestamp"],
+        revisions=tuple(new if slot in found else before.revisions[slot] for slot, new in enumerate(revisions)),
+        counts=tuple(len(found[slot]) if slot in found else old for slot, old in enumerate(before.counts)),
+    )  # fmt: skip
+    return after, files
+
+
+def _sign(
+    now: datetime,
+    before: Mapping[str, Part],
+    listed: Mapping[str, orjson.Fragment],
+    delegations: dict[str, Any],
+    targets_version: int,
+    keys: OnlineKeys,
+) -> tuple[dict[str, Part], dict[str, bytes]]:
+    """Sign, from the bins up to the timestamp, what says something else than before or grows old."""
+    parts, files = dict(before), dict[str, bytes]()
 
     def renew(role: str, life: timedelta, key: Signer, **content: Any) -> None:
         made = _renewed(now, parts.get(role), life, content, key)
         if made is not None:
             parts[role], files[role] = made
 
-    for name in sorted(due):
-        renew(name, RELEASES_LIFE, keys.releases, _type="targets", targets=_targets(found, bins.slots_of(name, bits)))
-    renew("releases", RELEASES_LIFE, keys.releases, _type="targets", targets={}, delegations=_delegations(bits, keys))
+    for name, targets in listed.items():
+        renew(name, RELEASES_LIFE, keys.releases, _type="targets", targets=targets)
+    renew("releases", RELEASES_LIFE, keys.releases, _type="targets", targets={}, delegations=delegations)
     meta = {f"{role}.json": part.meta for role, part in parts.items() if role not in ("snapshot", "timestamp")}
     meta["targets.json"] = {"version": targets_version}
     renew("snapshot", SNAPSHOT_LIFE, keys.snapshot, _type="snapshot", meta=meta)
@@ -131,12 +141,22 @@ def advance(
         parts["timestamp"] = replace(parts["timestamp"], content="")  # new every time
     about = {"snapshot.json": parts["snapshot"].meta}
     renew("timestamp", TIMESTAMP_LIFE, keys.timestamp, _type="timestamp", meta=about)
-    made_for = tuple(revisions[slot] if slot in found else before.revisions[slot] for slot in range(bins.SLOTS))
-    after = Online(
-        bits=bits, revisions=made_for, counts=tuple(counts), parts=parts,
-        snapshot=files.get("snapshot", before.snapshot), timestamp=files["timestamp"],
-    )  # fmt: skip
-    return after, files
+    return parts, files
+
+
+def _read(
+    now: datetime, before: Online, revisions: Sequence[int], listing: Listing, everything: bool
+) -> tuple[list[str], int, dict[int, Mapping[str, bytes]]]:
+    """Read what has to be made again: the bins, of how many bits, and what their slots list."""
+    bits = before.bits
+    due = [name for name in bins.names(bits) if everything or _is_due(now, before, revisions, name)]
+    found = dict(listing([slot for name in due for slot in bins.slots_of(name, bits)]))
+    counted = sum(len(found[slot]) if slot in found else old for slot, old in enumerate(before.counts))
+    bits = max(bits, bins.bits_for(counted))
+    if bits > before.bits:
+        found |= listing([slot for slot in range(bins.SLOTS) if slot not in found])
+        due = bins.names(bits)
+    return due, bits, found
 
 
 def _is_due(now: datetime, before: Online, revisions: Sequence[int], name: str) -> bool:

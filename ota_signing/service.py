@@ -138,14 +138,12 @@ def propose(
     minimum = OtaSettings.of(rt.settings).ota_approvals
     needed = minimum if approvals_needed is None else approvals_needed
     _check_words(model=model, version=version, notes=notes, needed=needed, minimum=minimum)
+    words = {"model": model, "version": version, "approvals_needed": needed, "downgrade": downgrade, "notes": notes}
 
     def unit(connection: sa.Connection) -> Release:
         artifact = artifacts.get(connection, artifact_id, principal=principal)
         require(principal, Permission.OTA_PROPOSE, vendor=artifact.vendor)
-        _refuse_spent(connection, vendor=artifact.vendor, model=model, version=version, downgrade=downgrade)
-        words = {"model": model, "version": version, "approvals_needed": needed, "downgrade": downgrade, "notes": notes}
-        release_id = _insert(connection, principal, artifact, words)
-        return releases.get(connection, release_id, principal=principal)
+        return releases.get(connection, _insert(connection, principal, artifact, words), principal=principal)
 
     return rt.db.run(unit)
 
@@ -167,6 +165,9 @@ def _refuse_spent(connection: sa.Connection, *, vendor: str, model: str, version
 
 
 def _insert(connection: sa.Connection, principal: Principal, artifact: Artifact, words: dict[str, Any]) -> str:
+    _refuse_spent(
+        connection, vendor=artifact.vendor, model=words["model"], version=words["version"], downgrade=words["downgrade"]
+    )
     release_id = new_id()
     values = {
         "id": release_id, "vendor": artifact.vendor, "artifact_id": artifact.id, "sha256": artifact.sha256,

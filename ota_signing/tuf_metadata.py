@@ -1,6 +1,6 @@
 """The Update Framework's metadata (TUF specification 1.0): the roles, their lives, and what is signed offline.
 
-Roles and their keys (docs/adr/0017 and 0022):
+Roles and their keys (docs/adr/0017 and 0025):
 
 * ``root`` (2 of 3) and ``targets`` (2 of 3) are signed offline. ``targets`` lists nothing; it delegates all firmware to
 * ``releases``, signed by the signer process, which lists nothing either and delegates to hashed bins;
