@@ -7,7 +7,7 @@ One call shape: a verb with ``(rt, principal, …)`` opens its own transactions,
 the caller's. What a device asks and tells is in `ota_signing.delivery`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -137,8 +137,8 @@ def propose(
     """
     minimum = OtaSettings.of(rt.settings).ota_approvals
     needed = minimum if approvals_needed is None else approvals_needed
-    _check_words(model=model, version=version, notes=notes, needed=needed, minimum=minimum)
     words = {"model": model, "version": version, "approvals_needed": needed, "downgrade": downgrade, "notes": notes}
+    _check_words(words, minimum=minimum)
 
     def unit(connection: sa.Connection) -> Release:
         artifact = artifacts.get(connection, artifact_id, principal=principal)
@@ -148,11 +148,11 @@ def propose(
     return rt.db.run(unit)
 
 
-def _check_words(*, model: str, version: str, notes: str, needed: int, minimum: int) -> None:
-    check_names(model=model, version=version)
-    if not minimum <= needed <= 10:
+def _check_words(words: Mapping[str, Any], *, minimum: int) -> None:
+    check_names(model=words["model"], version=words["version"])
+    if not minimum <= words["approvals_needed"] <= 10:
         raise Invalid(f"approvals_needed must be {minimum} to 10.", field="approvals_needed")
-    if len(version) > 64 or len(notes) > 4000:
+    if len(words["version"]) > 64 or len(words["notes"]) > 4000:
         raise Invalid("A version has at most 64 characters, notes have at most 4000.", field="version")
 
 
