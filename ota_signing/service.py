@@ -142,7 +142,6 @@ def propose(
 
     def unit(connection: sa.Connection) -> Release:
         artifact = artifacts.get(connection, artifact_id, principal=principal)
-        require(principal, Permission.OTA_PROPOSE, vendor=artifact.vendor)
         return releases.get(connection, _insert(connection, principal, artifact, words), principal=principal)
 
     return rt.db.run(unit)
@@ -165,6 +164,7 @@ def _refuse_spent(connection: sa.Connection, *, vendor: str, model: str, version
 
 
 def _insert(connection: sa.Connection, principal: Principal, artifact: Artifact, words: dict[str, Any]) -> str:
+    require(principal, Permission.OTA_PROPOSE, vendor=artifact.vendor)
     _refuse_spent(
         connection, vendor=artifact.vendor, model=words["model"], version=words["version"], downgrade=words["downgrade"]
     )
