@@ -64,6 +64,10 @@ GOALS: dict[tuple[str, str], Goal] = {
     ("alert → settled, SQLite", _OLD): Goal(100, aim=200, of="ours"),
     ("import rows by command, SQLite", _OLD): Goal(6000, of="ours"),
     ("import rows by HTTP, SQLite", _OLD): Goal(6000, of="ours"),
+    **{(f"ledger {what}, {database}", beside): goal
+       for what, goal in (("verify", Goal(1)), ("verify memory", Goal(200, of="ours", most=True)),
+                          ("export memory", Goal(200, of="ours", most=True)))
+       for database in ("SQLite", "PostgreSQL") for beside in ((_OLD,) if what == "verify" else ("", _OLD))},
     ("import rows by command, PostgreSQL", _OLD): Goal(6000, of="ours"),
     ("import rows by HTTP, PostgreSQL", _OLD): Goal(6000, of="ours"),
     **{(f"growth 10^4 → 10^6, {role}, {where}", ""): Goal(1.3, of="ours", most=True)

@@ -53,7 +53,7 @@ class Proofs:
         if last is None or index != last.index + 1 or index != self._cover.edge.size:
             return False
         level = (index & -index).bit_length() - 1  # of the subtree that begins here; the one before it has just ended
-        if index + (1 << level) > self._point.size or len(proof) != len(last.proof):
+        if len(proof) != len(last.proof):  # at the right edge the ways may be of different shapes
             return False
         if proof[level + 1 :] != last.proof[level + 1 :] or proof[level] != document.b64(self._cover.edge.peaks[-1]):
             return False

@@ -141,6 +141,16 @@ def test_an_event_cannot_be_passed_off_as_erased():
     assert refused(edit(lines, number, name="Fact1"))[0]["index"] == 3
 
 
+def test_a_proof_that_was_fitted_to_a_changed_neighbour_is_named_too():
+    """Who changes an event and makes its neighbours' proofs agree with it has changed those events, too."""
+    bodies = [body(0, actor="system:mallory"), *BODIES[1:]]
+    honest, forged = json.loads(FULL[line_of(FULL, 4)]), merkle.root(map(merkle.leaf_hash, bodies[:4]))
+    lines = edit(FULL, line_of(FULL, 0), body=bodies[0].decode())
+    proof = [*honest["proof"][:2], b64(forged), *honest["proof"][3:]]
+    findings = refused(edit(lines, line_of(FULL, 4), proof=proof))
+    assert [(f["fault"], f["index"]) for f in findings] == [(Fault.CHANGED, 0), (Fault.CHANGED, 4)]
+
+
 # removed
 
 
