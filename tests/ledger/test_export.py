@@ -136,6 +136,26 @@ def test_pages_fit_together(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.undo()
 
 
+def test_few_events_are_found_by_an_index_and_many_by_walking(story: Runtime, monkeypatch: pytest.MonkeyPatch):
+    pages = []
+    page = export_module._Walk._page
+
+    def counted(self, connection, first, upto, *, by_index):
+        pages.append((upto - first, by_index))
+        return page(self, connection, first, upto, by_index=by_index)
+
+    monkeypatch.setattr(export_module._Walk, "_page", counted)
+    monkeypatch.setattr(export_module, "WALK", 10)
+    first, *_ = export(story, vendor="vendor-0")
+    size = json.loads(first)["size"]
+    assert pages == [(size, True)]
+    pages.clear()
+    monkeypatch.setattr(export_module, "FEW", 3)
+    list(export(story, vendor="vendor-0"))
+    list(export(story))
+    assert max(pages) == (10, False)
+
+
 def test_no_connection_is_held_while_a_slow_reader_reads(story: Runtime, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(export_module, "WALK", 4)
     pool = story.db.engine.pool

@@ -151,6 +151,13 @@ def test_a_proof_that_was_fitted_to_a_changed_neighbour_is_named_too():
     assert [(f["fault"], f["index"]) for f in findings] == [(Fault.CHANGED, 0), (Fault.CHANGED, 4)]
 
 
+@every_form
+def test_an_event_that_claims_a_far_place_accuses_nobody_behind_it(full: list[bytes]):
+    findings = refused(edit(full, line_of(full, 3), index=20))
+    assert [(f["fault"], f["index"]) for f in findings] == [(Fault.CHANGED, 20), (Fault.REMOVED, 3)]
+    assert names(findings, 3, Fault.REMOVED)
+
+
 # removed
 
 
