@@ -57,6 +57,7 @@ class Room:
         enforcement: names of enforcement points (classes or factories).
         signing: request kind → `Signing`.
         init: functions that ``lachan init`` runs, in order.
+        health: functions ``(rt) -> list[str]`` that tell what is wrong now, a sentence each.
     """
 
     tables: str | None = None
@@ -68,6 +69,7 @@ class Room:
     enforcement: tuple[str, ...] = ()
     signing: Mapping[str, Signing] = field(default_factory=dict)
     init: tuple[str, ...] = ()
+    health: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Wiring:
     enforcement: tuple[str, ...] = ()
     signing: dict[str, Signing] = field(default_factory=dict)
     init: tuple[str, ...] = ()
+    health: tuple[str, ...] = ()
 
     def import_tables(self) -> None:
         """Declare every room's tables on `lachan.database.metadata`."""
@@ -96,7 +99,7 @@ class Wiring:
             yield from functions
         yield from self.jobs.values()
         yield from (function for _, function in self.recurring.values())
-        yield from (*self.verbs, *self.enforcement, *self.init)
+        yield from (*self.verbs, *self.enforcement, *self.init, *self.health)
         for signing in self.signing.values():
             yield from (name for name in (signing.handler, signing.recorded) if name)
 
@@ -131,6 +134,7 @@ def collect(rooms: Mapping[str, Room]) -> Wiring:
         enforcement=_tuple(rooms, "enforcement"),
         signing=_merged(rooms, "signing"),
         init=_tuple(rooms, "init"),
+        health=_tuple(rooms, "health"),
     )
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FIRMWARE_KEY = "firmware-signing"
 REFUSALS = 20_000  # told at a time, so that they fit into a frame; the next audit tells more
 PORTION = 1 << 20  # bytes of metadata in one answer; a frame holds four times as much
-CERTIFICATES = ("firmware-signing.crt", "issuing.crt")  # leaf first; the root is what devices bring themselves
+CERTIFICATE = "firmware-signing.crt"
 _one_at_a_time = threading.Lock()  # two requests at once must not use the same version
 ROLE_KEYS = {"releases": "tuf-releases", "snapshot": "tuf-snapshot", "timestamp": "tuf-timestamp"}
 
@@ -187,10 +187,13 @@ def _measure(settings: "Settings", statement: Statement) -> None:
 
 
 def _chain(signer: "SignerContext") -> list[x509.Certificate]:
+    """Give the firmware certificate and its issuer; the root is what devices bring themselves."""
     folder = signer.folder / "pki"  # the signer's own copies: no row of the database decides what it signs as
     try:
-        chain = [x509.load_der_x509_certificate((folder / name).read_bytes()) for name in CERTIFICATES]
-    except (OSError, ValueError) as error:
+        leaf = x509.load_der_x509_certificate((folder / CERTIFICATE).read_bytes())
+        others = (x509.load_der_x509_certificate(path.read_bytes()) for path in sorted(folder.glob("*.crt")))
+        chain = [leaf, next(other for other in others if other.subject == leaf.issuer)]
+    except (OSError, ValueError, StopIteration) as error:
         reason = "no-certificate"
         raise _refusal(ReleaseRefused(f"The firmware certificate cannot be read: {error}", reason=reason)) from error
     if chain[0].public_key() != signer.keys.public(FIRMWARE_KEY):

@@ -26,12 +26,13 @@ from lachan.work.jobs import Job
 from pki import authorities
 from pki.errors import NoCertificate
 from pki.issuing import renew_services
-from pki.models import attempts, crls
+from pki.models import attempts, certificates, crls
 from pki.revocation import revision
 
 KEEP = 2  # CRLs of one authority: the one in force, and the one that somebody may be about to open
 PATIENCE = 120.0  # seconds that the signer may take for a CRL of millions
 FORGET_AT_ONCE = 500
+LATE = timedelta(minutes=5)  # for a change to reach the CRL
 log = get_logger(__name__)
 
 
@@ -148,12 +149,15 @@ def refresh(rt: Runtime) -> None:
 
 
 def health(rt: Runtime) -> list[str]:
-    """What is wrong with the CRLs now, one sentence each; nothing when all authorities have one in time."""
+    """What is wrong with the CRLs now, one sentence each; nothing when all authorities have one that knows all changes."""
     found = []
     now = clock.now()
     for authority in authorities.every(rt.db):
         with rt.db.read() as connection:
             last = _latest(connection, authority.name)
+            missed = _first_missed(connection, authority.name, last.revision) if last else None
+        if missed is not None and now - missed > LATE:
+            found.append(f"Changes since {clock.iso(missed)} are in no CRL of {authority.name}.")
         if last is None:
             found.append(f"The authority {authority.name} has no CRL.")
         elif now >= last.next_update:
@@ -165,6 +169,14 @@ def health(rt: Runtime) -> list[str]:
                 f"The CRL of {authority.name} should have been renewed; it ends at {clock.iso(last.next_update)}."
             )
     return found
+
+
+def _first_missed(connection: sa.Connection, authority: str, seen: int) -> datetime | None:
+    """When the first change was made that a CRL has not seen; None when it has seen them all."""
+    c = certificates.c
+    missed = sa.select(c.state_since).where(c.authority == authority, sa.text("revision > 0"), c.revision > seen)
+    since: datetime | None = connection.execute(missed.order_by(c.revision).limit(1)).scalar()
+    return since
 
 
 def _is_due(rt: Runtime, authority: str) -> bool:

@@ -14,6 +14,7 @@ from lachan import metrics, trust
 from lachan.errors import Unavailable
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
+from lachan.wiring import resolve
 from lachan.work import jobs, outbox
 
 router = APIRouter(tags=["health"])
@@ -54,14 +55,15 @@ def read_metrics(
 ) -> PlainTextResponse:
     """Give this process's metrics, and what the installation counts by index, in the Prometheus text format.
 
-    A database that does not answer makes the three gauges of the installation NaN: an old number would look like news.
+    A database that does not answer makes the gauges of the installation NaN: an old number would look like news.
     """
     try:
         with rt.db.read() as connection:
             metrics.jobs_poisoned.set(jobs.poisoned(connection))
             metrics.events_total.set(outbox.newest(connection))
             metrics.contained.set(trust.contained(connection))
+        metrics.unhealthy.set(sum(len(resolve(name)(rt)) for name in rt.wiring.health))
     except sa.exc.SQLAlchemyError:
-        for gauge in (metrics.jobs_poisoned, metrics.events_total, metrics.contained):
+        for gauge in (metrics.jobs_poisoned, metrics.events_total, metrics.contained, metrics.unhealthy):
             gauge.set(float("nan"))
     return PlainTextResponse(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)

@@ -64,6 +64,8 @@ GOALS: dict[tuple[str, str], Goal] = {
     ("alert → settled, SQLite", _OLD): Goal(100, aim=200, of="ours"),
     ("import rows by command, SQLite", _OLD): Goal(6000, of="ours"),
     ("import rows by HTTP, SQLite", _OLD): Goal(6000, of="ours"),
+    **{(f"CRL of 10^6, {database}", ""): Goal(3, of="ours", most=True) for database in ("SQLite", "PostgreSQL")},
+    **{(f"CRL of 10^6, {database}, memory", ""): Goal(300, of="ours", most=True) for database in ("SQLite", "PostgreSQL")},
     **{(f"ledger {what}, {database}", beside): goal
        for what, goal in (("verify", Goal(1)), ("verify memory", Goal(200, of="ours", most=True)),
                           ("export memory", Goal(200, of="ours", most=True)))

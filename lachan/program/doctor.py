@@ -35,6 +35,7 @@ def check(data: str | None) -> Iterator[tuple[str, str, str]]:
 def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
     from lachan.ledger import sealer
     from lachan.program import migrate
+    from lachan.wiring import resolve
     from lachan.work import jobs
 
     mode = stat.S_IMODE(rt.settings.data.stat().st_mode)
@@ -45,6 +46,9 @@ def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
     yield "jobs", "missing" if given_up else "ok", f"{given_up} given up; their last_error tells why"
     stopped = sealer.stopped(rt.settings.data)
     yield "ledger", "missing" if stopped else "ok", stopped or "is being sealed"
+    for name in rt.wiring.health:
+        wrong = resolve(name)(rt)
+        yield name.partition(":")[0], "missing" if wrong else "ok", " ".join(wrong) or "is in order"
     try:
         rt.signer.request("ping")
         yield "signer", "ok", "answers"

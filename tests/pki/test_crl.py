@@ -17,6 +17,7 @@ from cryptography.x509 import ocsp as library
 
 from lachan import clock
 from lachan.database import Database
+from lachan.program import doctor
 from lachan.runtime import Runtime
 from lachan.work.worker import Worker
 from pki import authorities, crl, listed, ocsp, revocation, service
@@ -279,6 +280,13 @@ def test_health_tells_of_a_crl_that_is_late_or_over(signer_rt: Runtime) -> None:
     assert crl.health(signer_rt) == ["The authority issuing has no CRL."]
     crl.publish(signer_rt)
     assert crl.health(signer_rt) == []
+    change(signer_rt, [f"{camera(signer_rt).enrol(signer_rt, csr()).certificate.serial_number:x}"], State.HELD)
+    assert crl.health(signer_rt) == [], "the next CRL is about to be made"
+    with clock.travel(timedelta(minutes=6)):
+        assert "are in no CRL of issuing" in crl.health(signer_rt)[0]
+        (row,) = [row for row in doctor._installation(signer_rt) if row[0] == "pki.crl"]
+        assert row[1] == "missing"
+    crl.publish(signer_rt)
     for hours, word in ((13, None), (19, "should have been renewed"), (25, "ended at")):
         with clock.travel(timedelta(hours=hours)):
             said = crl.health(signer_rt)

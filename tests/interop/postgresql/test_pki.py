@@ -1,5 +1,16 @@
 """Enrolment, status and races of the PKI on PostgreSQL."""
 
+from tests.pki.test_authorities import test_a_second_authority_issues_and_the_first_goes_on  # noqa: F401
+from tests.pki.test_crl import (  # noqa: F401
+    small_pages,
+    test_a_crl_larger_than_a_frame_is_published_and_served,
+    test_a_database_that_went_back_is_read_whole,
+    test_an_entry_stays_until_a_regular_crl_after_the_end,
+    test_attempts_are_forgotten_by_pages,
+    test_health_tells_of_a_crl_that_is_late_or_over,
+    test_pages_follow_every_change,
+    test_what_was_signed_and_never_recorded_is_revoked_everywhere,
+)
 from tests.pki.test_enrolment import (  # noqa: F401
     test_a_contained_device_gets_nothing_and_after_release_everything_works,
     test_racing_uses_of_one_secret_give_one_certificate,
