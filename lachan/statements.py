@@ -77,7 +77,8 @@ class Statement:
     """One statement, written once in Core and run many times.
 
     Args:
-        core: select, insert, update or delete; its named binds (`sqlalchemy.bindparam`) are the arguments of a call.
+        core: select, insert, update or delete; its named binds (`sqlalchemy.bindparam`) are the arguments of a call. Where
+            the databases differ: a function that makes it for a dialect's name.
         columns: for an insert without values of its own: the columns that a call gives.
     """
 
@@ -170,6 +171,19 @@ def _done(compiled: Compiled, cursor: Any) -> Done:
     return Done(cursor.rowcount, compiled.rows(cursor.fetchall()) if compiled.row else [])
 
 
+def insert_new(table: sa.Table, *columns: str, index: Sequence[str]) -> Statement:
+    """An insert that changes no row if there is one with the same ``index`` columns; its count tells."""
+
+    def core(name: str) -> Any:
+        if name == "postgresql":
+            from sqlalchemy.dialects.postgresql import insert
+        else:
+            from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+        return insert(table).on_conflict_do_nothing(index_elements=list(index))
+
+    return Statement(core, columns=columns)
+
+
 def _driver(connection: sa.Connection) -> Any:
     if not connection.in_transaction():
         connection.begin()  # or SQLite would give every statement a snapshot of its own
@@ -199,6 +213,7 @@ def _dialect(name: str) -> sa.Dialect:
 
 def _compile(core: Any, columns: list[str], name: str) -> Compiled:
     dialect = _dialect(name)
+    core = core(name) if callable(core) else core
     if core.is_insert and not core._returning:  # else PostgreSQL returns the new key, which nobody reads
         core = core.inline()
     compiled = core.compile(dialect=dialect, column_keys=columns or None)

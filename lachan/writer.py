@@ -252,12 +252,13 @@ class Lane:
         try:
             if asked.error is not None:
                 self._raw.execute("ROLLBACK TO unit")
-            # Fails when SQLite rolled all back and the unit, not knowing, went on in a transaction that the driver began.
+            # The savepoint is gone when SQLite rolled all of it back, even if the unit, not knowing, went on in a new
+            # transaction that the driver began: `in_transaction` alone would not tell.
             self._raw.execute("RELEASE unit")
         except sqlite3.Error:
             self._undo()
             return False
-        return bool(self._raw.in_transaction)
+        return True
 
     def _commit(self) -> sqlite3.Error | None:
         try:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.database import Json, UtcDateTime, insert_ignore, metadata
+from lachan.database import Json, UtcDateTime, metadata
 from lachan.ids import new_id
 from lachan.log import get as get_logger
-from lachan.statements import Statement
+from lachan.statements import Statement, insert_new
 
 if TYPE_CHECKING:
     pass
@@ -45,6 +45,7 @@ jobs = sa.Table(
 INSERT = Statement(
     jobs.insert(), columns=("id", "kind", "key", "payload", "due_at")
 )  # of a key that is new for certain
+_INSERT_NEW = insert_new(jobs, "id", "kind", "key", "payload", "due_at", index=("key",))
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,14 @@ def enqueue(
         The job's id, or None when an open job has that key already.
     """
     job_id = new_id()
-    inserted = insert_ignore(
-        connection,
-        jobs,
-        {"id": job_id, "kind": kind, "key": key or job_id, "payload": dict(payload), "due_at": due_at or clock.now()},
-        index=("key",),
-    )
-    return job_id if inserted else None
+    values = {
+        "id": job_id,
+        "kind": kind,
+        "key": key or job_id,
+        "payload": dict(payload),
+        "due_at": due_at or clock.now(),
+    }
+    return job_id if _INSERT_NEW.execute(connection, **values) else None
 
 
 def poke(connection: sa.Connection, name: str) -> None:

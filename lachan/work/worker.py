@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock
+from lachan.database import UtcDateTime
 from lachan.log import get as get_logger
+from lachan.statements import Statement
 from lachan.wiring import resolve
 from lachan.work import outbox
 from lachan.work.jobs import LEASE, POLL, TRIES, Again, Job, enqueue, jobs
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 log = get_logger(__name__)
+_J, _NOW = jobs.c, sa.bindparam("now", type_=UtcDateTime)
+_DONE = Statement(jobs.delete().where(_J.id == sa.bindparam("job"), _J.fence == sa.bindparam("mine")))
 
 
 class Worker:
@@ -25,7 +29,16 @@ class Worker:
 
     def __init__(self, rt: "Runtime", *, kinds: Sequence[str] | None = None) -> None:
         self.rt = rt
-        self.kinds = kinds
+        due = sa.select(_J.id).where(
+            _J.state == "open", _J.due_at <= _NOW, sa.or_(_J.lease_until.is_(None), _J.lease_until < _NOW)
+        )
+        if kinds is not None:
+            due = due.where(sa.or_(sa.false(), *(_J.kind == kind for kind in kinds)))
+        due = due.order_by(_J.due_at, _J.id).limit(1)
+        self._look = Statement(due)
+        mine = due.with_for_update(skip_locked=True).scalar_subquery()
+        leased = jobs.update().where(_J.id == mine).values(fence=_J.fence + 1, lease_until=sa.bindparam("lease"))
+        self._take = Statement(leased.returning(_J.id, _J.kind, _J.payload, _J.failures, _J.fence))
 
     def run_due(self, limit: int = 1000) -> int:
         """Do all that is due now, at most ``limit`` jobs; tell how many were done."""
@@ -48,25 +61,11 @@ class Worker:
 
     def _claim(self) -> Job | None:
         now = clock.now()
-        due = sa.and_(
-            jobs.c.state == "open", jobs.c.due_at <= now, sa.or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
-        )
-        query = sa.select(jobs).where(due).order_by(jobs.c.due_at, jobs.c.id).limit(1)
-        if self.kinds is not None:
-            query = query.where(jobs.c.kind.in_(self.kinds))
         with self.rt.db.read() as connection:  # looking first keeps an idle worker off SQLite's one write lock
-            if connection.execute(query).first() is None:
+            if self._look.first(connection, now=now) is None:
                 return None
-        with self.rt.db.write() as connection:
-            if connection.dialect.name == "postgresql":
-                query = query.with_for_update(skip_locked=True)
-            row = connection.execute(query).mappings().first()
-            if row is None:
-                return None
-            connection.execute(
-                jobs.update().where(jobs.c.id == row["id"]).values(fence=row["fence"] + 1, lease_until=now + LEASE)
-            )
-        return Job(row["id"], row["kind"], dict(row["payload"]), row["failures"] + 1, row["fence"] + 1)
+        row = self.rt.db.run(lambda connection: self._take.first(connection, now=now, lease=now + LEASE))
+        return row and Job(row.id, row.kind, row.payload, row.failures + 1, row.fence)
 
     def _do(self, job: Job) -> None:
         try:
@@ -84,15 +83,17 @@ class Worker:
             self._settle(job)
 
     def _settle(self, job: Job, **values: Any) -> None:
-        mine = sa.and_(jobs.c.id == job.id, jobs.c.fence == job.fence)
         recurring = job.kind.startswith("every:")
-        with self.rt.db.write() as connection:
-            if recurring and values.get("state") != "poisoned" and "due_at" not in values:
-                values = {"due_at": clock.now() + _period(self.rt, job.kind), "lease_until": None, "failures": 0}
-            if recurring and "state" in values:
-                values["state"] = "open"  # recurring work is never given up
-                values["failures"] = min(job.attempt, TRIES)
-            connection.execute(jobs.update().where(mine).values(**values) if values else jobs.delete().where(mine))
+        if recurring and values.get("state") != "poisoned" and "due_at" not in values:
+            values = {"due_at": clock.now() + _period(self.rt, job.kind), "lease_until": None, "failures": 0}
+        if recurring and "state" in values:
+            values["state"] = "open"  # recurring work is never given up
+            values["failures"] = min(job.attempt, TRIES)
+        if not values:
+            self.rt.db.run(lambda connection: _DONE.execute(connection, job=job.id, mine=job.fence))
+            return
+        put_off = jobs.update().where(_J.id == job.id, _J.fence == job.fence).values(**values)
+        self.rt.db.run(lambda connection: connection.execute(put_off).rowcount)
 
 
 def run(rt: "Runtime", job: Job) -> None:
@@ -110,9 +111,12 @@ def run(rt: "Runtime", job: Job) -> None:
 
 def plan(rt: "Runtime") -> None:
     """Make sure that all recurring work has its row; call once at a worker's start."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> None:
         for name in rt.wiring.recurring:
             enqueue(connection, f"every:{name}", {}, key=f"every:{name}")
+
+    rt.db.run(unit)
 
 
 def _period(rt: "Runtime", kind: str) -> timedelta:

@@ -122,28 +122,18 @@ def test_one_at_a_time(database: Path) -> None:
     assert most == [1]
 
 
-def test_nobody_is_overtaken_for_ever(database: Path) -> None:
-    """Somebody who writes without a pause lets another in after his present turn, or at the latest the next."""
-    stop, turns = threading.Event(), [0]
-
-    def hog() -> None:
-        gate = Gate(database)
-        while not stop.is_set():
-            with gate.passed(urgent=False):
-                turns[0] += 1
-                time.sleep(0.002)
-        gate.close()
-
-    thread = threading.Thread(target=hog)
-    thread.start()
-    mine = Gate(database)
-    until(lambda: turns[0] > 2, what="the other one at work")
-    for _ in range(20):
-        before = turns[0]
-        with mine.passed(urgent=False):
-            assert turns[0] - before <= 3
-    stop.set()
-    thread.join()
+def test_who_comes_later_stands_behind_who_waits(database: Path, tmp_path: Path) -> None:
+    """At most one ordinary one is at the gate; who asks again as soon as he let go does not get in before it."""
+    log, mine = tmp_path / "log", Gate(database)
+    with mine.passed(urgent=False):
+        with process(database, "first", log) as first:
+            until(lambda: waiters(Path(f"{database}-gate")) == 1, what="the first at the gate")
+            with process(database, "second", log) as second:
+                until(lambda: waiters(Path(f"{database}-turn")) == 1, what="the second in the queue")
+                assert waiters(Path(f"{database}-gate")) == 1
+                fcntl_release(mine)
+                assert reads(first) == reads(second) == "in\n"
+    assert log.read_text().split() == ["first", "second"]
     mine.close()
 
 

@@ -4,10 +4,12 @@ import json
 from datetime import timedelta
 
 import pytest
+import rfc8785
 import sqlalchemy as sa
 
 from lachan import clock, wiring
 from lachan.database import after_commit, insert_ignore
+from lachan.enforcement import Level
 from lachan.events import DeviceRetired
 from lachan.identity import system
 from lachan.runtime import Runtime
@@ -107,3 +109,15 @@ def test_insert_ignore_tells_whether_it_inserted(rt: Runtime) -> None:
     with rt.db.write() as c:
         assert insert_ignore(c, jobs.jobs, values, index=("key",))
         assert not insert_ignore(c, jobs.jobs, {**values, "id": "2"}, index=("key",))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"b": 1, "a": {"z": "ü", "A": None}, "t": ['\x00\x1f"\\/\x7f\u2028', True, -(2**53) + 1], "e": Level.ISOLATE},
+        {"\U0001f600": 1, "\ufb33": 2},  # sorts otherwise in UTF-16
+        {"f": 1.0, "g": [1e30]},
+    ],
+)
+def test_the_quick_way_writes_the_same_canonical_bytes(value: dict[str, object]) -> None:
+    assert outbox.canonical(value) == rfc8785.dumps(json.loads(json.dumps(value)))
