@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from lachan import database
 from lachan.database import Database, NestedUnit, after_commit
 from lachan.errors import Unavailable
 from tests.support import postgresql
@@ -86,9 +88,11 @@ def test_no_deadlock_reaches_a_caller(db: Database) -> None:
 @pytest.mark.parametrize("code", ["40001", "40P01"])
 def test_what_may_well_succeed_now_runs_again_once(db: Database, code: str) -> None:
     ran: list[str] = []
+    began: list[float] = []
 
     def unit(c: sa.Connection, failures: int) -> str:
         ran.append("ran")
+        began.append(time.monotonic())
         bump(c, 1)
         after_commit(c, lambda: ran.append("kept"))
         if ran.count("ran") <= failures:
@@ -97,6 +101,7 @@ def test_what_may_well_succeed_now_runs_again_once(db: Database, code: str) -> N
 
     assert db.run(lambda c: unit(c, 1)) == "done"
     assert ran == ["ran", "ran", "kept"]
+    assert began[1] - began[0] >= database.PAUSE[0]  # who won goes on first
     ran.clear()
     with pytest.raises(sa.exc.DBAPIError):
         db.run(lambda c: unit(c, 9))
