@@ -1,10 +1,11 @@
 """`Runtime`: what every piece of running code is handed — settings, database, wiring, and the way to the signer."""
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from lachan import wiring
 from lachan.database import Database
@@ -13,6 +14,16 @@ from lachan.settings import Settings
 if TYPE_CHECKING:
     from lachan.signer.client import SignerClient
     from lachan.work.wake import Waker
+
+
+class Closable(Protocol):
+    """Something that is given back at the end."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+K = TypeVar("K", bound=Closable)
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Runtime:
     db: Database
     wiring: wiring.Wiring
     reached: Callable[[StrEnum], None] = lambda _boundary: None
+    _kept: dict[type[Closable], Closable] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _keeping: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, settings: Settings) -> "Runtime":
@@ -63,8 +76,30 @@ class Runtime:
         """Tell the other processes (``work``, ``door``, ``detect``, or all) that rows are due; call after a commit."""
         self.waker.wake(name)
 
+    def keep(self, kind: type[K], make: Callable[[], K]) -> K:
+        """What a room keeps for the life of this process: made at the first call, closed with the runtime.
+
+        Args:
+            kind: its class, which is its name here.
+            make: makes it; called once, under a lock, and must not ask for anything kept.
+        """
+        with self._keeping:
+            found = self._kept.get(kind)
+            if found is None:
+                found = self._kept[kind] = make()
+        return cast(K, found)
+
+    def dismiss(self, kind: type[Closable]) -> None:
+        """Close what is kept under a class, if it is; the next `keep` makes it anew."""
+        with self._keeping:
+            found = self._kept.pop(kind, None)
+        if found is not None:
+            found.close()
+
     def close(self) -> None:
         """Give everything back."""
+        for kind in list(self._kept):
+            self.dismiss(kind)
         self.db.close()
         if "waker" in self.__dict__:
             self.waker.close()

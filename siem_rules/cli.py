@@ -69,7 +69,7 @@ def rules(argv: list[str]) -> int:
 
 def alerts(argv: list[str]) -> int:
     """``lachan alerts list|show|ack|comment|close``."""
-    from siem_rules import alerts as service
+    from siem_rules import service
 
     args = _alert_words(service.VERDICTS).parse_args(argv)
     with cliutil.opened(args.data) as rt:

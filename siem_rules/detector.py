@@ -1,8 +1,9 @@
 """The detector process: tail the log, find, and write alerts, facts and the place in the log in one transaction.
 
 Steps of one round: read what is new in every stream; parse, drop repetitions, run the engine; if anything was found, one
-transaction writes the alerts, their facts and the checkpoint, and moves nothing if another detector has moved it. Without
-news (a known episode that goes on is none) this waits up to a second, so that a storm is not one of transactions.
+unit of work writes the alerts, their facts and the checkpoint, and moves nothing if another detector has moved it. Without
+news (a known episode that goes on is none) this waits up to a second, so that a storm is not one of transactions. What is
+found is written in slices of at most `SLICE` episodes, so that no flood holds the database; the checkpoint tells the line.
 
 After a restart the engine's memory is rebuilt: the log from `rebuild_from` to the checkpoint runs through the engine and
 its findings are thrown away, for they are rows already. A kill at any place loses nothing and doubles nothing.
@@ -17,14 +18,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from lachan import clock
+from lachan.database import insert_ignore
 from lachan.errors import Unavailable
 from lachan.runtime import Runtime
-from siem_rules import alerts, ingest, ruleset, segments
+from siem_rules import alerts, ruleset, segments, stream
 from siem_rules import syslog as udp
 from siem_rules.binding import Registry, bind
 from siem_rules.dedupe import Seen
@@ -36,6 +38,8 @@ from siem_rules.schema.event import Place, parse
 from siem_rules.settings import SiemSettings
 
 ROUND = 1 << 20
+#: Most episodes that one unit of work writes; about 1 ms each.
+SLICE = 32
 #: Seconds between looks at the log when no wake-up comes.
 POLL = 0.025
 #: The log keeps at least this long and at most so many bytes per stream beyond what the detector needs.
@@ -88,6 +92,16 @@ def main(
             listener.join()
 
 
+class Reached(NamedTuple):
+    """How far a stream is read: everything before the record at ``offset``, and its first ``line`` lines."""
+
+    offset: int
+    line: int
+
+
+BEGIN = Reached(0, 0)
+
+
 class Detector:
     """The engine and its place in the log.
 
@@ -97,17 +111,17 @@ class Detector:
     """
 
     def __init__(self, rt: Runtime, rules: ruleset.RuleSet) -> None:
-        self._rt, self._root = rt, ingest.folder(rt)
+        self._rt, self._log = rt, segments.opened(rt)
         self._registry = Registry(rt.db)
         self.engine = Engine(rules, partial(_bind, self._registry))
         self._horizon = rules.horizon + _LATENESS
         self._seen = Seen()
-        self._positions: dict[str, int] = {}
-        self._committed: dict[str, int] = {}
+        self._positions: dict[str, Reached] = {}
+        self._committed: dict[str, Reached] = {}
         self._marks: dict[str, deque[tuple[float, int]]] = {}
         self._findings: list[Finding] = []
         self._told: dict[tuple[str, ...], tuple[float, frozenset[str]]] = {}
-        self._begun: dict[tuple[str, int], int] = {}  # records that a silent database interrupted: the line to go on at
+        self._episodes: set[tuple[str, ...]] = set()  # of the findings that are not written yet
         self._judged = 0  # how many of the findings were asked whether they are urgent
         self._saved = self._kept_house = time.monotonic()
         self.counters: Counter[str] = Counter()
@@ -116,10 +130,10 @@ class Detector:
     def round(self) -> bool:
         """Read what is new and act on it; tell whether there was anything."""
         busy = False
-        for stream in segments.streams(self._root):
-            for record in segments.read(self._root / stream, self._positions.get(stream, 0), limit=ROUND):
-                self._findings += self._take(stream, record)
-                self._positions[stream] = record.end
+        for name in self._log.names():
+            for record in self._log.read(name, self._positions.get(name, BEGIN).offset, limit=ROUND):
+                while not self._take(name, record):
+                    self.commit()
                 busy = True
         if self._urgent() or time.monotonic() - self._saved > _CHECKPOINT_EVERY:
             self.commit()
@@ -135,23 +149,29 @@ class Detector:
         """
         if not self._findings and self._positions == self._committed:
             return
-        with self._rt.db.write() as connection:
-            self._move(connection)
-            for finding in alerts.folded(self._findings):
-                self._record(connection, finding)
+        findings, positions = alerts.folded(self._findings), dict(self._positions)
+        lines = {place: self._evidence(place) for finding in findings for place in finding.places}
+
+        def unit(connection: sa.Connection) -> None:
+            self._move(connection, positions)
+            for finding in findings:
+                self._record(connection, finding, lines.get)
+
+        self._rt.db.run(unit, urgent=True)
         raised = bool(self._findings)
         self.counters["findings"] += len(self._findings)
         self._findings, self._judged = [], 0
-        self._committed = dict(self._positions)
+        self._episodes.clear()
+        self._committed = positions
         self._saved = time.monotonic()
         if raised:
             self._rt.wake()
 
-    def _record(self, connection: sa.Connection, finding: Finding) -> None:
+    def _record(self, connection: sa.Connection, finding: Finding, fetch: alerts.Fetch) -> None:
         """Write one finding; one that the database cannot keep is counted and must not stop those beside it."""
         try:
             with connection.begin_nested():
-                alerts.record(connection, finding, self._evidence)
+                alerts.record(connection, finding, fetch)
         except (sa.exc.DataError, sa.exc.StatementError, ValueError, OverflowError) as error:
             if isinstance(error, sa.exc.OperationalError):  # the database does not answer: all of it again, later
                 raise
@@ -171,58 +191,71 @@ class Detector:
             self._told.clear()
         return urgent
 
-    def _take(self, stream: str, record: segments.Record) -> list[Finding]:
+    def _take(self, name: str, record: stream.Record) -> bool:
+        """Read a record from the line on that was reached; tell whether it is done, or a slice is full before its end."""
         delivery = Delivery.unpack(record.payload)
         received = delivery.received.timestamp()
-        marks = self._marks.setdefault(stream, deque())
+        marks = self._marks.setdefault(name, deque())
         if not marks or received - marks[-1][0] > 10:
             marks.append((received, record.offset))
-        found: list[Finding] = []
-        begin = self._begun.pop((stream, record.offset), 0)
-        for number, key in enumerate(delivery.line_keys()):
-            if number < begin:
-                continue
-            if key is not None and not self._seen.add(key):
-                self.counters["repeated"] += 1
-                continue
-            self.counters["events"] += 1
+        reached = self._positions.get(name, BEGIN)
+        begin = reached.line if reached.offset == record.offset else 0
+        keys = delivery.line_keys()
+        for number in range(begin, len(keys)):
+            if len(self._episodes) >= SLICE:
+                self._positions[name] = Reached(record.offset, number)
+                return False
             try:
-                event = parse(delivery, number, stream=stream, offset=record.offset)
-                found += self.engine.process(event, received=received)
+                found = self._line(delivery, number, keys[number], received, Place(name, record.offset, number))
             except sa.exc.OperationalError:  # the registry does not answer: from this line on again, later
-                if key is not None:
-                    self._seen.forget(key)
-                self._begun[stream, record.offset] = number
-                self._findings += found
+                self._positions[name] = Reached(record.offset, number)
                 raise
-            except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
-                # A line that our code does not understand must not blind the detector to the next one.
-                self.counters["unreadable"] += 1
-                _log.exception("line %d of the record at %s:%d is skipped", number, stream, record.offset)
-        return found
+            self._findings += found
+            self._episodes.update((finding.rule.id, *finding.group) for finding in found)
+        self._positions[name] = Reached(record.end, 0)
+        return True
 
-    def _move(self, connection: sa.Connection) -> None:
-        for stream, position in self._positions.items():
-            before = self._committed.get(stream)
-            if position == before:
+    def _line(self, delivery: Delivery, number: int, key: bytes | None, received: float, place: Place) -> list[Finding]:
+        if key is not None and not self._seen.add(key):
+            self.counters["repeated"] += 1
+            return []
+        self.counters["events"] += 1
+        try:
+            event = parse(delivery, number, stream=place.stream, offset=place.offset)
+            return self.engine.process(event, received=received)
+        except sa.exc.OperationalError:
+            if key is not None:
+                self._seen.forget(key)
+            raise
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+            # A line that our code does not understand must not blind the detector to the next one.
+            self.counters["unreadable"] += 1
+            _log.exception("line %d of the record at %s:%d is skipped", number, place.stream, place.offset)
+            return []
+
+    def _move(self, connection: sa.Connection, positions: dict[str, "Reached"]) -> None:
+        for name, reached in positions.items():
+            before = self._committed.get(name)
+            if reached == before:
                 continue
-            values = {"position": position, "rebuild_from": self._rebuild_from(stream), "updated_at": clock.now()}
+            values: dict[str, Any] = {
+                "position": reached.offset,
+                "line": reached.line,
+                "rebuild_from": self._rebuild_from(name),
+            }
+            values["updated_at"] = clock.now()
             if before is None:
-                try:
-                    connection.execute(checkpoints.insert().values(stream=stream, **values))
-                except sa.exc.IntegrityError as error:
-                    raise DetectorReplaced(f"Stream {stream} has a checkpoint already.") from error
+                fresh = insert_ignore(connection, checkpoints, {"stream": name, **values}, index=("stream",))
+                if not fresh:
+                    raise DetectorReplaced(f"Stream {name} has a checkpoint already.")
                 continue
-            moved = connection.execute(
-                checkpoints.update()
-                .where(checkpoints.c.stream == stream, checkpoints.c.position == before)
-                .values(**values)
-            )
-            if moved.rowcount != 1:
-                raise DetectorReplaced(f"The checkpoint of {stream} is no longer at {before}.")
+            c = checkpoints.c
+            here = sa.and_(c.stream == name, c.position == before.offset, c.line == before.line)
+            if connection.execute(checkpoints.update().where(here).values(**values)).rowcount != 1:
+                raise DetectorReplaced(f"The checkpoint of {name} is no longer at {before.offset}:{before.line}.")
 
-    def _rebuild_from(self, stream: str) -> int:
-        marks, oldest = self._marks[stream], clock.now().timestamp() - self._horizon
+    def _rebuild_from(self, name: str) -> int:
+        marks, oldest = self._marks[name], clock.now().timestamp() - self._horizon
         while len(marks) > 1 and marks[1][0] < oldest:
             marks.popleft()
         return marks[0][1]
@@ -231,17 +264,26 @@ class Detector:
         with self._rt.db.read() as connection:
             rows = connection.execute(sa.select(checkpoints)).mappings().all()
         for row in rows:
-            stream = str(row["stream"])
-            self._marks[stream] = deque([(clock.now().timestamp(), int(row["rebuild_from"]))])
-            for record in segments.read(self._root / stream, int(row["rebuild_from"]), limit=1 << 40):
-                if record.offset >= row["position"]:
-                    break
-                self._take(stream, record)
-            self._positions[stream] = self._committed[stream] = int(row["position"])
+            name, reached = str(row["stream"]), Reached(int(row["position"]), int(row["line"]))
+            self._marks[name] = deque([(clock.now().timestamp(), int(row["rebuild_from"]))])
+            self._remember(name, int(row["rebuild_from"]), reached)
+            self._positions[name] = self._committed[name] = reached
         self.counters.clear()
 
+    def _remember(self, name: str, start: int, reached: "Reached") -> None:
+        """Run what was read before through the engine again; its findings are rows already."""
+        for record in self._log.read(name, start, limit=1 << 40):
+            whole = record.end <= reached.offset
+            if not whole and (record.offset != reached.offset or not reached.line):
+                return
+            delivery = Delivery.unpack(record.payload)
+            keys = delivery.line_keys()
+            for number in range(len(keys) if whole else reached.line):
+                place = Place(name, record.offset, number)
+                self._line(delivery, number, keys[number], delivery.received.timestamp(), place)
+
     def _evidence(self, place: Place) -> dict[str, Any] | None:
-        payload = segments.record_at(self._root / place.stream, place.offset)
+        payload = self._log.record_at(place.stream, place.offset)
         if payload is None:
             return None
         delivery = Delivery.unpack(payload)
@@ -254,9 +296,9 @@ class Detector:
     def _keep_house(self) -> None:
         self._kept_house = time.monotonic()
         self.engine.expire(clock.now().timestamp())
-        for stream in self._committed:
-            segments.expire(
-                self._root / stream, before=self._marks[stream][0][1], keep_bytes=KEEP_BYTES,
+        for name in self._committed:
+            self._log.expire(
+                name, before=self._marks[name][0][1], keep_bytes=KEEP_BYTES,
                 older_than=clock.now().timestamp() - KEEP_SECONDS,
             )  # fmt: skip
 

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +21,7 @@ import sqlalchemy as sa
 from lachan import clock
 from lachan.ids import new_id
 from lachan.runtime import Runtime
-from siem_rules import segments
+from siem_rules import segments, stream
 from siem_rules.bulk import Item
 from siem_rules.dedupe import Seen
 from siem_rules.delivery import Delivery, Sender, line_key
@@ -35,40 +34,27 @@ STREAMS = 16
 HIGH_WATER = 256 << 20
 #: Part of that which one sender may fill while the detector is behind; beyond it that sender waits, and nobody else.
 SHARE = 16
-_instances: dict[Path, "Ingest"] = {}
-_instances_lock = threading.Lock()
-
-
-def folder(rt: Runtime) -> Path:
-    """Where the log streams of an installation lie."""
-    return rt.settings.data / "logs"
 
 
 def instance(rt: Runtime) -> "Ingest":
-    """This process's way in, opened when first asked for."""
-    with _instances_lock:
-        key = folder(rt).resolve()
-        found = _instances.get(key)
-        if found is None:
-            found = _instances[key] = Ingest(folder(rt), backlog=partial(backlog, rt), wake=partial(rt.wake, "detect"))
-        return found
+    """This process's way in, opened when first asked for and kept by the runtime."""
+    return rt.keep(
+        Ingest, lambda: Ingest(segments.opened(rt), backlog=partial(backlog, rt), wake=partial(rt.wake, "detect"))
+    )
 
 
 def close(rt: Runtime) -> None:
     """Close this process's way in; the next `instance` opens it again."""
-    with _instances_lock:
-        found = _instances.pop(folder(rt).resolve(), None)
-    if found is not None:
-        found.close()
+    rt.dismiss(Ingest)
 
 
 def backlog(rt: Runtime) -> int:
-    """Bytes on disk that the detector has not read yet."""
+    """Bytes that are kept and that the detector has not read yet."""
     with rt.db.read() as connection:
         rows = connection.execute(sa.select(checkpoints.c.stream, checkpoints.c.position)).all()
-    positions = {str(stream): int(position) for stream, position in rows}
-    root = folder(rt)
-    return sum(max(0, segments.synced(root / name) - positions.get(name, 0)) for name in segments.streams(root))
+    positions = {str(name): int(position) for name, position in rows}
+    log = segments.opened(rt)
+    return sum(max(0, log.position(name) - positions.get(name, 0)) for name in log.names())
 
 
 @dataclass(frozen=True)
@@ -84,7 +70,7 @@ class Ingest:
     """Takes batches for one stream of its own.
 
     Args:
-        root: the folder of all streams.
+        log: where the lines are kept.
         backlog: tells how many bytes the detector is behind.
         wake: called after each batch.
         high_water: bytes of backlog at which senders are told to wait.
@@ -96,21 +82,20 @@ class Ingest:
 
     def __init__(
         self,
-        root: Path,
+        log: stream.LogStream,
         *,
         backlog: Callable[[], int],
         wake: Callable[[], None],
         high_water: int = HIGH_WATER,
         prefix: str = "bulk",
     ) -> None:
-        self._writer = _first_free(root, prefix)
+        self._writer = _first_free(log, prefix)
         self._backlog, self._wake, self._high_water = backlog, wake, high_water
         self._seen = Seen()
         self._lock = threading.Lock()
         self._checked, self._behind = 0.0, 0
         self._sent: Counter[str] = Counter()
-        newest = segments.segment_files(self._writer.stream)[-2:]
-        for record in segments.read(self._writer.stream, newest[0][0], limit=1 << 40):
+        for record in log.read(self._writer.name, log.starts(self._writer.name)[-2:][0], limit=1 << 40):
             for key in Delivery.unpack(record.payload).line_keys():
                 if key is not None:
                     self._seen.add(key)
@@ -193,10 +178,10 @@ class Ingest:
             raise BacklogFull("The detector is behind, and most of that is yours.", retry_after=2)
 
 
-def _first_free(root: Path, prefix: str) -> segments.Writer:
+def _first_free(log: stream.LogStream, prefix: str) -> stream.StreamWriter:
     for number in range(STREAMS):
         try:
-            return segments.Writer(root / f"{prefix}-{number}")
+            return log.writer(f"{prefix}-{number}")
         except StreamBusy:
             continue
     raise StreamBusy(f"All {STREAMS} streams {prefix}-* have a writer.")

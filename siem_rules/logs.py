@@ -1,6 +1,6 @@
 """Look at the newest lines of the log, for timelines and ``lachan logs tail``.
 
-Reads segments backwards, newest first, and stops after `LOOK` bytes per stream: this is for looking, search is
+Reads the log backwards, newest first, and stops after `LOOK` bytes per stream: this is for looking, search is
 Elasticsearch's part.
 """
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lachan.runtime import Runtime
-from siem_rules import ingest, segments
+from siem_rules import segments
 from siem_rules.delivery import Delivery
 
 LOOK = 32 << 20
@@ -33,17 +33,16 @@ def newest(rt: Runtime, *, limit: int = 50, sender: str = "") -> list[Line]:
         sender: only this sender's label; empty for all.
     """
     found: list[Line] = []
-    root = ingest.folder(rt)
-    for stream in segments.streams(root):
+    log = segments.opened(rt)
+    for name in log.names():
         lines: list[Line] = []
-        looked = 0
-        for base, path in reversed(segments.segment_files(root / stream)):
-            if len(lines) >= limit or looked > LOOK:
+        end = log.position(name)
+        oldest = end - LOOK
+        for start in reversed(log.starts(name)):
+            if len(lines) >= limit or end < oldest:
                 break
-            size = path.stat().st_size
-            looked += size
             part: list[Line] = []
-            for record in segments.read(root / stream, base, limit=max(1, size)):
+            for record in log.read(name, start, limit=max(1, end - start)):
                 delivery = Delivery.unpack(record.payload)
                 if not sender or delivery.sender.label == sender:
                     part += [
@@ -51,5 +50,6 @@ def newest(rt: Runtime, *, limit: int = 50, sender: str = "") -> list[Line]:
                         for line in delivery.lines
                     ]
             lines += reversed(part)
+            end = start
         found += lines[:limit]
     return sorted(found, key=lambda line: line.received, reverse=True)[:limit]

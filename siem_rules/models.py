@@ -56,6 +56,7 @@ checkpoints = sa.Table(
     metadata,
     sa.Column("stream", sa.String(60), primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("line", sa.Integer, nullable=False, server_default="0"),  # of the record at that position, already read
     sa.Column("rebuild_from", sa.BigInteger, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
 )

@@ -21,9 +21,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from lachan.runtime import Runtime
 from siem_rules.errors import SegmentsDamaged, StreamBusy
+from siem_rules.stream import LogStream, Record
 
 _HEAD = struct.Struct(">II")  # payload length, CRC-32 of the payload
 _MARK = struct.Struct(">Q")
@@ -32,12 +34,48 @@ SEGMENT_BYTES = 16 << 20
 RECORD_BYTES = 64 << 20
 
 
-class Record(NamedTuple):
-    """One record: where it starts, where the next one starts, and its bytes."""
+class SegmentLog:
+    """`siem_rules.stream.LogStream` on this machine's disk: a folder for each stream.
 
-    offset: int
-    end: int
-    payload: bytes
+    Args:
+        root: the folder of all streams.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        """Names of the streams, sorted."""
+        return streams(self.root)
+
+    def writer(self, name: str) -> "Writer":
+        """Become a stream's writer (a file lock)."""
+        return Writer(self.root / name)
+
+    def read(self, name: str, start: int, *, limit: int) -> Iterator[Record]:
+        """Records from an offset on; see `read`."""
+        return read(self.root / name, start, limit=limit)
+
+    def record_at(self, name: str, offset: int) -> bytes | None:
+        """The payload of one record; see `record_at`."""
+        return record_at(self.root / name, offset)
+
+    def position(self, name: str) -> int:
+        """The offset up to which the stream is on disk."""
+        return synced(self.root / name)
+
+    def starts(self, name: str) -> list[int]:
+        """The first offset of each segment."""
+        return [base for base, _ in segment_files(self.root / name)]
+
+    def expire(self, name: str, *, before: int, keep_bytes: int, older_than: float) -> int:
+        """Remove old segments; see `expire`."""
+        return expire(self.root / name, before=before, keep_bytes=keep_bytes, older_than=older_than)
+
+
+def opened(rt: Runtime) -> LogStream:
+    """The log of an installation: segments in its data folder."""
+    return SegmentLog(rt.settings.data / "logs")
 
 
 def streams(folder: Path) -> list[str]:
@@ -76,7 +114,7 @@ class Writer:
 
     def __init__(self, stream: Path) -> None:
         stream.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.stream = stream
+        self.stream, self.name = stream, stream.name
         self._lock = os.open(stream / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ import orjson
 
 from lachan import clock
 from lachan.runtime import Runtime
-from siem_rules import ingest, segments
+from siem_rules import segments
 from siem_rules.delivery import UNAUTHENTICATED, Delivery
 
 _LINE = 8192
@@ -30,7 +30,7 @@ def listen(rt: Runtime, stop: threading.Event, server: socket.socket) -> threadi
 
 
 def _take(rt: Runtime, server: socket.socket, stop: threading.Event) -> None:
-    writer = segments.Writer(ingest.folder(rt) / "syslog-0")
+    writer = segments.opened(rt).writer("syslog-0")
     with server:
         while not stop.is_set():
             lines = _batch(server)

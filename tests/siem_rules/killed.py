@@ -12,7 +12,7 @@ from siem_rules import alerts, ruleset
 from siem_rules.detector import Detector
 
 
-def die(*_: Any) -> None:
+def die(*_: Any, **__: Any) -> None:
     """As ``kill -9`` does it."""
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -21,16 +21,25 @@ def main(data: str, url: str, place: str) -> None:
     """Run until the place is reached."""
     rt = Runtime.open(Settings.load(Path(data), database_url=url))
     if place == "rebuilding":
-        take = Detector._take
+        line = Detector._line
 
-        def taking(self: Detector, stream: str, record: Any) -> Any:
-            take(self, stream, record)
+        def reading(self: Detector, *arguments: Any) -> Any:
+            line(self, *arguments)
             die()
 
-        Detector._take = taking  # type: ignore[method-assign]
+        Detector._line = reading  # type: ignore[method-assign]
     detector = Detector(rt, ruleset.ours())
     if place == "before the transaction":
-        rt.db.write = die  # type: ignore[method-assign, assignment]
+        rt.db.run = die  # type: ignore[method-assign, assignment]
+    elif place == "between two slices":
+        run, slices = rt.db.run, []
+
+        def running(*arguments: Any, **named: Any) -> Any:
+            if len(slices) == 2:
+                die()
+            slices.append(run(*arguments, **named))
+
+        rt.db.run = running  # type: ignore[method-assign, assignment]
     elif place == "inside, alert written":
         record, count = alerts.record, []
 

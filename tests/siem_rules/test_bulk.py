@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lachan.runtime import Runtime
-from siem_rules import bulk, ingest
+from siem_rules import bulk, ingest, segments
 from siem_rules.delivery import UNAUTHENTICATED, Delivery, Sender
 from siem_rules.errors import BacklogFull
 from tests.siem_rules.support import collector, documents, send
@@ -131,7 +131,7 @@ def test_line_sent_again_through_another_door_counts_once(open_rt: Runtime) -> N
     """Each door process has its own stream; what one cannot know, the detector sees."""
     from tests.siem_rules.support import detect
 
-    other = ingest.Ingest(ingest.folder(open_rt), backlog=lambda: 0, wake=lambda: None)
+    other = ingest.Ingest(segments.opened(open_rt), backlog=lambda: 0, wake=lambda: None)
     try:
         body = documents({"message": "x"}, ids="a")
         other.deliver(Sender.of(collector("gw")), bulk.read(body))

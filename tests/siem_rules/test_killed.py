@@ -6,9 +6,23 @@ import sys
 from collections import Counter
 
 import pytest
+import sqlalchemy as sa
 
 from lachan.runtime import Runtime
-from tests.siem_rules.support import EXPECTED, collector, detect, joined, pairs, raised, send, shifted
+from siem_rules.detector import SLICE
+from siem_rules.models import checkpoints
+from tests.siem_rules.support import (
+    EXPECTED,
+    collector,
+    detect,
+    device,
+    documents,
+    joined,
+    pairs,
+    raised,
+    send,
+    shifted,
+)
 from tests.siem_rules.support import RECORDING as FILE
 
 PLACES = ["before the transaction", "inside, alert written", "committed, not known", "rebuilding"]
@@ -41,3 +55,25 @@ def test_killed_detector_loses_and_doubles_nothing(open_rt: Runtime, place: str)
     assert raised(open_rt) == Counter(EXPECTED)
     detect(open_rt)
     assert raised(open_rt) == Counter(EXPECTED)
+
+
+def test_killed_between_two_slices_of_one_record(open_rt: Runtime) -> None:
+    """One batch opens more episodes than one unit writes; the checkpoint tells the line at which to go on."""
+    for n in range(3 * SLICE):
+        device(open_rt, f"cam-{n}")
+    refused = {"module": "lachan", "dataset": "update", "action": "firmware-refused", "reason": "rollback"}
+    lines = [{"event": refused, "host": {"name": f"cam-{n}"}, "message": "refused"} for n in range(3 * SLICE)]
+    send(open_rt, collector("gw"), documents(*lines))
+    run_and_die(open_rt, "between two slices")
+    with open_rt.db.read() as connection:
+        place = connection.execute(sa.select(checkpoints.c.position, checkpoints.c.line)).one()
+    assert place == (0, 2 * SLICE), "two slices are kept"
+    before = raised(open_rt)
+    assert before.total() == 2 * SLICE
+    detector = detect(open_rt)
+    assert detector.counters["events"] == SLICE, "what was read is not read again"
+    after = raised(open_rt)
+    assert after.total() == 3 * SLICE
+    assert set(after.values()) == {3 * SLICE}
+    detect(open_rt)
+    assert raised(open_rt) == after

@@ -15,7 +15,7 @@ from lachan.database import after_commit
 from lachan.devices import devices
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from siem_rules import alerts
+from siem_rules import service
 from soar_playbooks import playbooks, schemas
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
@@ -39,7 +39,7 @@ def alerts_page(
 ) -> Response:
     """Alerts, newest first."""
     with rt.db.read() as connection:
-        rows = alerts.listed(
+        rows = service.listed(
             connection, caller, limit=PAGE + 1, before=_before(after), state=state, severity=severity,
             device_id=device,
         )  # fmt: skip
@@ -64,7 +64,7 @@ def _before(after: str) -> tuple[datetime, str] | None:
 def alert_page(request: Request, alert_id: str, caller: Reader, rt: Open) -> Response:
     """One alert: the sentence, the lines, what the playbooks did or would do."""
     with rt.db.read() as connection:
-        row = alerts.get(connection, caller, alert_id)
+        row = service.get(connection, caller, alert_id)
         ran = caller.may(Permission.RUNS_READ)
         runs = schemas.list_runs(connection, caller, limit=10, alert_id=alert_id) if ran else []
         loaded = playbooks.listing(connection) if caller.may(Permission.PLAYBOOKS_READ) else []
@@ -98,7 +98,7 @@ def _evidence(row: dict[str, Any]) -> list[dict[str, Any]]:
 def acknowledge_by_form(alert_id: str, caller: Worker, rt: Open) -> Response:
     """Somebody looks at it."""
     with rt.db.write() as connection:
-        alerts.acknowledge(connection, caller, alert_id)
+        service.acknowledge(connection, caller, alert_id)
         after_commit(connection, rt.wake)
     return pages.back(f"/alerts/{alert_id}", said="acknowledged")
 
@@ -109,7 +109,7 @@ def assign_by_form(
 ) -> Response:
     """It is somebody's now; empty takes it back."""
     with rt.db.write() as connection:
-        alerts.assign(connection, caller, alert_id, assignee=assignee)
+        service.assign(connection, caller, alert_id, assignee=assignee)
         after_commit(connection, rt.wake)
     return pages.back(f"/alerts/{alert_id}", said="assigned")
 
@@ -120,7 +120,7 @@ def comment_by_form(
 ) -> Response:
     """Somebody wrote something about it."""
     with rt.db.write() as connection:
-        alerts.comment(connection, caller, alert_id, text=text)
+        service.comment(connection, caller, alert_id, text=text)
         after_commit(connection, rt.wake)
     return pages.back(f"/alerts/{alert_id}", said="commented")
 
@@ -129,6 +129,6 @@ def comment_by_form(
 def close_by_form(alert_id: str, verdict: Annotated[Verdict, Form()], caller: Worker, rt: Open) -> Response:
     """It turned out to be something."""
     with rt.db.write() as connection:
-        alerts.close(connection, caller, alert_id, verdict=str(verdict))
+        service.close(connection, caller, alert_id, verdict=str(verdict))
         after_commit(connection, rt.wake)
     return pages.back(f"/alerts/{alert_id}", said="closed")

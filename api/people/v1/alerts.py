@@ -14,7 +14,7 @@ from lachan import clock
 from lachan.database import after_commit
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from siem_rules import alerts
+from siem_rules import service
 
 _CLEAN = r"^[^\x00]*$"  # PostgreSQL keeps no NUL in text
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
@@ -145,7 +145,7 @@ def list_alerts(
     except ValueError as error:
         raise BadCursor from error
     with rt.db.read() as connection:
-        rows = alerts.listed(
+        rows = service.listed(
             connection,
             caller,
             limit=page.limit + 1,
@@ -161,14 +161,14 @@ def list_alerts(
 def read_alert(alert_id: AlertId, caller: Reader, rt: Open) -> AlertDetail:
     """Give rule, fields, values, the lines copied as evidence, and the comments."""
     with rt.db.read() as connection:
-        return AlertDetail.model_validate(alerts.get(connection, caller, alert_id))
+        return AlertDetail.model_validate(service.get(connection, caller, alert_id))
 
 
 @router.post("/{alert_id}/acknowledge", summary="Say that somebody looks at it", responses=documented(404, 409))
 def acknowledge_alert(alert_id: AlertId, caller: Worker, rt: Open) -> AlertDetail:
     """Acknowledge an open alert; doing it again changes nothing."""
     with rt.db.write() as connection:
-        alerts.acknowledge(connection, caller, alert_id)
+        service.acknowledge(connection, caller, alert_id)
         return _shown(rt, connection, caller, alert_id)
 
 
@@ -176,7 +176,7 @@ def acknowledge_alert(alert_id: AlertId, caller: Worker, rt: Open) -> AlertDetai
 def assign_alert(alert_id: AlertId, body: Assignment, caller: Worker, rt: Open) -> AlertDetail:
     """Assign the alert, or take it back with an empty name."""
     with rt.db.write() as connection:
-        alerts.assign(connection, caller, alert_id, assignee=body.assignee)
+        service.assign(connection, caller, alert_id, assignee=body.assignee)
         return _shown(rt, connection, caller, alert_id)
 
 
@@ -184,7 +184,7 @@ def assign_alert(alert_id: AlertId, body: Assignment, caller: Worker, rt: Open) 
 def comment_alert(alert_id: AlertId, body: NewComment, caller: Worker, rt: Open) -> AlertDetail:
     """Add a comment; closed alerts take comments too."""
     with rt.db.write() as connection:
-        alerts.comment(connection, caller, alert_id, text=body.text)
+        service.comment(connection, caller, alert_id, text=body.text)
         return _shown(rt, connection, caller, alert_id)
 
 
@@ -192,10 +192,10 @@ def comment_alert(alert_id: AlertId, body: NewComment, caller: Worker, rt: Open)
 def close_alert(alert_id: AlertId, body: Closing, caller: Worker, rt: Open) -> AlertDetail:
     """Close the alert."""
     with rt.db.write() as connection:
-        alerts.close(connection, caller, alert_id, verdict=str(body.verdict))
+        service.close(connection, caller, alert_id, verdict=str(body.verdict))
         return _shown(rt, connection, caller, alert_id)
 
 
 def _shown(rt: Runtime, connection: Any, caller: Principal, alert_id: str) -> AlertDetail:
     after_commit(connection, rt.wake)
-    return AlertDetail.model_validate(alerts.get(connection, caller, alert_id))
+    return AlertDetail.model_validate(service.get(connection, caller, alert_id))

@@ -1,4 +1,7 @@
-"""Changes of the schema: growth."""
+"""What the detector has read is told to the line, so that a record with many findings is written in slices."""
+
+import sqlalchemy as sa
+from alembic import op
 
 revision = "0009"
 down_revision = "0008"
@@ -7,8 +10,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Change nothing yet."""
+    """Add the line to the detector's place."""
+    op.add_column("siem_checkpoints", sa.Column("line", sa.Integer(), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
-    """Change nothing back."""
+    """Forget the line: an interrupted record is read again from its beginning."""
+    op.drop_column("siem_checkpoints", "line")
