@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from benchmarks.support import cpu
 from benchmarks.support.installation import Checkout, Installation
 from benchmarks.support.rows import Rows
@@ -26,6 +24,7 @@ from benchmarks.support.table import Row
 
 COUNT, QUICK, OLD = 1_000_000, 20_000, 100_000
 CHUNK = 20_000
+COLUMNS = ("id", "name", "actor", "device_id", "vendor", "happened_at", "recorded_at", "body", "leaf_hash", "txid")
 Say = Callable[[str], None]
 _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
@@ -110,29 +109,33 @@ def one(side: Checkout, count: int, *, postgres: bool, say: Say) -> Figures:
 
 def generate(rows: Rows, count: int) -> None:
     """Write ``count`` facts about 1000 devices of 10 vendors, as the outbox would: canonical JSON, salt and leaf hash."""
-    table = sa.Table("events", sa.MetaData(), autoload_with=rows.engine)
     began = datetime(2026, 11, 1, tzinfo=UTC)
+    names = ", ".join(COLUMNS)
     for first in range(0, count, CHUNK):
-        made = [_event(number, began, rows.postgres) for number in range(first, min(first + CHUNK, count))]
-        with rows.engine.begin() as connection:
-            connection.execute(table.insert(), made)
+        made = [_event(number, began) for number in range(first, min(first + CHUNK, count))]
+        with rows.engine.begin() as connection:  # the driver's own ways: the fastest that there are
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            if rows.postgres:
+                with driver.cursor() as cursor, cursor.copy(f"COPY events ({names}) FROM STDIN") as copy:
+                    for event in made:
+                        copy.write_row(event)
+            else:
+                driver.executemany(f"INSERT INTO events ({names}) VALUES ({', '.join('?' * len(COLUMNS))})", made)
 
 
-def _event(number: int, began: datetime, postgres: bool) -> dict[str, object]:
-    moment = began + timedelta(milliseconds=10 * number)
-    text = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    name, device, vendor = f"AlertCommented-{number}", f"0be9c0de-0000-7000-8000-{number % 1000:012}", f"v{number % 10}"
+def _event(number: int, began: datetime) -> tuple[object, ...]:
+    moment = (began + timedelta(milliseconds=10 * number)).isoformat(sep=" ", timespec="microseconds")
+    text = moment[:26].replace(" ", "T") + "Z"
+    device, vendor = f"0be9c0de-0000-7000-8000-{number % 1000:012}", f"v{number % 10}"
     event_id = f"0be9c0de-{number >> 16 & 0xFFFF:04x}-7{number & 0xFFF:03x}-8000-{number:012x}"
     body = (
-        f'{{"actor":"system:bench","data":{{"alert_id":"{name}","comment":"{"x" * 60}"}},"device_id":"{device}",'
+        f'{{"actor":"system:bench","data":{{"alert_id":"a{number}","comment":"{"x" * 60}"}},"device_id":"{device}",'
         f'"happened_at":"{text}","id":"{event_id}","name":"AlertCommented","recorded_at":"{text}",'
         f'"salt":"{os.urandom(16).hex()}","vendor":"{vendor}"}}'
     ).encode()
-    at = moment if postgres else moment.replace(tzinfo=None)
-    return {
-        "id": event_id, "name": "AlertCommented", "actor": "system:bench", "device_id": device, "vendor": vendor,
-        "happened_at": at, "recorded_at": at, "body": body, "leaf_hash": hashlib.sha256(b"\0" + body).digest(), "txid": 1,
-    }  # fmt: skip
+    leaf = hashlib.sha256(b"\0" + body).digest()
+    return event_id, "AlertCommented", "system:bench", device, vendor, moment[:26], moment[:26], body, leaf, 1
 
 
 @contextmanager
