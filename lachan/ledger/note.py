@@ -54,12 +54,12 @@ class Verifier:
 
     @property
     def hash(self) -> bytes:
-        """The four bytes that name the key in a signature line."""
+        """Give the four bytes that name the key in a signature line."""
         return hashlib.sha256(self.name.encode() + b"\n" + ED25519 + self.public).digest()[:4]
 
     @property
     def vkey(self) -> str:
-        """The key as one line."""
+        """Spell the key as one line."""
         return f"{self.name}+{self.hash.hex()}+{base64.b64encode(ED25519 + self.public).decode()}"
 
 
@@ -73,23 +73,23 @@ class Checkpoint:
 
     @property
     def text(self) -> str:
-        """The three lines that are signed."""
+        """Spell the three lines that are signed."""
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
 def origin_of(public: bytes) -> str:
-    """The name of a ledger, made from its own key, so that no two installations share one."""
+    """Name a ledger after its own key, so that no two installations share one."""
     return f"lachan/{hashlib.sha256(public).hexdigest()[:16]}"
 
 
 def sign(text: str, verifier: Verifier, signing: Callable[[bytes], bytes]) -> str:
-    """The signed note of a text that ends in a newline; ``signing`` makes the raw signature."""
+    """Sign a text that ends in a newline, as a note; ``signing`` makes the raw signature."""
     signature = base64.b64encode(verifier.hash + signing(text.encode())).decode()
     return f"{text}\n{_MARK}{verifier.name} {signature}\n"
 
 
 def open_note(note: str, verifier: Verifier) -> str:
-    """The text of a note, once its signature by this key is checked.
+    """Give the text of a note, once its signature by this key is checked.
 
     Raises:
         NoteRefused: the note is malformed, not signed by this key, or the signature is wrong.
@@ -114,7 +114,7 @@ def open_note(note: str, verifier: Verifier) -> str:
 
 
 def open_checkpoint(note: str, verifier: Verifier) -> Checkpoint:
-    """A checkpoint, once its signature is checked.
+    """Give a checkpoint, once its signature is checked.
 
     Raises:
         NoteRefused: as `open_note`; or the text is no checkpoint of the ledger that the key names.

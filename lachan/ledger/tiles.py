@@ -19,7 +19,7 @@ Tile = Callable[[int, int], list[bytes]]
 
 
 def tile_path(level: int, index: int, width: int = WIDTH) -> str:
-    """The path of a tile below the ledger's folder (C2SP tlog-tiles): ``tile/0/x001/x234/067``, partial ones ``.p/<width>``."""
+    """Name a tile below the ledger's folder (C2SP tlog-tiles): ``tile/0/x001/x234/067``, partial ones ``.p/<width>``."""
     groups = [f"{index % 1000:03d}"]
     while index >= 1000:
         index //= 1000
@@ -28,7 +28,7 @@ def tile_path(level: int, index: int, width: int = WIDTH) -> str:
 
 
 def published(folder: Path) -> int:
-    """The size of the checkpoint file, 0 without one."""
+    """Read the size of the checkpoint file, 0 without one."""
     try:
         return parse_checkpoint((folder / "checkpoint").read_text()).size
     except (FileNotFoundError, NoteRefused):
@@ -72,7 +72,7 @@ def append_checkpoints(folder: Path, notes: Iterable[str]) -> None:
 
 
 def last_appended(folder: Path) -> int:
-    """The size of the last whole note in the file of all checkpoints; a note that a crash cut short is ended."""
+    """Read the size of the last whole note in the file of all checkpoints; a note that a crash cut short is ended."""
     path = folder / "checkpoints"
     if not path.exists():
         return 0

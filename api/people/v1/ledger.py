@@ -94,7 +94,7 @@ def export_ledger(
     end: Annotated[datetime | None, Query(description="Recorded before.")] = None,
     since: Annotated[str, Query(max_length=4000, description="An earlier checkpoint's note.")] = "",
 ) -> StreamingResponse:
-    """Gives one JSON object per line, as a stream: the facts in scope with proofs, hashes for the rest.
+    """Give one JSON object per line, as a stream: the facts in scope with proofs, hashes for the rest.
 
     `lachan ledger verify FILE --key KEY` checks it without us; with `since` it also finds a cut or rewritten ledger.
     """
