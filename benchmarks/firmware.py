@@ -1,6 +1,6 @@
 """What it costs to publish firmware for a whole city with the update framework, and what one device has to fetch.
 
-    .venv/bin/python benchmarks/firmware.py [--quick] [--json FILE] [--url postgresql://…]
+    .venv/bin/python benchmarks/firmware.py [--quick] [--json [FILE]] [--url postgresql://…]
 
 An installation with many approved releases is prepared in bulk: rows, approvals, their events, and the signer's record of
 what it signed for, as the verbs would have left them. Then, with the signer in a process of its own:
@@ -56,13 +56,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--releases", type=int, default=20_000)
     parser.add_argument("--quick", action="store_true", help="2 000 releases")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--json", nargs="?", const="-", help="write a JSON document to FILE; to standard output without"
+    )
     parser.add_argument("--url", default="", help="database URL; SQLite in a temporary folder by default")
     args = parser.parse_args()
     found = measure(2000 if args.quick else args.releases, url=args.url)
     show(found)
-    if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    document = json.dumps(found, indent=2)
+    if args.json == "-":
+        print(document)
+    elif args.json:
+        Path(args.json).write_text(document + "\n", "utf-8")
     return 0 if all(line["met"] is not False for line in found["rows"]) else 1
 
 
@@ -326,15 +331,15 @@ def row(name: str, ours: float, *, peer: float | None = None, goal: float | None
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print the table."""
-    print(f"{found['releases']} releases; peer: python-tuf, one list")
-    print(f"{'':<36}{'ours':>12}{'peer':>12}{'ratio':>9}")
+    """Print the table, where it is in no document's way."""
+    print(f"{found['releases']} releases; peer: python-tuf, one list", file=sys.stderr)
+    print(f"{'':<36}{'ours':>12}{'peer':>12}{'ratio':>9}", file=sys.stderr)
     for line in found["rows"]:
         goal = "" if line["goal"] is None else f"  ≤ {line['goal']:g} {'met' if line['met'] else 'MISSED'}"
         peer = "" if line["peer"] is None else f"{line['peer']:,.3f}".removesuffix(".000")
         ratio = "" if line["ratio"] is None else f"{line['ratio']:.3f}"
         ours = f"{line['ours']:,.3f}".removesuffix(".000")
-        print(f"{line['name']:<36}{ours:>12}{peer:>12}{ratio:>9}{goal}")
+        print(f"{line['name']:<36}{ours:>12}{peer:>12}{ratio:>9}{goal}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,16 @@ from ota_signing.errors import ReleaseRefused
 from ota_signing.models import approvals, artifacts, releases
 from ota_signing.statement import Statement
 
+FACTS = tuple(
+    releases.c[name]
+    for name in (
+        "id", "vendor", "model", "version", "sha256", "length", "approvals_needed", "proposer", "proposer_id", "downgrade",
+        "artifact_id", "target_path", "slot",
+    )
+)  # fmt: skip
+"""What a release's row must have for `check`: times and signatures are left where they are."""
+_WORDS = tuple(approvals.c[name] for name in ("release_id", "person_id", "person", "digest", "event_id"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -49,12 +59,12 @@ def verify(connection: sa.Connection, release_id: str, *, minimum: int) -> State
         ReleaseRefused: something does not hold; ``fields['reason']`` is ``no-release``, ``person-unknown``,
             ``session-unknown``, or one of those of `check`.
     """
-    row = connection.execute(sa.select(releases).where(releases.c.id == release_id)).mappings().first()
+    row = connection.execute(sa.select(*FACTS).where(releases.c.id == release_id)).mappings().first()
     if row is None:
         raise _refused("no-release", release_id, "There is no such release.")
     (found,) = evidence(connection, [row])
     statement = check(found, minimum=minimum)
-    for approval in found.approvals:
+    for approval in connection.execute(sa.select(approvals).where(approvals.c.release_id == release_id)).mappings():
         _verify_person(connection, release_id, approval)
     return statement
 
@@ -65,13 +75,14 @@ def evidence(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> Iterat
     table = artifacts.c
     query: sa.Select[Any] = sa.select(table.id, table.vendor, table.sha256, table.length)
     query = query.where(table.id.in_({row["artifact_id"] for row in rows}))
-    named = {row.id: (row.vendor, row.sha256, row.length) for row in connection.execute(query)}
+    named = {row.id: (row.vendor, row.sha256, row.length) for row in connection.execute(query).all()}
     given: dict[str, list[sa.RowMapping]] = {release_id: [] for release_id in ids}
-    for approval in connection.execute(sa.select(approvals).where(approvals.c.release_id.in_(ids))).mappings():
+    words = sa.select(*_WORDS).where(approvals.c.release_id.in_(ids))
+    for approval in connection.execute(words).mappings().all():
         given[approval["release_id"]].append(approval)
     told = {approval["event_id"] for found in given.values() for approval in found}
     stored = sa.select(events.c.id, events.c.name, events.c.actor, events.c.body).where(events.c.id.in_(told))
-    recorded = {event["id"]: event for event in connection.execute(stored).mappings()}
+    recorded = {event["id"]: event for event in connection.execute(stored).mappings().all()}
     for row in rows:
         artifact = named.get(row["artifact_id"])
         yield Evidence(row=row, artifact=artifact, approvals=given[row["id"]], events=recorded)

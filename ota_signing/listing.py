@@ -36,7 +36,7 @@ def verified(
     found: dict[int, dict[str, bytes]] = {slot: {} for slot in wanted}
     refused: dict[str, str] = {}
     for start in range(0, len(wanted), PAGE):
-        query = sa.select(releases).where(
+        query = sa.select(*approvals.FACTS).where(
             releases.c.slot.in_(wanted[start : start + PAGE]),
             releases.c.state == ReleaseState.PUBLISHED,
             releases.c.signature.is_not(None),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lachan.runtime import Runtime
     from lachan.work.jobs import Job
 
+_BINS = 8  # written down in one unit
 SIGNING_TIMEOUT = 300.0  # seconds; the signer reads the whole artifact again
 
 
@@ -159,13 +160,21 @@ def _record(
     with rt.db.read() as connection:
         waiting = bins.waiting(connection)
     roles = {bins.name_of(slot, bits) for slot in waiting} | ({*fetched} & {*bins.names(bits)})
-    for role in sorted(roles):
-        paths, slots = repository.listed(snapshot, role).keys(), bins.slots_of(role, bits)
-        rt.db.run(partial(_record_bin, slots=slots, revisions=revisions, paths=paths))
+    public = [(bins.slots_of(role, bits), repository.listed(snapshot, role).keys()) for role in sorted(roles)]
+    for start in range(0, len(public), _BINS):
+        rt.db.run(partial(_record_bins, public=public[start : start + _BINS], revisions=revisions))
 
 
-def _record_bin(connection: sa.Connection, *, slots: range, revisions: Sequence[int], paths: Collection[str]) -> None:
-    """The unit: which releases of these slots are public, and of which of their changes that is true."""
+def _record_bins(
+    connection: sa.Connection, *, public: Sequence[tuple[range, Collection[str]]], revisions: Sequence[int]
+) -> None:
+    """Run as a unit: some bins, as they are public now."""
+    for slots, paths in public:
+        _record_bin(connection, slots, paths, revisions)
+
+
+def _record_bin(connection: sa.Connection, slots: range, paths: Collection[str], revisions: Sequence[int]) -> None:
+    """Write which releases of these slots are public, and of which of their changes that is true."""
     columns = (releases.c.id, releases.c.target_path, releases.c.listed)
     rows = connection.execute(sa.select(*columns).where(releases.c.slot.between(slots[0], slots[-1]))).all()
     for listed in (True, False):

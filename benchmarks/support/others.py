@@ -9,14 +9,16 @@ from typing import Any
 
 from benchmarks.support.yardstick import TOP
 
+PROGRAMS = {"tuf": "firmware"}  # a program named tuf.py would hide the library of that name from all of benchmarks/
 FOLDER = Path(__file__).resolve().parents[1]
 
 
 def rows(name: str, *, quick: bool, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Run ``benchmarks/<name>.py --json`` and give its rows, with the keys that they leave out.
+    """Run ``benchmarks/<name>.py --json`` (or what `PROGRAMS` says) and give its rows, with the keys that they leave out.
 
     A program that is not there, or that fails before it measured, is told and has no rows.
     """
+    name = PROGRAMS.get(name, name)
     program = FOLDER / f"{name}.py"
     if not program.exists():
         say(f"benchmarks/{name}.py is not there: its rows are left out")
