@@ -294,16 +294,8 @@ class Lane:
                 log.warning("nobody waits any more for units that were written", units=len(futures))
 
     def _refuse(self, first: Waiting, error: Exception) -> None:
-        """Answer everybody who waits now with what went wrong."""
-        waiting = [first]
-        if self._next is not None:
-            waiting.append(self._next)
-            self._next = None
-        while not self._waiting.empty() and (asked := self._waiting.get_nowait()) is not None:
-            waiting.append(asked)
-        if self._closed:
-            self._waiting.put(None)
-        self._group += [asked for asked in waiting if asked.claim()]
+        """Answer the group at hand, or who was to begin it, with what went wrong."""
+        self._group += [first] if first.claim() else []
         for asked in self._group:
             asked.fail(unavailable(error) or Unavailable(f"The writer failed: {error}.", retry_after=RETRY_AFTER))
         self._settle()
