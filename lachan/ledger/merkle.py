@@ -1,86 +1,38 @@
-"""Merkle trees as RFC 9162 section 2.1 hashes them: roots, proofs, and their verification. Pure; needs only hashlib.
+"""Merkle trees as RFC 9162 section 2.1 hashes them: roots, proofs, and their verification. Pure.
 
 A tree of n leaves is thought of as ranges ``[lo, hi)`` of leaf indexes. A perfect range (2^k leaves, aligned) is a *node*
 ``(level k, index)``; whoever can give the hash of every node (`Nodes`) can give every root and proof. Verifying raises
-`ProofRefused`. Limits: SHA-256 only; proofs are lists of 32-byte hashes, leaf to root.
+`ProofRefused`. The hashing itself, which rooms below the ledger use too, is `lachan.merkle`. Limits: SHA-256 only; proofs are
+lists of 32-byte hashes, leaf to root.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from lachan.ledger.errors import ProofRefused
+from lachan.merkle import EMPTY_ROOT, HASH_SIZE, Frontier, leaf_hash, node_hash, root
 
-HASH_SIZE = 32
-EMPTY_ROOT = hashlib.sha256(b"").digest()
 Nodes: TypeAlias = Callable[[int, int], bytes]
 Range: TypeAlias = tuple[int, int]
-
-
-def leaf_hash(body: bytes) -> bytes:
-    """Hash a leaf: SHA-256(0x00 ‖ body) (RFC 9162 2.1.1)."""
-    return hashlib.sha256(b"\0" + body).digest()
-
-
-def node_hash(left: bytes, right: bytes) -> bytes:
-    """Hash an interior node: SHA-256(0x01 ‖ left ‖ right) (RFC 9162 2.1.1)."""
-    return hashlib.sha256(b"\1" + left + right).digest()
-
-
-class Frontier:
-    """The right edge of a growing tree: enough to append and to tell the root, in O(log n) memory.
-
-    Args:
-        size: leaves so far.
-        peaks: hashes of the perfect subtrees that ``size`` splits into, largest first.
-    """
-
-    def __init__(self, size: int = 0, peaks: Iterable[bytes] = ()) -> None:
-        self.size = size
-        self.peaks = list(peaks)
-        if len(self.peaks) != size.bit_count() or any(len(peak) != HASH_SIZE for peak in self.peaks):
-            raise ValueError(f"a tree of {size} leaves has {size.bit_count()} peaks of 32 bytes")
-
-    def append(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
-        """Add one leaf hash; give the interior nodes that became complete, as (level, index, hash)."""
-        return self.add(0, leaf)
-
-    def add(self, level: int, node: bytes) -> list[tuple[int, int, bytes]]:
-        """Add a perfect subtree of 2^level leaves; give the nodes above it that became complete.
-
-        Raises:
-            ValueError: such a subtree cannot begin at the present size.
-        """
-        index, width = self.size >> level, 1 << level
-        if self.size & (width - 1):
-            raise ValueError(f"no subtree of {width} leaves begins at {self.size}")
-        done = []
-        while index & 1:
-            node = node_hash(self.peaks.pop(), node)
-            index >>= 1
-            level += 1
-            done.append((level, index, node))
-        self.peaks.append(node)
-        self.size += width
-        return done
-
-    def root(self, tail: bytes = b"") -> bytes:
-        """Compute the tree's root hash; ``tail`` is the hash of an imperfect subtree that ends the tree."""
-        peaks = [*self.peaks, tail] if tail else self.peaks
-        if not peaks:
-            return EMPTY_ROOT
-        found = peaks[-1]
-        for peak in reversed(peaks[:-1]):
-            found = node_hash(peak, found)
-        return found
-
-
-def root(leaves: Iterable[bytes]) -> bytes:
-    """Compute the root over some leaf hashes (for the batches that one event stands for)."""
-    frontier = Frontier()
-    for leaf in leaves:
-        frontier.append(leaf)
-    return frontier.root()
+__all__ = [
+    "EMPTY_ROOT",
+    "HASH_SIZE",
+    "Frontier",
+    "Nodes",
+    "Range",
+    "consistency_path",
+    "consistency_ranges",
+    "inclusion_path",
+    "inclusion_ranges",
+    "leaf_hash",
+    "node_hash",
+    "range_hash",
+    "root",
+    "subtrees",
+    "tree_root",
+    "verify_consistency",
+    "verify_inclusion",
+]
 
 
 def range_hash(lo: int, hi: int, nodes: Nodes) -> bytes:
