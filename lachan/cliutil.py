@@ -9,6 +9,7 @@ import getpass
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,6 +62,42 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class Progress:
+    """How far long work is, on standard error: one line that changes on a terminal, else a line every few seconds.
+
+    Args:
+        name: of the work; begins each line.
+        quiet: say nothing.
+    """
+
+    def __init__(self, name: str, *, quiet: bool = False) -> None:
+        self._name, self._quiet, self._terminal = name, quiet, sys.stderr.isatty()
+        self._next = time.monotonic() + 1
+        self._open = False
+
+    def step(self, text: str) -> None:
+        """Say how far it is, if the last word on it is old enough."""
+        now = time.monotonic()
+        if self._quiet or now < self._next:
+            return
+        self._next = now + (0.2 if self._terminal else 5)
+        self._open = self._terminal
+        sys.stderr.write(f"\r\x1b[K{self._name}: {safe(text)}" if self._terminal else f"{self._name}: {safe(text)}\n")
+        sys.stderr.flush()
+
+    def say(self, text: str) -> None:
+        """Say something once, on a line of its own."""
+        if not self._quiet:
+            self.end()
+            print(f"{self._name}: {safe(text)}", file=sys.stderr)
+
+    def end(self) -> None:
+        """Leave the line that changed."""
+        if self._open:
+            print(file=sys.stderr)
+            self._open = False
 
 
 def exit_code(error: LachanError) -> int:

@@ -87,11 +87,18 @@ class DeviceChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DevicesImported(Event):
-    """Devices imported."""
+    """Devices imported: a chunk of an import (``chunk`` is its number), or the whole of it (``chunks`` is their count).
+
+    ``merkle_root`` is over the chunk's registered rows, or over the chunks' roots.
+    """
 
     accepted: int
     rejected: int
     merkle_root: str
+    import_id: str | None = None
+    chunk: int | None = None
+    chunks: int | None = None
+    file_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 ROOMS = (
-    "lachan.ledger", "lachan.signer", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture", "api",
+    "lachan.devices", "lachan.ledger", "lachan.signer", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture", "api",
 )  # fmt: skip
 GROUND_TABLES = (
     "lachan.devices.models",

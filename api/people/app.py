@@ -6,6 +6,7 @@ it: the app does not start otherwise.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import FastAPI
@@ -74,6 +75,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     )
     app.state.rt = rt
     app.state.door = "people"
+    app.state.validating = asyncio.Semaphore(1)  # files of `api.people.v1.imports`: more would crowd out everybody else
     problems.install(app, challenge='Bearer realm="lachan"')
     routing.include(app, routes.ROUTES if modules is None else modules)
     routing.check_exceptions(app, routes.OPEN)

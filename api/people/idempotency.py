@@ -32,7 +32,7 @@ from lachan.runtime import Runtime
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # These tell repetitions apart by themselves (batch key, digest), and their bodies are too large to wait in memory.
-_OWN_WAY = re.compile(r"(/[^/]+)?/_bulk|/api/v1/artifacts(/.*)?")
+_OWN_WAY = re.compile(r"(/[^/]+)?/_bulk|/api/v1/artifacts(/.*)?|/api/v1/devices/import")
 _BODY = 1024 * 1024
 _KEPT_HEADERS = frozenset({"content-type", "location", "etag"})
 KEEP = timedelta(days=1)

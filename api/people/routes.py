@@ -7,6 +7,7 @@ when one has neither. `RULES` says who may call what, and the authorisation test
 ROUTES: tuple[str, ...] = (
     "api.people.session",
     "api.people.v1.devices",
+    "api.people.v1.imports",
     "api.people.v1.certificates",
     "api.people.v1.trust",
     "api.people.v1.events",

@@ -1,6 +1,6 @@
 """The registry: who each device is, whose it is, where it stands, how much depends on it."""
 
-from lachan.devices.importing import BadFile, BadRow, ImportResult, import_rows, parse_file, parse_text
+from lachan.devices import importing
 from lachan.devices.models import Criticality, Device, NewDevice, State, devices
 from lachan.devices.service import (
     AlreadyRegistered,
@@ -17,22 +17,17 @@ from lachan.devices.service import (
 
 __all__ = [
     "AlreadyRegistered",
-    "BadFile",
-    "BadRow",
     "Criticality",
     "Device",
-    "ImportResult",
     "NewDevice",
     "State",
     "by_name",
     "devices",
     "find",
     "get",
-    "import_rows",
+    "importing",
     "lock",
-    "parse_file",
     "parse_new",
-    "parse_text",
     "register",
     "retire",
     "set_criticality",

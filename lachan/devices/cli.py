@@ -1,16 +1,17 @@
 """``lachan device`` and ``lachan trust``."""
 
-import csv
 import dataclasses
-import io
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lachan import cliutil, devices
 from lachan import trust as decisions
-from lachan.devices import Criticality, Device, NewDevice
+from lachan.devices import Criticality, Device, NewDevice, importing
+
+SHOWN = 100  # refused rows that a report names; the file has them all
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
     for field in ("ward", "place", "owner", "address"):
         add.add_argument(f"--{field}", default=None)
     add.add_argument("--criticality", type=Criticality, choices=list(Criticality), default=Criticality.UNKNOWN)
-    load = verbs.add_parser("import", help="register the good rows of a CSV or NDJSON file, give the bad ones back")
+    load = verbs.add_parser("import", help="validate a CSV or NDJSON file, register its good rows")
     load.add_argument("file", type=Path)
     load.add_argument("--rejected", type=Path, help="write the bad rows there (default: FILE.rejected.csv)")
     listing = verbs.add_parser("list", help="devices by name")
@@ -72,35 +73,39 @@ def _run(rt: Any, args: Any) -> int:
 
 
 def _import(rt: Any, args: Any, actor: Any) -> int:
-    rows = list(devices.parse_file(args.file))
-    with rt.db.write() as connection:
-        result = devices.import_rows(connection, rows, actor=actor)
-    if result.rejected:
-        target = args.rejected or args.file.with_name(args.file.name + ".rejected.csv")
-        target.write_text(rejected_csv(result.rejected), "utf-8")
-    report = {"accepted": len(result.accepted), "rejected": [dataclasses.asdict(bad) for bad in result.rejected]}
-    text = [f"registered {len(result.accepted)}, refused {len(result.rejected)}"]
-    text += [f"  row {bad.row}: {bad.reason}" for bad in result.rejected[:20]]
-    if result.rejected:
+    """Validate the file, apply its chunks here, and tell what became of it; a second call goes on where one ended."""
+    told = cliutil.Progress("import", quiet=args.json)
+    try:
+        file = args.file.open("rb")
+    except OSError as error:
+        raise importing.BadFile(f"{args.file.name}: {error.strerror}.") from error
+    kind = True if args.file.suffix in {".ndjson", ".jsonl", ".json"} else None
+    with file:
+        found, new = importing.begin(
+            rt, file, actor=actor, json_lines=kind, due=False, progress=lambda rows: told.step(f"{rows} rows validated")
+        )
+    if not new:
+        told.say(f"this import was begun before: it goes on at row {found.done} of {found.rows}")
+    while found.state is not importing.State.DONE:
+        found = importing.apply(rt, found.id)
+        told.step(f"{found.done} of {found.rows} rows done")
+    told.end()
+    target = args.rejected or args.file.with_name(args.file.name + ".rejected.csv")
+    if found.rejected:
+        with target.open("w", encoding="utf-8", newline="") as out:
+            out.writelines(importing.as_csv(importing.rejected(rt, found.id)))
+    shown = list(islice(importing.rejected(rt, found.id), SHOWN))
+    report = {
+        "id": found.id, "rows": found.rows, "accepted": found.accepted, "refused": found.rejected,
+        "rejected": [dataclasses.asdict(bad) for bad in shown],
+    }  # fmt: skip
+    text = [f"registered {found.accepted}, refused {found.rejected}"]
+    text += [f"  row {bad.row}: {bad.reason}" for bad in shown[:20]]
+    if found.rejected:
+        report["file"] = str(target)
         text.append(f"the refused rows, with reasons: {target}")
     cliutil.show(report, as_json=args.json, text="\n".join(text))
-    return cliutil.FAILED if result.rejected else cliutil.OK
-
-
-def rejected_csv(rejected: tuple[devices.BadRow, ...]) -> str:
-    """The refused rows as CSV, each with row number and reason; cells that a spreadsheet would run are made inert."""
-    columns = list(dict.fromkeys(key for bad in rejected for key in bad.values))
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["row", "reason", *columns])
-    for bad in rejected:
-        cells = [str(bad.values.get(key) or "") for key in columns]
-        writer.writerow([bad.row, _inert(bad.reason), *map(_inert, cells)])
-    return out.getvalue()
-
-
-def _inert(cell: str) -> str:
-    return f"'{cell}" if cell[:1] in {"=", "+", "-", "@", "\t"} else cell
+    return cliutil.FAILED if found.rejected else cliutil.OK
 
 
 def trust(argv: list[str]) -> int:

@@ -7,9 +7,11 @@ are unique too. Limits: place is free text and coordinates come later.
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
+from unicodedata import normalize
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lachan.database import UtcDateTime, metadata
 
@@ -75,7 +77,10 @@ class Device:
 
 
 class NewDevice(BaseModel):
-    """What is needed to register a device. Text is printable; criticality is set by an administrator afterwards."""
+    """What is needed to register a device. Criticality is set by an administrator afterwards.
+
+    Text is printable, and kept in NFC: one name has one spelling, or a vendor's serial number would be free twice.
+    """
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
@@ -88,3 +93,13 @@ class NewDevice(BaseModel):
     place: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
     owner: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
     address: str | None = Field(None, max_length=255, pattern=r"^[A-Za-z0-9.:\[\]-]+$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compose(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: normalize("NFC", value) if isinstance(value, str) and not value.isascii() else value
+            for key, value in data.items()
+        }

@@ -1,6 +1,5 @@
 """Signing in, sessions, tokens, CSRF, the registry, pages, ETags and repeated writes, over real TLS."""
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -144,25 +143,6 @@ def test_the_registry(doors: Town, web: httpx.Client) -> None:
     assert [found["name"] for found in timeline] == ["DeviceRetired", "DeviceChanged", "DeviceRegistered"]
     assert timeline[1]["actor"] == "person:boss"
     assert web.get("/api/v1/devices/none", headers=boss.headers).status_code == 404
-
-
-def test_import_keeps_the_good_rows_and_returns_the_bad(doors: Town, web: httpx.Client) -> None:
-    token = bearer(doors.token(Role.MANUFACTURER, vendor="acme"))
-    table = (
-        "name,vendor,model,serial_number,site\n"
-        "cam-1,acme,m1,s1,site-1\n"
-        "CAM 2,acme,m1,s2,site-1\n"
-        "cam-3,bolt,m1,s3,site-1\n"
-        "cam-1,acme,m1,s4,site-1\n"
-    )
-    answer = web.post("/api/v1/devices/import", content=table, headers=token | {"Content-Type": "text/csv"}).json()
-    assert len(answer["accepted"]) == 1
-    assert [row["row"] for row in answer["rejected"]] == [3, 4, 5]
-    lines = json.dumps(DEVICE) + "\n{broken\n"
-    kind = {"Content-Type": "application/x-ndjson"}
-    answer = web.post("/api/v1/devices/import", content=lines, headers=token | kind).json()
-    assert (len(answer["accepted"]), [row["row"] for row in answer["rejected"]]) == (1, [2])
-    assert web.post("/api/v1/devices/import", content=b"\xff\xfe", headers=token | kind).status_code == 422
 
 
 def test_pages_show_every_device_once_although_more_come(doors: Town, web: httpx.Client) -> None:

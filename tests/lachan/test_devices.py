@@ -1,11 +1,11 @@
-"""The registry: good rows are kept, bad ones come back with row and reason, vendors do not see each other."""
+"""The registry: each device once, vendors do not see each other, only administrators say how much depends on one."""
 
-from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
 from lachan import devices
-from lachan.devices import Criticality, NewDevice
+from lachan.devices import AlreadyRegistered, Criticality, NewDevice
 from lachan.errors import Forbidden, NotFound
 from lachan.identity import Principal, Role, system
 from lachan.runtime import Runtime
@@ -15,35 +15,17 @@ from tests.conftest import person
 ROW = {"name": "cam-1", "vendor": "Acme", "model": "A1", "serial_number": "S1", "site": "hk-01"}
 
 
-def test_import_keeps_the_good_rows_and_returns_the_bad_ones(rt: Runtime, tmp_path: Path) -> None:
-    file = tmp_path / "devices.csv"
-    file.write_text(
-        "name,vendor,model,serial_number,site,ward\n"
-        "cam-1,Acme,A1,S1,hk-01,Hoàn Kiếm\n"
-        "CAM 2,Acme,A1,S2,hk-01,\n"
-        "cam-3,Acme,A1,S1,hk-01,\n"
-        "cam-4,Acme,A1,S4,hk-01,,extra\n"
-        "cam-5,Acme,A1,S5,hk-01,\n"
-    )
-    with rt.db.write() as c:
-        result = devices.import_rows(c, devices.parse_file(file), actor=system("t"))
-        names = [e.name for e in outbox.read(c)]
-        assert devices.by_name(c, "cam-1").ward == "Hoàn Kiếm"
-    assert len(result.accepted) == 2
-    assert [bad.row for bad in result.rejected] == [3, 4, 5]
-    assert "name" in result.rejected[0].reason
-    assert "registered" in result.rejected[1].reason
-    assert "cells" in result.rejected[2].reason
-    assert names == ["DevicesImported"]
+def decomposed(text: str) -> str:
+    """The other spelling of accented letters (NFD), as some file systems and spreadsheets write it."""
+    return normalize("NFD", text)
 
 
-def test_import_reads_ndjson_and_survives_a_broken_line(rt: Runtime, tmp_path: Path) -> None:
-    file = tmp_path / "devices.ndjson"
-    file.write_text('{"name":"cam-1","vendor":"A","model":"m","serial_number":"1","site":"s"}\n{broken\n[1]\n')
+def test_a_name_has_one_spelling(rt: Runtime) -> None:
     with rt.db.write() as c:
-        result = devices.import_rows(c, devices.parse_file(file), actor=system("t"))
-    assert len(result.accepted) == 1
-    assert [bad.row for bad in result.rejected] == [2, 3]
+        made = devices.register(c, NewDevice(**{**ROW, "vendor": decomposed("Công ty Mắt Thần")}), actor=system("t"))
+        assert made.vendor == "Công ty Mắt Thần"
+        with pytest.raises(AlreadyRegistered):
+            devices.register(c, NewDevice(**{**ROW, "name": "cam-2", "vendor": "Công ty Mắt Thần"}), actor=system("t"))
 
 
 def test_a_manufacturer_sees_and_registers_its_own_vendor_only(rt: Runtime) -> None:

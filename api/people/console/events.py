@@ -71,3 +71,8 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "VerdictChanged": ("verdict", N_("Criterion %(criterion)s changed from %(before)s to %(after)s: %(reason)s.")),
     "TrustChanged": ("containment", N_("Trust decision changed from %(before)s to %(after)s.")),
 }
+
+# Facts that are one of several parts of another one, where their ``chunk`` says so.
+PARTS: dict[str, str] = {
+    "DevicesImported": N_("Part of an import: %(accepted)s devices registered, %(rejected)s rows refused."),
+}

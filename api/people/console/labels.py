@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from api.people.console import markup
-from api.people.console.events import SENTENCES
+from api.people.console.events import PARTS, SENTENCES
 from api.people.console.language import N_, pgettext
 from lachan import clock
 
@@ -243,7 +243,8 @@ def sentence(translate: Translate, name: str, data: Mapping[str, Any] | None) ->
     if known is None:
         return Markup("{} {}").format(name, markup.inert({key: value for key, value in data.items() if value}))
     fields = {key: Markup("<b>{}</b>").format(_value(translate, key, value)) for key, value in data.items()}
-    return Markup(translate(known[1])) % _Fields(fields)  # noqa: S704 - a sentence of our catalogue; % escapes
+    text = PARTS.get(name, known[1]) if data.get("chunk") is not None else known[1]
+    return Markup(translate(text)) % _Fields(fields)  # noqa: S704 - a sentence of our catalogue; % escapes
 
 
 def _value(translate: Translate, key: str, value: Any) -> Markup | str:

@@ -1,12 +1,10 @@
-"""The registry over HTTP: list, read, register, import, set criticality, retire, and the timeline of one device."""
+"""The registry over HTTP: list, read, register, set criticality, retire, and the timeline of one device."""
 
-from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 
 from api.middleware import entity_tag
 from api.pages import Page, Wanted, wanted
@@ -15,7 +13,7 @@ from api.people.v1.events import EventOut, shown_to
 from api.problems import documented
 from lachan import devices
 from lachan.devices import Criticality, Device, NewDevice, State
-from lachan.errors import Invalid, LachanError
+from lachan.errors import LachanError
 from lachan.identity import Permission, Principal, require
 from lachan.runtime import Runtime
 from lachan.work import outbox
@@ -76,21 +74,6 @@ class Retirement(BaseModel):
     reason: str = Field(min_length=1, max_length=200, examples=["replaced"])
 
 
-class BadRow(BaseModel):
-    """A row that was not taken."""
-
-    row: int = Field(description="Line number in what was sent.")
-    reason: str = Field(examples=["serial_number: Field required"])
-    values: dict[str, Any]
-
-
-class Imported(BaseModel):
-    """What became of an import."""
-
-    accepted: list[str] = Field(description="Ids of the devices that are registered now.")
-    rejected: list[BadRow]
-
-
 def _out(device: Device) -> DeviceOut:
     return DeviceOut.model_validate(device)
 
@@ -123,28 +106,6 @@ def register_device(body: NewDevice, caller: Writer, rt: Open, response: Respons
         device = devices.register(connection, body, actor=caller)
     response.headers["Location"] = f"/api/v1/devices/{device.id}"
     return _out(device)
-
-
-@router.post("/import", summary="Import devices", responses=documented(413))
-async def import_devices(request: Request, caller: Writer, rt: Open) -> Imported:
-    """Take CSV (`text/csv`) or one JSON object per line (`application/x-ndjson`).
-
-    Good rows are registered, bad ones come back with their row and the reason.
-    """
-    try:
-        text = (await request.body()).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Invalid(f"The file is not UTF-8: {error}") from error
-    json_lines = "json" in request.headers.get("content-type", "") or text.lstrip()[:1] == "{"
-    return await run_in_threadpool(_import, rt, caller, text, json_lines)
-
-
-def _import(rt: Runtime, caller: Principal, text: str, json_lines: bool) -> Imported:
-    with rt.db.write() as connection:
-        result = devices.import_rows(connection, devices.parse_text(text, json_lines=json_lines), actor=caller)
-    return Imported(
-        accepted=list(result.accepted), rejected=[BadRow.model_validate(asdict(row)) for row in result.rejected]
-    )
 
 
 @router.get("/{device_id}", summary="Read a device", responses=documented(404))

@@ -1,0 +1,253 @@
+"""Applies a staged import, a chunk at a time: each is one unit of work with one fact, and due work of its own.
+
+A chunk's unit registers its rows, records `DevicesImported` with the Merkle root over them, moves the import on and makes
+the next chunk due, all or nothing; the last one closes the import with the root over the chunks' roots. Whoever dies leaves
+the import at a chunk's border, and whoever goes on begins there: a chunk that is applied already changes nothing.
+
+The hashing (RFC 9162 2.1): a leaf of a chunk is the canonical JSON of a registered row's fields, in the file's order; a leaf
+of the closing tree is a chunk's root.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import sqlalchemy as sa
+
+from lachan import clock, merkle
+from lachan.blobs import BlobStore
+from lachan.database import for_update
+from lachan.devices.importing.checking import BadRow
+from lachan.devices.importing.models import REFUSED, ROWS, Import, State, imports, refusals, store
+from lachan.devices.models import Criticality, NewDevice, devices
+from lachan.devices.models import State as DeviceState
+from lachan.errors import NotFound
+from lachan.events import DevicesImported
+from lachan.identity import Principal, scope
+from lachan.ids import new_id
+from lachan.statements import Statement
+from lachan.work import jobs, outbox
+
+if TYPE_CHECKING:
+    from lachan.runtime import Runtime
+
+CHUNK = 400  # rows of one unit of work: some 10 ms of the write lock
+KEEP = timedelta(days=90)  # what became of an import can be read so long after its end
+ORPHANED = timedelta(days=1)  # blobs without a row are left alone so long: somebody may still be validating
+PAGE = 200  # imports of one step of the sweep
+JOB = "devices.import"
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows to apply: line number, fields in canonical JSON, values of the device's row; their root; where the next begins."""
+
+    rows: tuple[tuple[int, bytes, dict[str, Any]], ...]
+    root: bytes
+    end: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class _Importer:
+    """Who sent the file, as the ledger names them."""
+
+    label: str
+
+
+def get(connection: sa.Connection, import_id: str, *, principal: Principal | None = None) -> Import:
+    """One import; with ``principal`` only if they may see it.
+
+    Raises:
+        NotFound: there is none, or it is another vendor's.
+    """
+    query = sa.select(imports).where(imports.c.id == import_id)
+    if principal is not None:
+        query = scope(principal, query, imports.c.vendor)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NotFound(f"No import {import_id}.")
+    return Import.of(row)
+
+
+def find(connection: sa.Connection, *, principal: Principal, before: str = "", limit: int = 100) -> list[Import]:
+    """Imports that the principal may see, the newest first, older than a given one."""
+    query = scope(principal, sa.select(imports), imports.c.vendor).order_by(imports.c.id.desc()).limit(limit)
+    if before:
+        query = query.where(imports.c.id < before)
+    return [Import.of(row) for row in connection.execute(query).mappings()]
+
+
+def run_job(rt: "Runtime", job: jobs.Job) -> None:
+    """Apply the chunk that fell due; the next one is made due with it."""
+    apply(rt, job.payload["import"], due=True)
+
+
+def apply(rt: "Runtime", import_id: str, *, due: bool = False) -> Import:
+    """Apply the next chunk of an import.
+
+    Args:
+        rt: the open installation.
+        import_id: the import; one that is done stays as it is.
+        due: make the chunk after it due work.
+
+    Raises:
+        NotFound: there is no such import.
+        NoSuchBlob: its rows are gone from the store.
+    """
+    with rt.db.read() as connection:
+        before = get(connection, import_id)
+    if before.state is State.APPLYING:
+        chunk = _read(store(rt.settings), before)
+        before = rt.db.run(lambda connection: _apply(connection, before, chunk, due=due))
+    if before.state is State.DONE:
+        forget(rt, import_id)
+    return before
+
+
+def _read(blobs: BlobStore, found: Import) -> _Chunk:
+    """Read the next chunk's rows and prepare all that needs no database."""
+    name, now = found.id + ROWS, clock.now()
+    size, text = blobs.size(name), b""
+    for piece in blobs.open(name, start=found.position):
+        text += piece
+        if text.count(b"\n") >= CHUNK:
+            break
+    rows, end = [], found.position
+    for line in text.splitlines(keepends=True)[:CHUNK]:
+        number, _, fields = line.rstrip(b"\n").partition(b"\t")
+        values = {
+            **orjson.loads(fields), "id": new_id(), "state": DeviceState.REGISTERED, "created_at": now,
+            "criticality": Criticality.UNKNOWN,
+        }  # fmt: skip
+        rows.append((int(number), fields, values))
+        end += len(line)
+    root = merkle.root(merkle.leaf_hash(fields) for _, fields, _ in rows)
+    return _Chunk(tuple(rows), root, end, last=end >= size)
+
+
+def _apply(connection: sa.Connection, before: Import, chunk: _Chunk, *, due: bool) -> Import:
+    query = for_update(sa.select(imports).where(imports.c.id == before.id), connection)
+    found = Import.of(connection.execute(query).mappings().one())
+    if (found.state, found.chunk) != (before.state, before.chunk):
+        return found  # somebody else applied it
+    root, bad = chunk.root, _register(connection, chunk)
+    if bad:
+        connection.execute(refusals.insert(), [{**asdict(one), "import_id": found.id} for one in bad])
+        late = {one.row for one in bad}
+        root = merkle.root(merkle.leaf_hash(fields) for number, fields, _ in chunk.rows if number not in late)
+    accepted = len(chunk.rows) - len(bad)
+    fact = DevicesImported(
+        accepted=accepted, rejected=len(bad), merkle_root=root.hex(), import_id=found.id, chunk=found.chunk
+    )
+    outbox.append(connection, fact, actor=_Importer(found.actor))
+    frontier = _frontier(found)
+    frontier.append(merkle.leaf_hash(root))
+    after = replace(
+        found, accepted=found.accepted + accepted, rejected=found.rejected + len(bad), chunk=found.chunk + 1,
+        position=chunk.end, peaks=b"".join(frontier.peaks),
+    )  # fmt: skip
+    if chunk.last:
+        return close(connection, after)
+    _write(connection, after)
+    if due:
+        make_due(connection, after)
+    return after
+
+
+def close(connection: sa.Connection, found: Import) -> Import:
+    """End an import whose rows are all applied, with the fact that holds the root over its chunks; in the caller's unit."""
+    root = _frontier(found).root().hex()
+    done = replace(found, state=State.DONE, merkle_root=root, finished_at=clock.now())
+    _write(connection, done, open_key=None)
+    fact = DevicesImported(
+        accepted=done.accepted, rejected=done.rejected, merkle_root=root, import_id=done.id, chunks=done.chunk,
+        file_sha256=done.sha256,
+    )  # fmt: skip
+    outbox.append(connection, fact, actor=_Importer(done.actor))
+    return done
+
+
+def make_due(connection: sa.Connection, found: Import) -> None:
+    """Make an import's next chunk due work, in the caller's unit."""
+    jobs.enqueue(connection, JOB, {"import": found.id}, key=f"import:{found.id}:{found.chunk}")
+
+
+def forget(rt: "Runtime", import_id: str, *, all_of_it: bool = False) -> None:
+    """Remove the blob of good rows of an import that is done, or both of its blobs."""
+    for blob in (ROWS, REFUSED) if all_of_it else (ROWS,):
+        store(rt.settings).delete(import_id + blob)
+
+
+def sweep(rt: "Runtime") -> None:
+    """Remove imports that ended long ago, and blobs that nobody will read: recurring work, in pages."""
+    while rt.db.run(_remove_old) == PAGE:
+        pass
+    ids = sorted({name.partition(".")[0] for name in store(rt.settings).names()})
+    for start in range(0, len(ids), PAGE):
+        page = ids[start : start + PAGE]
+        with rt.db.read() as connection:
+            rows = connection.execute(sa.select(imports.c.id, imports.c.state).where(imports.c.id.in_(page)))
+            states = {row.id: row.state for row in rows}
+        for import_id in page:
+            if states.get(import_id) == State.DONE:
+                forget(rt, import_id)
+            elif import_id not in states and _age(import_id) > ORPHANED:
+                forget(rt, import_id, all_of_it=True)
+
+
+def _remove_old(connection: sa.Connection) -> int:
+    old = sa.select(imports.c.id).where(imports.c.finished_at < clock.now() - KEEP).limit(PAGE)
+    found: int = connection.execute(imports.delete().where(imports.c.id.in_(old))).rowcount
+    return found
+
+
+def _age(import_id: str) -> timedelta:
+    """How long ago an id was made (UUIDv7 begins with the milliseconds); endless if it is none."""
+    try:
+        made = int(import_id.replace("-", "")[:12], 16) / 1000
+    except ValueError:
+        return timedelta.max
+    return timedelta(seconds=clock.now().timestamp() - made)
+
+
+def _register(connection: sa.Connection, chunk: _Chunk) -> list[BadRow]:
+    """Insert the rows; give those whose name or serial number somebody has registered since the file was validated."""
+    values = [row for _, _, row in chunk.rows]
+    if _insert(connection.dialect.name).many(connection, values) == len(values):
+        return []
+    ids = [row["id"] for row in values]
+    there = set(connection.scalars(sa.select(devices.c.id).where(devices.c.id.in_(ids))))
+    return [_late(number, row) for number, _, row in chunk.rows if row["id"] not in there]
+
+
+def _late(number: int, row: dict[str, Any]) -> BadRow:
+    reason = f"name: {row['name']} or serial number {row['serial_number']} of {row['vendor']} was registered meanwhile."
+    values = {key: row[key] for key in NewDevice.model_fields if row[key]}
+    return BadRow(number, "name", reason, values)
+
+
+@cache
+def _insert(dialect: str) -> Statement:
+    """The insert that leaves out what is registered already; each dialect costs a quarter of a second to import."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    columns = (*NewDevice.model_fields, "id", "state", "created_at", "criticality")
+    return Statement(insert(devices).on_conflict_do_nothing(), columns=columns)
+
+
+def _write(connection: sa.Connection, found: Import, **more: Any) -> None:
+    changed = ("state", "accepted", "rejected", "chunk", "position", "peaks", "merkle_root", "finished_at")
+    values = {name: getattr(found, name) for name in changed} | more
+    connection.execute(imports.update().where(imports.c.id == found.id).values(values))
+
+
+def _frontier(found: Import) -> merkle.Frontier:
+    size = merkle.HASH_SIZE
+    peaks: Sequence[bytes] = [found.peaks[at : at + size] for at in range(0, len(found.peaks), size)]
+    return merkle.Frontier(found.chunk, peaks)
