@@ -44,11 +44,13 @@ class CertificateHold:
             return self.release(rt, target, intent=intent)
         if len(_held_here(rt, target)) == len([row for row in _live(rt, target) if row.state != State.REVOKED]):
             return self.verify(rt, target, level)  # nothing to write, so no door must read anew
-        with rt.db.write() as connection:
-            revocation.suspend(
+        rt.db.run(
+            lambda connection: revocation.suspend(
                 rt, connection, ACTOR, device_id=target.device_id, reason=f"containment, intent {intent}",
                 holder=Holder.CONTAINMENT,
-            )  # fmt: skip
+            ),
+            urgent=True,
+        )  # fmt: skip
         return self.verify(rt, target, level)
 
     def verify(self, rt: Runtime, target: Target, level: Level) -> Evidence:
@@ -69,11 +71,13 @@ class CertificateHold:
         """Lift the holds of containment; a person's suspension and a revocation stay."""
         if not _held_here(rt, target):
             return self.verify(rt, target, Level.OBSERVE)
-        with rt.db.write() as connection:
-            revocation.release(
+        rt.db.run(
+            lambda connection: revocation.release(
                 rt, connection, ACTOR, device_id=target.device_id, reason=f"containment ended, intent {intent}",
                 holder=Holder.CONTAINMENT,
-            )  # fmt: skip
+            ),
+            urgent=True,
+        )  # fmt: skip
         return self.verify(rt, target, Level.OBSERVE)
 
     def observe(self, rt: Runtime) -> dict[str, Level]:
