@@ -126,8 +126,6 @@ class Listed:
     def _replace(self, db: Database, horizon: datetime, index: int) -> None:
         end = self._starts[index + 1] if index + 1 < len(self._starts) else None
         pages = list(self._read(db, horizon, self._starts[index], end))
-        if index and not pages[0][1]:
-            pages = []  # an empty page is given to the one before it
         self._starts[index : index + 1] = [start for start, _ in pages]
         self._pages[index : index + 1] = [page for _, page in pages]
 

@@ -201,6 +201,9 @@ def test_no_question_walks_over_certificates_in_force(rt: Runtime) -> None:
     assert not [plan for plan in plans if plan.startswith("SCAN")], plans
     for index in ("listed", "changed", "ended"):
         assert [plan for plan in plans if f"ix_pki_certificates_{index}" in plan], (index, sorted(set(plans)))
+    assert [plan for plan in plans if "COVERING INDEX ix_pki_certificates_listed" in plan], (
+        "no row itself is read for a list"
+    )
     assert [plan for plan in plans if "ix_pki_attempts_window_start" in plan]
 
 
