@@ -153,7 +153,8 @@ def lock(connection: sa.Connection, device_ids: Iterable[str]) -> None:
     """Lock the rows of devices until the transaction ends: the first locks of every unit that decides on devices.
 
     Lock order (ADR 0021): device rows by id, kill switch (shared), budgets sorted, containment; `FOR NO KEY UPDATE` (a
-    foreign-key insert passes it). Whoever gives a device a certificate and whoever contains it meet here, so each sees
+    foreign-key insert passes it), `FOR UPDATE` only where a unique column of `devices` changes; background pages use
+    SKIP LOCKED. Whoever gives a device a certificate and whoever contains it meet here, so each sees
     what the other committed. SQLite's writer has the whole file already; unknown ids lock nothing.
     """
     if connection.dialect.name == "postgresql":

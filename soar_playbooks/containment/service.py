@@ -2,7 +2,8 @@
 
 Each function works in the caller's transaction. What takes effect reaches ``lachan.trust`` there and then, with the fact
 ``DeviceContained``; the reconciler's rows are made due beside it. Lock order (ADR 0021): device rows by id, kill switch
-(shared), budgets sorted, containment. The device's lock comes first and is enough to look at its containment. Limits: one open containment per device; a second request raises its level or lengthens it.
+(shared), budgets sorted, containment; `FOR NO KEY UPDATE` (a foreign-key insert passes it), `FOR UPDATE` only where a unique
+column of `devices` changes; background pages use SKIP LOCKED. The device's lock comes first and is enough to look at its containment. Limits: one open containment per device; a second request raises its level or lengthens it.
 """
 
 from __future__ import annotations
