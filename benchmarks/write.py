@@ -8,7 +8,7 @@ Parts (`--only`; by default all but ``growth``, which `--growth` adds):
   and how long one enrolment takes alone.
 * ``runs``: alert row → device contained and all of our own points settled; and what a run costs itself.
 * ``imports``: rows of a CSV by the command and at the people door.
-* ``crl``, ``tuf``, ``ledger``: the rows of the programs of those names beside this one.
+* ``crl``, ``tuf``, ``ledger``: the rows of `crl.py`, `firmware.py` and `ledger.py` beside this program.
 * ``growth``: enrolment at 10^4 and 10^6 devices and certificates, by process (half an hour and 4 GB of disk).
 
 The peers are made once in ``$LACHAN_BENCH_CACHE`` (default ``~/.cache/lachan-benchmarks``): step-ca by Go from its module,
@@ -20,6 +20,7 @@ Returns 1 when a *must* of `benchmarks.support.table.GOALS` is missed, or a part
 """
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -37,6 +38,7 @@ PARTS = ("enrol", "runs", "imports", "crl", "tuf", "ledger", "growth")
 def main() -> int:
     """Measure what was asked for, print one table, say where we lose."""
     args = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end, too
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -63,28 +65,37 @@ def _enrol(args: argparse.Namespace, say: Say) -> list[Row]:
         say("step-ca is not in the cache (and cannot be made, or --quick makes none): its rows are left out")
     sides, found = _sides(args, say), []
     for on_postgres in _databases(args, say):
-        found += enrolment.measure(sides, step, postgres=on_postgres, rounds=args.rounds, quick=args.quick, say=say)
+        found += _told(
+            say, enrolment.measure(sides, step, postgres=on_postgres, rounds=args.rounds, quick=args.quick, say=say)
+        )
     return found
 
 
 def _runs(args: argparse.Namespace, say: Say) -> list[Row]:
     sides, found = _sides(args, say), []
     for on_postgres in _databases(args, say):
-        found += containment.measure(sides, postgres=on_postgres, quick=args.quick, say=say)
+        found += _told(say, containment.measure(sides, postgres=on_postgres, quick=args.quick, say=say))
     return found
 
 
 def _imports(args: argparse.Namespace, say: Say) -> list[Row]:
     sides, found = _sides(args, say), []
     for on_postgres in _databases(args, say):
-        found += imports.measure(sides, postgres=on_postgres, quick=args.quick, say=say)
+        found += _told(say, imports.measure(sides, postgres=on_postgres, quick=args.quick, say=say))
     return found
 
 
 def _growth(args: argparse.Namespace, say: Say) -> list[Row]:
     found = []
     for on_postgres in _databases(args, say):
-        found += growth.measure(yardstick.OURS, postgres=on_postgres, quick=args.quick, say=say)
+        found += _told(say, growth.measure(yardstick.OURS, postgres=on_postgres, quick=args.quick, say=say))
+    return found
+
+
+def _told(say: Say, found: list[Row]) -> list[Row]:
+    """Tell rows as soon as they are there: what is interrupted later keeps them."""
+    for row in found:
+        say(f"    {row.name}: {row.ours or 0:.4g} {row.unit}, {row.beside or 'no peer'} {row.peer or 0:.4g}")
     return found
 
 

@@ -3,35 +3,40 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.support.yardstick import TOP
 
-PROGRAMS = {"tuf": "firmware"}  # a program named tuf.py would hide the library of that name from all of benchmarks/
 FOLDER = Path(__file__).resolve().parents[1]
+# By part; a program named tuf.py would hide the library of that name from all of benchmarks/.
+PROGRAMS = {"crl": "crl.py", "tuf": "firmware.py", "ledger": "ledger.py"}
 
 
 def rows(name: str, *, quick: bool, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Run ``benchmarks/<name>.py --json`` (or what `PROGRAMS` says) and give its rows, with the keys that they leave out.
+    """Run the program of a part with ``--json FILE`` and give its rows, with the keys that they leave out.
 
-    A program that is not there, or that fails before it measured, is told and has no rows.
+    A program that is not there is told and has no rows.
+
+    Raises:
+        RuntimeError: it ended before it wrote its document.
     """
-    name = PROGRAMS.get(name, name)
-    program = FOLDER / f"{name}.py"
+    program = FOLDER / PROGRAMS[name]
     if not program.exists():
-        say(f"benchmarks/{name}.py is not there: its rows are left out")
+        say(f"benchmarks/{program.name} is not there: its rows are left out")
         return []
-    say(f"benchmarks/{name}.py")
-    words = [sys.executable, str(program), "--json", *(["--quick"] if quick else [])]
-    done = subprocess.run(words, cwd=TOP, capture_output=True, text=True, check=False)
-    try:
-        found = json.loads(done.stdout)["rows"]
-    except (ValueError, KeyError, TypeError):
-        say(f"benchmarks/{name}.py gave no document (exit code {done.returncode}): {done.stderr[-400:]}")
-        return []
-    return [_complete(row) for row in found]
+    say(f"benchmarks/{program.name}")
+    with tempfile.TemporaryDirectory(prefix="lb-") as folder:
+        file = Path(folder) / "rows.json"
+        words = [sys.executable, str(program), "--json", str(file), *(["--quick"] if quick else [])]
+        done = subprocess.run(words, cwd=TOP, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if not file.exists():
+            raise RuntimeError(
+                f"benchmarks/{program.name} gave no document (code {done.returncode}): {done.stderr[-800:]}"
+            )
+        return [_complete(row) for row in json.loads(file.read_text("utf-8"))["rows"]]
 
 
 def _complete(row: dict[str, Any]) -> dict[str, Any]:
