@@ -84,8 +84,8 @@ class Side:
     def measure(self, case: str, lanes: list[http_client.Lane], *, fresh: bool = False) -> None:
         """Send, wait for rest, add to the tally of that case."""
         plan = http_client.Plan(self.url, self.server.root, lanes, fresh=fresh)
-        with http_client.Load(plan) as load:
-            self.server.settle()
+        self.server.settle()
+        with http_client.Load(plan) as load:  # after the wait: a door closes connections that say nothing for long
             before = self.server.total()
             seconds, _ = load.go()
             self.server.settle()

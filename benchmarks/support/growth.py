@@ -42,8 +42,8 @@ class Grown:
         """Enrol so many devices, and add what each process spent until rest."""
         sent, self.unsent = self.unsent[:count], self.unsent[count:]
         plan = http_client.Plan(self.lab.urls["device"], self.lab.root, http_client.spread(sent, CONNECTIONS))
-        with http_client.Load(plan) as load:
-            self.lab.settle()
+        self.lab.settle()
+        with http_client.Load(plan) as load:  # after the wait: a door closes connections that say nothing for long
             before = self.lab.cpu()
             load.go()
             self.lab.settle()
