@@ -243,7 +243,9 @@ def after_commit(connection: sa.Connection, callback: Callable[[], None]) -> Non
 
     It runs in the thread, or on the event loop, of who asked for the transaction, and must not block.
     """
-    connection.info.setdefault("after_commit", []).append(callback)
+    waiting = connection.info.setdefault("after_commit", [])
+    if callback not in waiting:  # one wake-up is enough
+        waiting.append(callback)
 
 
 def away(error: sa.exc.SQLAlchemyError) -> Unavailable | None:

@@ -1,17 +1,20 @@
 """The protocol of an enforcement point, and their registry.
 
 Containment is desired state (design decision 9): the reconciler of `soar_playbooks` drives every point to it and back. A
-point is idempotent, survives its own restarts by being driven again, and gives evidence, not "200 OK".
+point is idempotent, survives its own restarts by being driven again, and gives evidence, not "200 OK". A point of our own
+that is only rows of the same database (`OwnPoint`) is driven in the containment's transaction: no job, nothing to retry.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lachan import wiring
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from lachan.runtime import Runtime
 
 
@@ -68,6 +71,19 @@ class EnforcementPoint(Protocol):
 
     def observe(self, rt: "Runtime") -> dict[str, Level]:
         """All devices that this point contains now, with their level."""
+
+
+@runtime_checkable
+class OwnPoint(EnforcementPoint, Protocol):
+    """A point whose effect is rows of our own database."""
+
+    def join(
+        self, rt: "Runtime", connection: "sa.Connection", target: Target, level: Level | None, *, intent: str
+    ) -> Evidence:
+        """Bring the device to ``level`` (None: back to nothing) in the caller's unit; unsettled evidence is verified later."""
+
+    def verify_all(self, rt: "Runtime", wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
+        """Look whether the levels really hold, for many devices at once."""
 
 
 def points(rt: "Runtime") -> dict[str, EnforcementPoint]:

@@ -143,7 +143,7 @@ class Settings(BaseSettings):
         if not folder:
             raise Invalid("No data folder is named: give --data DIR or set LACHAN_DATA.")
         try:
-            # A test harness sets LACHAN_FAULT and LACHAN_CLOCK_OFFSET; they are no settings and are ignored by the prefix rule.
+            # A test harness sets LACHAN_CLOCK_OFFSET; it is no setting and is ignored by the prefix rule.
             return _whole()(data=Path(folder).absolute(), **fields)
         except ValueError as error:
             raise Invalid(f"The settings of {folder} do not hold: {error}") from error

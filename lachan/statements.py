@@ -126,7 +126,8 @@ class Statement:
         name = connection.dialect.name
         found = self._compiled.get(name)
         if found is None:
-            found = self._compiled[name] = _compile(self._core, self._columns, name)
+            core = self._core(name) if callable(self._core) else self._core
+            found = self._compiled[name] = _compile(core, self._columns, name)
         return found
 
     def _run(self, connection: sa.Connection, binds: Mapping[str, Any]) -> Any:

@@ -18,7 +18,7 @@ from cryptography import x509
 
 from lachan import clock
 from lachan.database import UtcDateTime, insert_ignore, metadata
-from lachan.statements import Statement
+from lachan.statements import Statement, pipeline
 
 
 class Answer(StrEnum):
@@ -150,8 +150,8 @@ def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decisi
 
 def set_signal(connection: sa.Connection, signal: Signal) -> None:
     """Set or replace a signal, in the caller's transaction."""
-    _drop(connection, signal.device_id, signal.source, signal.ref)
-    connection.execute(trust_signals.insert().values(**{**signal.__dict__, "answer": str(signal.answer)}))
+    gone = {"device_id_": signal.device_id, "source_": signal.source, "ref_": signal.ref}
+    pipeline(connection, [(_DELETE, gone), (_INSERT, {**signal.__dict__, "answer": str(signal.answer)})])
     touch(connection)
 
 
@@ -163,10 +163,9 @@ def clear_signal(connection: sa.Connection, *, device_id: str, source: str, ref:
 
 def signals(connection: sa.Connection, device_id: str | None = None) -> list[Signal]:
     """The stored signals of one device, or of all."""
-    query = sa.select(trust_signals)
     if device_id is not None:
-        query = query.where(trust_signals.c.device_id == device_id)
-    return [_signal(row) for row in connection.execute(query).mappings()]
+        return [_signal(row._asdict()) for row in _OF_DEVICE.all(connection, device_id_=device_id)]
+    return [_signal(row) for row in connection.execute(sa.select(trust_signals)).mappings()]
 
 
 def decision(connection: sa.Connection, device_id: str) -> Decision:
@@ -276,6 +275,15 @@ def _bump(connection: sa.Connection) -> int:
     return number
 
 
+_INSERT = Statement(trust_signals.insert(), columns=tuple(column.name for column in trust_signals.c))
+_OF_DEVICE = Statement(sa.select(trust_signals).where(trust_signals.c.device_id == sa.bindparam("device_id_")))
+_DELETE = Statement(
+    trust_signals.delete().where(
+        trust_signals.c.device_id == sa.bindparam("device_id_"),
+        trust_signals.c.source == sa.bindparam("source_"),
+        trust_signals.c.ref == sa.bindparam("ref_"),
+    )
+)
 _NEXT = Statement(
     trust_version.update()
     .where(trust_version.c.id == 1)
@@ -285,9 +293,7 @@ _NEXT = Statement(
 
 
 def _drop(connection: sa.Connection, device_id: str, source: str, ref: str) -> bool:
-    c = trust_signals.c
-    where = sa.and_(c.device_id == device_id, c.source == source, c.ref == ref)
-    return connection.execute(trust_signals.delete().where(where)).rowcount > 0
+    return _DELETE.execute(connection, device_id_=device_id, source_=source, ref_=ref) > 0
 
 
 def _signal(row: Any) -> Signal:

@@ -1,8 +1,8 @@
 """Enforcement point ``certificate-hold``: suspends a contained device's certificates, and lifts only that.
 
 Holding is for those who verify certificates themselves (broker, RADIUS, firewall); lachan's own doors refuse by the trust
-decision already. From ``quarantine`` on everything the device has is held. Evidence is the rows plus what OCSP answers for
-each certificate. Limits: a peer that reads CRLs only learns of it with its next CRL.
+decision already. From ``quarantine`` on everything the device has is held, in the containment's own transaction (`join`);
+evidence there is the rows, which our OCSP responder reads at every question. `verify` asks the responder, too. Limits: a peer that reads CRLs only learns of it with its next CRL.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from lachan.enforcement import Evidence, Level, Target
 from lachan.errors import LachanError
 from lachan.identity import system
 from lachan.runtime import Runtime
+from lachan.statements import Statement
 from pki import authorities, ocsp, revocation
 from pki.models import certificates, holds
 from pki.states import Holder, State
@@ -52,6 +53,34 @@ class CertificateHold:
             urgent=True,
         )  # fmt: skip
         return self.verify(rt, target, level)
+
+    def join(
+        self, rt: Runtime, connection: sa.Connection, target: Target, level: Level | None, *, intent: str
+    ) -> Evidence:
+        """Hold, or lift, in the caller's unit; settled by the rows."""
+        wanted = level is not None and level.rank >= Level.QUARANTINE.rank
+        rows = _LIVE.all(connection, device_id_=target.device_id, now_=clock.now())
+        if rows and wanted:
+            revocation.suspend(
+                rt, connection, ACTOR, device_id=target.device_id, reason=f"containment, intent {intent}",
+                holder=Holder.CONTAINMENT,
+            )  # fmt: skip
+        elif rows and _held_in(connection, target):
+            revocation.release(
+                rt, connection, ACTOR, device_id=target.device_id, reason=f"containment ended, intent {intent}",
+                holder=Holder.CONTAINMENT,
+            )  # fmt: skip
+        if rows:
+            rows = _LIVE.all(connection, device_id_=target.device_id, now_=clock.now())
+        held = _held_in(connection, target) if rows else []
+        seen = {row.serial_number: {"state": row.state} for row in rows}
+        settled = all(row.state != State.VALID for row in rows) if wanted else not held
+        detail = {"certificates": seen, "held": held, "nothing": not rows}
+        return Evidence(settled=settled, detail=detail, observed_at=clock.now())
+
+    def verify_all(self, rt: Runtime, wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
+        """Look at each, as `verify` does."""
+        return [self.verify(rt, target, level or Level.OBSERVE) for target, level in wanted]
 
     def verify(self, rt: Runtime, target: Target, level: Level) -> Evidence:
         """Settled when rows and OCSP agree: from ``quarantine`` on no certificate of the device is good."""
@@ -90,23 +119,23 @@ class CertificateHold:
 
 
 def _live(rt: Runtime, target: Target) -> list[Any]:
-    c = certificates.c
-    query = sa.select(c.authority, c.serial_number, c.state).where(
-        c.device_id == target.device_id, c.not_after > clock.now()
-    )
     with rt.db.read() as connection:
-        return list(connection.execute(query.order_by(c.id)))
+        return _LIVE.all(connection, device_id_=target.device_id, now_=clock.now())
 
 
 def _held_here(rt: Runtime, target: Target) -> list[str]:
+    with rt.db.read() as connection:
+        return _held_in(connection, target)
+
+
+def _held_in(connection: sa.Connection, target: Target) -> list[str]:
     query = (
         sa.select(certificates.c.serial_number)
         .join(holds, holds.c.certificate_id == certificates.c.id)
         .where(certificates.c.device_id == target.device_id, certificates.c.not_after > clock.now())
         .where(holds.c.holder == Holder.CONTAINMENT)
     )
-    with rt.db.read() as connection:
-        return sorted(connection.execute(query).scalars())
+    return sorted(connection.execute(query).scalars())
 
 
 def _ocsp_status(rt: Runtime, authority: str, serial_number: str) -> str:
@@ -121,3 +150,13 @@ def _ocsp_status(rt: Runtime, authority: str, serial_number: str) -> str:
     if found.status is not ocsp.Status.SUCCESSFUL:
         return found.status.name.lower()
     return x509_ocsp.load_der_ocsp_response(found.content).certificate_status.name.lower()
+
+
+_LIVE = Statement(
+    sa.select(certificates.c.authority, certificates.c.serial_number, certificates.c.state)
+    .where(
+        certificates.c.device_id == sa.bindparam("device_id_"),
+        certificates.c.not_after > sa.bindparam("now_", type_=certificates.c.not_after.type),
+    )
+    .order_by(certificates.c.id)
+)

@@ -1,20 +1,15 @@
-"""Where a process may die: the journal's boundaries as a closed set, and the way tests make it die there.
+"""Where a process may die: the journal's boundaries as a closed set.
 
-Every transaction that matters to recovery is opened by `write` with its `Record`; the instants right before and right
-after its commit are boundaries, and so are the instants after an effect outside. A test iterates `Boundary` and starts a
-worker with ``LACHAN_FAULT=<boundary>:<n>``: at the n-th time it gets there it kills itself with SIGKILL. Without that
-variable `reach` does nothing. Limits: the variable is for tests; whoever can set a process's environment owns it anyway.
+Every unit of work that matters to recovery is run by `run` with its `Record`; the instants right before and right after
+its commit are boundaries, and so are the instants after an effect outside. Each is told to `Runtime.reached`, which does
+nothing; a test iterates `Boundary` and gives a worker a runtime that ends its process there.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 
@@ -22,17 +17,16 @@ if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 
+R = TypeVar("R")
+
+
 class Record(StrEnum):
-    """What the journal writes; each is one transaction."""
+    """What a unit begins with; all that follows in the database, up to a request outside, is in the same one."""
 
     RUN = "run"
     CLAIM = "claim"
-    INTENT = "intent"
     OUTCOME = "outcome"
-    PARK = "park"
     APPROVAL = "approval"
-    UNKNOWN = "unknown"
-    END = "end"
     ENFORCE = "enforce"
     SETTLE = "settle"
     DELIVERY = "delivery"
@@ -54,29 +48,21 @@ Boundary = StrEnum(  # type: ignore[misc]
         **{f"{effect.name}_DONE": f"{effect}-done" for effect in Effect},
     },
 )
-_reached: Counter[str] = Counter()
 
 
-@contextmanager
-def write(rt: Runtime, record: Record) -> Iterator[sa.Connection]:
-    """One journal transaction, with its two boundaries."""
-    with rt.db.write() as connection:
-        yield connection
-        reach(f"{record}-written")
-    reach(f"{record}-committed")
+def run(rt: Runtime, record: Record, unit: Callable[[sa.Connection], R]) -> R:
+    """Run an urgent unit of work, with its two boundaries."""
+
+    def bounded(connection: sa.Connection) -> R:
+        found = unit(connection)
+        rt.reached(Boundary(f"{record}-written"))
+        return found
+
+    found = rt.db.run(bounded, urgent=True)
+    rt.reached(Boundary(f"{record}-committed"))
+    return found
 
 
-def done(effect: Effect) -> None:
+def done(rt: Runtime, effect: Effect) -> None:
     """Note that an effect outside has happened and nothing tells of it yet."""
-    reach(f"{effect}-done")
-
-
-def reach(boundary: str) -> None:
-    """Die here if a test asked for it."""
-    wanted = os.environ.get("LACHAN_FAULT")
-    if wanted is None:
-        return
-    _reached[boundary] += 1
-    name, _, count = wanted.partition(":")
-    if name == boundary and _reached[boundary] == int(count or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    rt.reached(Boundary(f"{effect}-done"))

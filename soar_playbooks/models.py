@@ -72,6 +72,7 @@ runs = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("ended_at", UtcDateTime),
     sa.UniqueConstraint("event_id", "playbook_id", name="uq_runs_event_id_playbook_id"),
+    sa.Index("ix_runs_playbook_version", "playbook_id", "playbook_version", "digest"),
 )
 
 run_journal = sa.Table(
@@ -79,6 +80,7 @@ run_journal = sa.Table(
     metadata,
     sa.Column("run_id", sa.String(36), sa.ForeignKey("runs.id"), primary_key=True),
     sa.Column("step_id", sa.String(60), primary_key=True),
+    sa.Column("occurrence", sa.Integer, primary_key=True, autoincrement=False, server_default="1"),
     sa.Column("phase", sa.String(8), primary_key=True),
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("fence", sa.Integer, nullable=False),

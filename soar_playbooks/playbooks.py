@@ -7,10 +7,9 @@ nothing. The server holds no playbook key: it can check, never sign. Limits: a d
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -22,6 +21,7 @@ from lachan.database import for_update, insert_ignore
 from lachan.errors import LachanError
 from lachan.events import PlaybookLoaded, PlaybookModeChanged, PlaybookSignerChanged
 from lachan.identity import Permission, Principal, require
+from lachan.statements import Statement
 from lachan.work import outbox
 from soar_playbooks.cacao import jss, reader
 from soar_playbooks.cacao.lint import VerbFacts
@@ -159,23 +159,37 @@ def check(connection: sa.Connection, playbook: Playbook, *, digest: str) -> str:
     """
     signature = jss.signature_of(playbook.document)
     row = _signer(connection, str(signature.get("thumbprint", "")))
-    jss.verify(playbook.document, jss.load_public(row["public_key"]))
+    _signed(_Held(playbook.document, digest), row["public_key"])
     if row["revoked_at"] is not None:
         raise SignerRevoked(f"Signer {row['name']} is revoked.", signer=row["thumbprint"])
     if playbook.revoked:
         raise PlaybookRevoked(f"{playbook.name} is revoked by its author.")
-    known = sa.union_all(
-        sa.select(playbook_versions.c.version, playbook_versions.c.digest).where(
-            playbook_versions.c.playbook_id == playbook.id
-        ),
-        sa.select(runs.c.playbook_version, runs.c.digest).where(runs.c.playbook_id == playbook.id).distinct(),
-    )
-    for version, other in connection.execute(known):
-        if version > playbook.version or (version == playbook.version and other != digest):
+    mine = {"id_": playbook.id, "version_": playbook.version, "digest_": digest}
+    for statement in (_LOADED_LATER, _RAN_LATER):
+        version = statement.scalar(connection, **mine)
+        if version is not None:
             raise PlaybookRolledBack(
                 f"Version {playbook.version} was followed by {version}.", version=playbook.version, newest=version
             )
     return str(row["thumbprint"])
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A document as a key of `_signed`: its canonical bytes are what its digest says."""
+
+    document: Mapping[str, Any] = field(compare=False)
+    digest: str
+
+
+@lru_cache(maxsize=256)
+def _signed(held: _Held, public_key: str) -> None:
+    """Verify a signature, once for the same bytes and the same key.
+
+    Raises:
+        SignatureInvalid: it does not fit; nothing is remembered then.
+    """
+    jss.verify(held.document, jss.load_public(public_key))
 
 
 def verified(connection: sa.Connection, digest: str, *, starting: bool) -> Playbook:
@@ -191,13 +205,11 @@ def verified(connection: sa.Connection, digest: str, *, starting: bool) -> Playb
         SignatureInvalid: the stored bytes are not those that were loaded.
         PlaybookInvalid and those of `check`: otherwise.
     """
-    row = (
-        connection.execute(sa.select(playbook_versions).where(playbook_versions.c.digest == digest)).mappings().first()
-    )
-    if row is None:
+    text: str | None = _DOCUMENT.scalar(connection, digest_=digest)
+    if text is None:
         raise UnknownPlaybook(f"No playbook with digest {digest[:16]} is stored.")
-    playbook = _read_cached(hashlib.sha256(row["document"].encode()).hexdigest(), row["document"])
-    if jss.digest(playbook.document) != digest:
+    playbook, found = _read_cached(text)
+    if found != digest:
         raise SignatureInvalid("The stored playbook is not the one that was loaded.", step=playbook.workflow_start)
     try:
         check(connection, playbook, digest=digest)
@@ -208,8 +220,10 @@ def verified(connection: sa.Connection, digest: str, *, starting: bool) -> Playb
 
 
 @lru_cache(maxsize=256)
-def _read_cached(_digest: str, document: str) -> Playbook:
-    return reader.read(document, file="stored", verbs=verb_facts())
+def _read_cached(text: str) -> tuple[Playbook, str]:
+    """Read a stored text, once for the same bytes; gives the playbook and its digest."""
+    playbook = reader.read(text, file="stored", verbs=verb_facts())
+    return playbook, jss.digest(playbook.document)
 
 
 # modes
@@ -246,8 +260,7 @@ def get(connection: sa.Connection, playbook_id: str) -> Loaded:
 
 def listing(connection: sa.Connection) -> list[Loaded]:
     """All loaded playbooks by name."""
-    query = sa.select(playbooks).order_by(playbooks.c.name, playbooks.c.id)
-    return [Loaded(**{**row, "mode": Mode(row["mode"])}) for row in connection.execute(query).mappings()]
+    return [Loaded(**{**row._asdict(), "mode": Mode(row.mode)}) for row in _LISTING.all(connection)]
 
 
 def document(connection: sa.Connection, digest: str) -> dict[str, Any]:
@@ -275,13 +288,32 @@ def verb_facts() -> Mapping[str, VerbFacts]:
 
 
 def _signer(connection: sa.Connection, thumbprint: str) -> Any:
-    query = sa.select(playbook_signers).where(playbook_signers.c.thumbprint == thumbprint)
-    row = connection.execute(query).mappings().first()
+    row = _SIGNER.first(connection, thumbprint_=thumbprint)
     if row is None:
         raise SignerUntrusted(
             f"Signer {thumbprint[:16] or 'without name'} is not on the trust list.", signer=thumbprint
         )
-    return row
+    return row._asdict()
+
+
+def _later(table: sa.Table, version: str) -> Statement:
+    """The first of a playbook's versions in a table that is later, or the same with another digest: seeks, no scans."""
+    id_, mine, digest = (sa.bindparam(name, type_=sa.String) for name in ("id_", "version_", "digest_"))
+    column, other = table.c[version], table.c.digest
+    same = sa.and_(column == mine, other != digest)
+    here = table.c.playbook_id == id_
+    first = sa.select(column).where(here, column > mine).order_by(column).limit(1)
+    twin = sa.select(column).where(here, same).limit(1)
+    return Statement(sa.select(sa.func.coalesce(first.scalar_subquery(), twin.scalar_subquery())))
+
+
+_LISTING = Statement(sa.select(playbooks).order_by(playbooks.c.name, playbooks.c.id))
+_DOCUMENT = Statement(
+    sa.select(playbook_versions.c.document).where(playbook_versions.c.digest == sa.bindparam("digest_"))
+)
+_SIGNER = Statement(sa.select(playbook_signers).where(playbook_signers.c.thumbprint == sa.bindparam("thumbprint_")))
+_LOADED_LATER = _later(playbook_versions, "version")
+_RAN_LATER = _later(runs, "playbook_version")
 
 
 def _at(error: LachanError, *, file: str, step: str) -> LachanError:

@@ -20,27 +20,39 @@ import sqlalchemy as sa
 from standardwebhooks import Webhook
 
 from lachan import clock
-from lachan.database import insert_ignore
+from lachan.database import after_commit, insert_ignore
 from lachan.errors import LachanError
 from lachan.net.fetch import http_request
 from lachan.net.sockets import operator_scope
-from lachan.work import jobs
-from lachan.work.outbox import StoredEvent
+from lachan.work import jobs, outbox
 from soar_playbooks import faults
 from soar_playbooks.models import webhook_deliveries
 from soar_playbooks.settings import SoarSettings
 
 if TYPE_CHECKING:
+    from lachan.events import Event
     from lachan.runtime import Runtime
+    from lachan.work.outbox import Actor, StoredEvent
 
 TIMEOUT = 5.0  # seconds for one try
 TRIES = 12  # with doubling pauses: about 17 hours
 LONGEST = timedelta(hours=8)
 
 
-def on_fact(rt: Runtime, stored: StoredEvent) -> None:
-    """Queue the delivery of a fact (handler of AlertRaised, ApprovalNeeded and HumanPaged); nothing without a URL."""
-    if not SoarSettings.of(rt.settings).webhook_url or stored.event is None:
+def tell(rt: Runtime, connection: sa.Connection, event: Event, *, actor: Actor) -> str:
+    """Record a fact that people are told of (ApprovalNeeded, HumanPaged), and queue its delivery; gives its id.
+
+    No job is made without a URL; one that is configured later gets the facts from then on.
+    """
+    event_id = outbox.append(connection, event, actor=actor)
+    if SoarSettings.of(rt.settings).webhook_url:
+        queue(rt, connection, outbox.get(connection, event_id))
+    return event_id
+
+
+def queue(rt: Runtime, connection: sa.Connection, stored: StoredEvent) -> None:
+    """Queue the delivery of a fact, in the caller's unit; again is no error."""
+    if stored.event is None:
         return
     body = {
         "type": _dotted(stored.name), "timestamp": clock.iso(stored.recorded_at), "id": stored.id,
@@ -51,9 +63,9 @@ def on_fact(rt: Runtime, stored: StoredEvent) -> None:
         "id": stored.id, "kind": body["type"], "body": json.dumps(body, ensure_ascii=False), "state": "pending",
         "created_at": now, "updated_at": now,
     }  # fmt: skip
-    with rt.db.write() as connection:
-        if insert_ignore(connection, webhook_deliveries, values, index=("id",)):
-            jobs.enqueue(connection, "soar.webhook", {"id": stored.id})
+    if insert_ignore(connection, webhook_deliveries, values, index=("id",)):
+        jobs.enqueue(connection, "soar.webhook", {"id": stored.id})
+        after_commit(connection, rt.wake)
 
 
 def deliver(rt: Runtime, job: jobs.Job) -> None:
@@ -68,14 +80,14 @@ def deliver(rt: Runtime, job: jobs.Job) -> None:
     if row["state"] != "pending":
         return
     status, error = _post(rt, row["id"], row["body"])
-    faults.done(faults.Effect.WEBHOOK)
+    faults.done(rt, faults.Effect.WEBHOOK)
     attempts = row["attempts"] + 1
     taken = status is not None and 200 <= status < 300
     state = "delivered" if taken else "failed" if attempts >= TRIES else "pending"
-    with faults.write(rt, faults.Record.DELIVERY) as connection:
-        values = {"state": state, "attempts": attempts, "last_status": status, "last_error": error[:2000]}
-        where = webhook_deliveries.c.id == row["id"]
-        connection.execute(webhook_deliveries.update().where(where).values(**values, updated_at=clock.now()))
+    values = {"state": state, "attempts": attempts, "last_status": status, "last_error": error[:2000]}
+    done = webhook_deliveries.update().where(webhook_deliveries.c.id == row["id"])
+    done = done.values(**values, updated_at=clock.now())
+    faults.run(rt, faults.Record.DELIVERY, lambda connection: connection.execute(done).rowcount)
     if state == "pending":
         raise jobs.Again(clock.now() + min(timedelta(seconds=2.0**attempts), LONGEST))
 

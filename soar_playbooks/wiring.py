@@ -6,13 +6,12 @@ WIRING = Room(
     tables="soar_playbooks.models",
     settings="soar_playbooks.settings:SoarSettings",
     handlers={
-        "AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised", "soar_playbooks.webhooks:on_fact"),
-        "ApprovalNeeded": ("soar_playbooks.webhooks:on_fact",),
+        "AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",),
         "ContainmentEnded": ("soar_playbooks.runs.undo:on_ended",),
-        "HumanPaged": ("soar_playbooks.webhooks:on_fact",),
     },
     jobs={
         "soar.run": "soar_playbooks.runs.executor:run_job",
+        "soar.verify": "soar_playbooks.containment.reconciler:verify",
         "soar.enforce": "soar_playbooks.containment.reconciler:enforce",
         "soar.expire": "soar_playbooks.containment.service:expire",
         "soar.undo": "soar_playbooks.runs.undo:run_job",

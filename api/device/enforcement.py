@@ -1,14 +1,16 @@
 """Enforcement point `device-door`: our own door, which asks trust at every request.
 
-The door needs no order: the containment's trust signal stands in the same transaction as the containment. So `apply`
-only writes down from which snapshot version on the door must act, and `verify` reads what every running door says of
-itself: settled when each acts on that version or a later one, which means that it has closed the device's live
+The door needs no order: the containment's trust signal stands in the same transaction as the containment. So `join` (in
+that transaction) and `apply` only write down from which snapshot version on the door must act, and `verify` reads what
+every running door says of itself: settled when each acts on that version or a later one, which means that it has closed the device's live
 connections and refuses its requests. Limits: a door process that died is not asked; it lets nobody in either.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +19,7 @@ from api.models import door_closed, door_orders, door_status
 from lachan import clock, trust
 from lachan.enforcement import Evidence, Level, Target
 from lachan.runtime import Runtime
+from lachan.statements import Statement
 from lachan.trust import Answer
 
 ALIVE = timedelta(seconds=10)
@@ -46,43 +49,46 @@ class DeviceDoor:
             return [f"answer {target.name} only what a degraded device may ask"]
         return [f"refuse every request of {target.name}", f"close the open connections of {target.name}"]
 
+    def join(
+        self, rt: Runtime, connection: sa.Connection, target: Target, level: Level | None, *, intent: str
+    ) -> Evidence:
+        """Write the order in the caller's unit, with the very version of its change; settled if no door runs."""
+        del rt
+        if level is None:
+            _FORGET.execute(connection, device_id_=target.device_id)
+        else:
+            trust.touch(connection, told=partial(_order, connection, target.device_id, level, intent))
+        live = len(_DOORS.all(connection, since_=clock.now() - ALIVE))
+        answer = trust.decision(connection, target.device_id).answer
+        settled = live == 0 and answer.rank >= _WANTED[level or Level.OBSERVE].rank
+        detail = {"doors": live, "behind": live, "answer": str(answer), "level": str(level or "none")}
+        return Evidence(settled=settled, detail=detail, observed_at=clock.now())
+
+    def verify_all(self, rt: Runtime, wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
+        """Look at many devices in one reading."""
+        with rt.db.read() as connection:
+            return [_seen(connection, target, level) for target, level in wanted]
+
     def apply(self, rt: Runtime, target: Target, level: Level, *, intent: str) -> Evidence:
         """Write down from which version on the doors must act; the same intent again changes nothing."""
-        with rt.db.write() as connection:
-            here = door_orders.c.device_id == target.device_id
-            row = connection.execute(sa.select(door_orders).where(here)).mappings().first()
-            if row is None or row["intent"] != intent or row["level"] != level:
-                connection.execute(door_orders.delete().where(here))
-                connection.execute(
-                    door_orders.insert().values(
-                        device_id=target.device_id,
-                        level=str(level),
-                        intent=intent,
-                        version=trust.version(connection),
-                        ordered_at=clock.now(),
-                    )
-                )
+
+        def unit(connection: sa.Connection) -> None:
+            row = _ORDER.first(connection, device_id_=target.device_id)
+            if row is None or row.intent != intent or row.level != level:
+                _order(connection, target.device_id, level, intent, trust.version(connection))
+
+        rt.db.run(unit, urgent=True)
         return self.verify(rt, target, level)
 
     def verify(self, rt: Runtime, target: Target, level: Level) -> Evidence:
         """Look whether the decision is at least as hard as the level, and whether every running door acts on it."""
-        with rt.db.read() as connection:
-            order = connection.execute(
-                sa.select(door_orders.c.version).where(door_orders.c.device_id == target.device_id)
-            ).scalar()
-            answer = trust.decision(connection, target.device_id).answer
-            detail = _doors(connection, target.device_id, trust.version(connection) if order is None else order)
-        detail |= {"answer": str(answer), "level": str(level)}
-        settled = detail["behind"] == 0 and answer.rank >= _WANTED[level].rank
-        return Evidence(settled=settled, detail=detail, observed_at=clock.now())
+        return self.verify_all(rt, [(target, level)])[0]
 
     def release(self, rt: Runtime, target: Target, *, intent: str) -> Evidence:
         """Forget the order; settled when every running door has seen the decision of now."""
-        with rt.db.write() as connection:
-            connection.execute(door_orders.delete().where(door_orders.c.device_id == target.device_id))
-            detail = _doors(connection, target.device_id, trust.version(connection))
-            detail |= {"answer": str(trust.decision(connection, target.device_id).answer), "intent": intent}
-        return Evidence(settled=detail["behind"] == 0, detail=detail, observed_at=clock.now())
+        rt.db.run(lambda connection: _FORGET.execute(connection, device_id_=target.device_id), urgent=True)
+        evidence = self.verify_all(rt, [(target, None)])[0]
+        return replace(evidence, detail=evidence.detail | {"intent": intent})
 
     def observe(self, rt: Runtime) -> dict[str, Level]:
         """All devices that the doors were told to contain, with their level."""
@@ -91,15 +97,45 @@ class DeviceDoor:
         return {row.device_id: Level(row.level) for row in rows}
 
 
+def _order(connection: sa.Connection, device_id: str, level: Level, intent: str, version: int) -> None:
+    _FORGET.execute(connection, device_id_=device_id)
+    _WRITE.execute(
+        connection, device_id=device_id, level=str(level), intent=intent, version=version, ordered_at=clock.now()
+    )
+
+
+def _seen(connection: sa.Connection, target: Target, level: Level | None) -> Evidence:
+    """Whether the decision is at least as hard as the level, and every running door acts on the order's version.
+
+    Without an order (the device is let in again) the version of now counts.
+    """
+    order = _ORDER.first(connection, device_id_=target.device_id)
+    answer = trust.decision(connection, target.device_id).answer
+    detail = _doors(connection, target.device_id, trust.version(connection) if order is None else order.version)
+    detail |= {"answer": str(answer)} | ({"level": str(level)} if level is not None else {})
+    settled = detail["behind"] == 0 and (level is None or answer.rank >= _WANTED[level].rank)
+    return Evidence(settled=settled, detail=detail, observed_at=clock.now())
+
+
 def _doors(connection: sa.Connection, device_id: str, version: int) -> dict[str, Any]:
     """How many running doors act on a version, how many are behind, and how many connections they closed."""
-    live = connection.execute(
-        sa.select(door_status.c.door, door_status.c.snapshot_version).where(door_status.c.seen_at > clock.now() - ALIVE)
-    ).all()
-    closed = connection.execute(
-        sa.select(sa.func.coalesce(sa.func.sum(door_closed.c.connections), 0)).where(
-            door_closed.c.device_id == device_id, door_closed.c.snapshot_version >= version
-        )
-    ).scalar_one()
+    live = _DOORS.all(connection, since_=clock.now() - ALIVE)
+    closed = _CLOSED.scalar(connection, device_id_=device_id, version_=version)
     behind = sum(row.snapshot_version < version for row in live)
     return {"doors": len(live), "behind": behind, "version": version, "connections_closed": int(closed)}
+
+
+_FORGET = Statement(door_orders.delete().where(door_orders.c.device_id == sa.bindparam("device_id_")))
+_WRITE = Statement(door_orders.insert(), columns=("device_id", "level", "intent", "version", "ordered_at"))
+_ORDER = Statement(sa.select(door_orders).where(door_orders.c.device_id == sa.bindparam("device_id_")))
+_DOORS = Statement(
+    sa.select(door_status.c.door, door_status.c.snapshot_version).where(
+        door_status.c.seen_at > sa.bindparam("since_", type_=door_status.c.seen_at.type)
+    )
+)
+_CLOSED = Statement(
+    sa.select(sa.func.coalesce(sa.func.sum(door_closed.c.connections), 0)).where(
+        door_closed.c.device_id == sa.bindparam("device_id_"),
+        door_closed.c.snapshot_version >= sa.bindparam("version_", type_=sa.BigInteger),
+    )
+)

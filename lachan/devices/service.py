@@ -14,6 +14,7 @@ from lachan.errors import Conflict, Invalid, NotFound
 from lachan.events import DeviceChanged, DeviceRegistered, DeviceRetired
 from lachan.identity import Permission, Principal, require, scope
 from lachan.ids import new_id
+from lachan.statements import Statement
 from lachan.work import outbox
 
 
@@ -43,7 +44,10 @@ def get(connection: sa.Connection, device_id: str, *, principal: Principal | Non
     Raises:
         NotFound: there is none, or it is another vendor's.
     """
-    return _one(connection, devices.c.id == device_id, device_id, principal)
+    row = _BY_ID.first(connection, id_=device_id)
+    if row is None or (principal is not None and principal.vendor not in {None, row.vendor}):
+        raise NotFound(f"No device {device_id}.")
+    return _device(row._asdict())
 
 
 def by_name(connection: sa.Connection, name: str, *, principal: Principal | None = None) -> Device:
@@ -176,6 +180,9 @@ def _one(connection: sa.Connection, where: Any, what: str, principal: Principal 
     if row is None:
         raise NotFound(f"No device {what}.")
     return _device(row)
+
+
+_BY_ID = Statement(sa.select(devices).where(devices.c.id == sa.bindparam("id_")))
 
 
 def _device(row: Any) -> Device:

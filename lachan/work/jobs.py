@@ -6,7 +6,7 @@ is tried again with growing pauses; after `TRIES` failures it is kept as ``poiso
 ``last_error`` says why. Recurring work is one row per name that is put off instead of removed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ from lachan.log import get as get_logger
 from lachan.statements import Statement, insert_new
 
 if TYPE_CHECKING:
-    pass
+    from lachan.runtime import Runtime
 
+Batch = Callable[["Runtime", list["Job"]], dict[str, datetime]]
 LEASE = timedelta(seconds=30)
 TRIES = 10
 POLL = 0.25  # seconds that a lost wake-up can cost
@@ -96,6 +97,15 @@ def enqueue(
         "due_at": due_at or clock.now(),
     }
     return job_id if _INSERT_NEW.execute(connection, **values) else None
+
+
+def batched(function: Batch) -> Batch:
+    """Mark a room's job function as one that takes all claimed jobs of its kind at once.
+
+    It is called with ``(rt, jobs)`` and gives id → time for those that are to run again; an error fails all of them.
+    """
+    function.batched = True  # type: ignore[attr-defined]
+    return function
 
 
 def poke(connection: sa.Connection, name: str) -> None:

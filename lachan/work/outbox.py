@@ -76,7 +76,14 @@ class StoredEvent:
     recorded_at: datetime
 
 
-def append(connection: sa.Connection, event: Event, *, actor: Actor, happened_at: datetime | None = None) -> str:
+def append(
+    connection: sa.Connection,
+    event: Event,
+    *,
+    actor: Actor,
+    happened_at: datetime | None = None,
+    vendor: str | None = None,
+) -> str:
     """Record a fact and make its handlers due, in the caller's transaction.
 
     Args:
@@ -84,11 +91,12 @@ def append(connection: sa.Connection, event: Event, *, actor: Actor, happened_at
         event: the fact.
         actor: who decided it.
         happened_at: when it happened; now by default. When we learnt of it is recorded besides.
+        vendor: of the event's device, if the caller knows it; looked up otherwise.
 
     Returns:
         The event's id.
     """
-    vendor = getattr(event, "vendor", None) or vendor_of(connection, event.device_id)
+    vendor = getattr(event, "vendor", None) or vendor or vendor_of(connection, event.device_id)
     dialect = connection.dialect.name
     event_id, made = calls(event, actor=actor, vendor=vendor, dialect=dialect, happened_at=happened_at)
     pipeline(connection, made)
@@ -161,10 +169,10 @@ def get(connection: sa.Connection, event_id: str) -> StoredEvent:
     Raises:
         NotFound: there is none.
     """
-    row = connection.execute(sa.select(events).where(events.c.id == event_id)).mappings().first()
+    row = _GET.first(connection, id_=event_id)
     if row is None:
         raise NotFound(f"No event {event_id}.")
-    return stored(row)
+    return stored(row._asdict())
 
 
 def read(
@@ -213,5 +221,14 @@ def vendor_of(connection: sa.Connection, device_id: str | None) -> str | None:
     """The vendor of a device; None for no device."""
     if device_id is None:
         return None
-    devices = metadata.tables["devices"]
-    return connection.execute(sa.select(devices.c.vendor).where(devices.c.id == device_id)).scalar_one_or_none()
+    found: str | None = _VENDOR.scalar(connection, id_=device_id)
+    return found
+
+
+def _vendor_of(_dialect: str) -> sa.Select[tuple[str]]:
+    devices = metadata.tables["devices"]  # a room that imports this one
+    return sa.select(devices.c.vendor).where(devices.c.id == sa.bindparam("id_"))
+
+
+_GET = Statement(sa.select(events).where(events.c.id == sa.bindparam("id_")))
+_VENDOR = Statement(_vendor_of)

@@ -1,15 +1,21 @@
-"""The worker: takes due jobs, calls what they name, settles them (design decision 12)."""
+"""The worker: takes due jobs, several at a time, calls what they name, settles them together (design decision 12).
+
+Steps of a round: claim up to `BATCH` due jobs in one unit; do them one after another (jobs of a kind whose function is
+`lachan.work.jobs.batched` all at once); settle what was done in one unit, at once after anything that was slow, so that no
+finished job waits behind it with its lease running out; give back what has not begun after `SHARE` seconds. Limits: a
+worker that dies has its claimed jobs wait for the end of their leases.
+"""
 
 import threading
+import time
 import traceback
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.database import UtcDateTime
 from lachan.log import get as get_logger
 from lachan.statements import Statement
 from lachan.wiring import resolve
@@ -19,33 +25,25 @@ from lachan.work.jobs import LEASE, POLL, TRIES, Again, Job, enqueue, jobs
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
+BATCH = 16  # jobs that one worker claims at once
+SLOW = 0.1  # seconds; what took longer is settled at once, with all before it
+SHARE = 1.0  # seconds after which claimed jobs that have not begun are given back
+Settlement = tuple[Job, dict[str, Any]]  # what to write into the job's row; nothing: it is done
 log = get_logger(__name__)
-_J, _NOW = jobs.c, sa.bindparam("now", type_=UtcDateTime)
-_DONE = Statement(jobs.delete().where(_J.id == sa.bindparam("job"), _J.fence == sa.bindparam("mine")))
 
 
 class Worker:
-    """Takes due jobs one after another; any number of workers may share a database."""
+    """Takes due jobs in the order in which they fell due; any number of workers may share a database."""
 
     def __init__(self, rt: "Runtime", *, kinds: Sequence[str] | None = None) -> None:
         self.rt = rt
-        due = sa.select(_J.id).where(
-            _J.state == "open", _J.due_at <= _NOW, sa.or_(_J.lease_until.is_(None), _J.lease_until < _NOW)
-        )
-        if kinds is not None:
-            due = due.where(sa.or_(sa.false(), *(_J.kind == kind for kind in kinds)))
-        due = due.order_by(_J.due_at, _J.id).limit(1)
-        self._look = Statement(due)
-        mine = due.with_for_update(skip_locked=True).scalar_subquery()
-        leased = jobs.update().where(_J.id == mine).values(fence=_J.fence + 1, lease_until=sa.bindparam("lease"))
-        self._take = Statement(leased.returning(_J.id, _J.kind, _J.payload, _J.failures, _J.fence))
+        self.kinds = kinds
 
     def run_due(self, limit: int = 1000) -> int:
         """Do all that is due now, at most ``limit`` jobs; tell how many were done."""
         done = 0
-        while done < limit and (job := self._claim()):
-            self._do(job)
-            done += 1
+        while done < limit and (batch := self._claim(min(BATCH, limit - done))):
+            done += self._work(batch)
         return done
 
     def run_forever(self, stop: threading.Event) -> None:
@@ -59,45 +57,76 @@ class Worker:
         finally:
             waiter.close()
 
-    def _claim(self) -> Job | None:
+    def _claim(self, most: int) -> list[Job]:
         now = clock.now()
+        due = _DUE if self.kinds is None else Statement(lambda name: _due(name, self.kinds))
         with self.rt.db.read() as connection:  # looking first keeps an idle worker off SQLite's one write lock
-            if self._look.first(connection, now=now) is None:
-                return None
-        row = self.rt.db.run(lambda connection: self._take.first(connection, now=now, lease=now + LEASE))
-        return row and Job(row.id, row.kind, row.payload, row.failures + 1, row.fence)
+            if _LOOK.first(connection, now_=now) is None:
+                return []
 
-    def _do(self, job: Job) -> None:
+        def unit(connection: sa.Connection) -> list[Any]:
+            rows = due.all(connection, now_=now, most_=most)
+            if rows:
+                _CLAIM.many(connection, [{"id_": row.id, "until_": now + LEASE} for row in rows])
+            return rows
+
+        rows = self.rt.db.run(unit, urgent=True)
+        return [Job(row.id, row.kind, dict(row.payload), row.failures + 1, row.fence + 1) for row in rows]
+
+    def _work(self, batch: list[Job]) -> int:
+        begun, done, settled = time.monotonic(), 0, list[Settlement]()
+        while batch and (not done or time.monotonic() - begun < SHARE):
+            at = time.monotonic()
+            first = batch[0]
+            together = [job for job in batch if job.kind == first.kind] if _batched(self.rt, first) else [first]
+            batch = [job for job in batch if job not in together]
+            settled += self._do(together)
+            done += len(together)
+            if time.monotonic() - at > SLOW:
+                self._settle(settled)
+                settled = []
+        self._settle(settled + [(job, {"lease_until": None}) for job in batch])
+        return done
+
+    def _do(self, together: list[Job]) -> list[Settlement]:
+        job = together[0]
         try:
-            run(self.rt, job)
+            later = run(self.rt, together)
         except Again as again:
-            self._settle(job, due_at=again.due_at, lease_until=None)
+            later = {job.id: again.due_at}
         except Exception as error:  # noqa: BLE001 - any failure of a room's work is its own; the worker goes on
             log.warning("job failed", kind=job.kind, job=job.id, attempt=job.attempt, error=str(error))
-            pause = timedelta(seconds=min(0.2 * 2**job.attempt, 300))
-            self._settle(
-                job, due_at=clock.now() + pause, lease_until=None, failures=job.attempt,
-                last_error=traceback.format_exc()[-4000:], state="poisoned" if job.attempt >= TRIES else "open",
-            )  # fmt: skip
-        else:
-            self._settle(job)
+            return [(one, _failed(one)) for one in together]
+        return [
+            (one, {"due_at": later[one.id], "lease_until": None} if one.id in later else _done(self.rt, one))
+            for one in together
+        ]
 
-    def _settle(self, job: Job, **values: Any) -> None:
-        recurring = job.kind.startswith("every:")
-        if recurring and values.get("state") != "poisoned" and "due_at" not in values:
-            values = {"due_at": clock.now() + _period(self.rt, job.kind), "lease_until": None, "failures": 0}
-        if recurring and "state" in values:
-            values["state"] = "open"  # recurring work is never given up
-            values["failures"] = min(job.attempt, TRIES)
-        if not values:
-            self.rt.db.run(lambda connection: _DONE.execute(connection, job=job.id, mine=job.fence))
-            return
-        put_off = jobs.update().where(_J.id == job.id, _J.fence == job.fence).values(**values)
-        self.rt.db.run(lambda connection: connection.execute(put_off).rowcount)
+    def _settle(self, settled: list[Settlement]) -> None:
+        """Write what became of jobs, each under its fence: whoever has taken one over since decides about it."""
+
+        def unit(connection: sa.Connection) -> None:
+            if gone := [{"id_": job.id, "fence_": job.fence} for job, values in settled if not values]:
+                _DELETE.many(connection, gone)
+            for job, values in settled:
+                if values:
+                    mine = sa.and_(jobs.c.id == job.id, jobs.c.fence == job.fence)
+                    connection.execute(jobs.update().where(mine).values(**values))
+
+        if settled:
+            self.rt.db.run(unit)
 
 
-def run(rt: "Runtime", job: Job) -> None:
-    """Call what the job names: an event's handler, recurring work, or a room's job."""
+def run(rt: "Runtime", together: list[Job]) -> dict[str, datetime]:
+    """Call what jobs of one kind name: an event's handler, recurring work, or a room's function.
+
+    Returns:
+        The ids of those that are to run again, with the time; only a batch function gives any.
+
+    Raises:
+        Again: the one job is to run again.
+    """
+    job = together[0]
     family, _, name = job.kind.partition(":")
     if family == "event":
         with rt.db.read() as connection:
@@ -105,8 +134,12 @@ def run(rt: "Runtime", job: Job) -> None:
         resolve(name)(rt, stored)
     elif family == "every":
         resolve(rt.wiring.recurring[name][1])(rt)
+    elif _batched(rt, job):
+        later: dict[str, datetime] = resolve(rt.wiring.jobs[job.kind])(rt, together)
+        return later
     else:
         resolve(rt.wiring.jobs[job.kind])(rt, job)
+    return {}
 
 
 def plan(rt: "Runtime") -> None:
@@ -119,5 +152,46 @@ def plan(rt: "Runtime") -> None:
     rt.db.run(unit)
 
 
-def _period(rt: "Runtime", kind: str) -> timedelta:
-    return timedelta(seconds=rt.wiring.recurring[kind.partition(":")[2]][0])
+def _batched(rt: "Runtime", job: Job) -> bool:
+    name = rt.wiring.jobs.get(job.kind)
+    return name is not None and getattr(resolve(name), "batched", False)
+
+
+def _done(rt: "Runtime", job: Job) -> dict[str, Any]:
+    if not job.kind.startswith("every:"):
+        return {}
+    period = timedelta(seconds=rt.wiring.recurring[job.kind.partition(":")[2]][0])
+    return {"due_at": clock.now() + period, "lease_until": None, "failures": 0}
+
+
+def _failed(job: Job) -> dict[str, Any]:
+    """Call in the handler of the exception: a failed job is tried again later, or given up; recurring work never is."""
+    recurring = job.kind.startswith("every:")
+    return {
+        "due_at": clock.now() + timedelta(seconds=min(0.2 * 2**job.attempt, 300)), "lease_until": None,
+        "failures": min(job.attempt, TRIES) if recurring else job.attempt, "last_error": traceback.format_exc()[-4000:],
+        "state": "poisoned" if job.attempt >= TRIES and not recurring else "open",
+    }  # fmt: skip
+
+
+def _open(kinds: Sequence[str] | None) -> sa.Select[Any]:
+    now = sa.bindparam("now_", type_=jobs.c.due_at.type)
+    free = sa.or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
+    query = sa.select(jobs.c.id, jobs.c.kind, jobs.c.payload, jobs.c.failures, jobs.c.fence)
+    query = query.where(jobs.c.state == "open", jobs.c.due_at <= now, free).order_by(jobs.c.due_at, jobs.c.id)
+    return query if kinds is None else query.where(sa.or_(*(jobs.c.kind == kind for kind in kinds)))
+
+
+def _due(dialect: str, kinds: Sequence[str] | None = None) -> sa.Select[Any]:
+    query = _open(kinds).limit(sa.bindparam("most_", type_=sa.Integer))
+    return query.with_for_update(skip_locked=True) if dialect == "postgresql" else query
+
+
+_LOOK = Statement(_open(None).with_only_columns(jobs.c.id).limit(1))
+_DUE = Statement(_due)
+_CLAIM = Statement(
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("id_"))
+    .values(fence=jobs.c.fence + 1, lease_until=sa.bindparam("until_", type_=jobs.c.lease_until.type))
+)
+_DELETE = Statement(jobs.delete().where(jobs.c.id == sa.bindparam("id_"), jobs.c.fence == sa.bindparam("fence_")))

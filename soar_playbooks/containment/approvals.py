@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.database import for_update, insert_ignore
+from lachan.database import after_commit, for_update, insert_ignore
 from lachan.devices import Device
 from lachan.enforcement import Level
 from lachan.events import ContainmentRejected, KillSwitchChanged, ReleaseApproved, RunApproved
 from lachan.identity import Permission, Principal, require
+from lachan.statements import Statement
 from lachan.work import outbox
 from soar_playbooks.containment import service
 from soar_playbooks.containment.guards import Guard
@@ -107,7 +108,7 @@ def reject(
     event = ContainmentRejected(device_id=row["device_id"], containment_id=row["id"], person=principal.label, note=note)
     outbox.append(connection, event, actor=principal)
     service.resume_runs(connection, row["id"])
-    rt.wake()
+    after_commit(connection, rt.wake)
     return service.find(connection, row["id"])
 
 
@@ -181,8 +182,8 @@ def decide_once(
 
 def count(connection: sa.Connection, subject_id: str, kind: str) -> int:
     """How many different persons have approved."""
-    same = sa.and_(approvals.c.subject_id == subject_id, approvals.c.kind == kind, approvals.c.decision == "approve")
-    return connection.execute(sa.select(sa.func.count()).where(same)).scalar_one()
+    found: int = _COUNT.scalar(connection, subject_id_=subject_id, kind_=kind)
+    return found
 
 
 def given(connection: sa.Connection, subject_id: str) -> list[dict[str, Any]]:
@@ -216,3 +217,12 @@ def _never_asked(connection: sa.Connection, row: dict[str, Any], principal: Prin
     )
     if connection.execute(sa.select(approvals.c.person_id).where(asked)).first():
         raise FourEyes(f"{principal.label} asked for this containment; two others must release it.")
+
+
+_COUNT = Statement(
+    sa.select(sa.func.count()).where(
+        approvals.c.subject_id == sa.bindparam("subject_id_"),
+        approvals.c.kind == sa.bindparam("kind_"),
+        approvals.c.decision == "approve",
+    )
+)

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from lachan.database import insert_ignore
 from lachan.devices import Device
 from lachan.settings import Settings
-from lachan.statements import Statement
+from lachan.statements import Statement, insert_new, pipeline
 from soar_playbooks.models import containment_budgets
 from soar_playbooks.settings import SoarSettings
 
@@ -43,14 +42,18 @@ def scopes(settings: Settings, device: Device, *, rule_id: str, senders: Iterabl
 
 def take(connection: sa.Connection, limits: dict[str, int]) -> Spent | None:
     """Count one in every scope, or in none; says which scope is spent, or None if the request was counted."""
-    counted: list[str] = []
-    for scope in sorted(limits):
-        limit = limits[scope]
-        if limit < 1 or not _count(connection, scope, limit):
-            give_back(connection, counted)
-            return Spent(scope, limit)
-        counted.append(scope)
-    return None
+    order = sorted(limits)
+    calls = [
+        call
+        for scope in order
+        for call in ((_FIRST, {"scope": scope, "active": 0}), (_MORE, {"scope_": scope, "limit_": limits[scope]}))
+    ]
+    counts = [done.count for done in pipeline(connection, calls)[1::2]]
+    if all(counts):
+        return None
+    give_back(connection, [scope for scope, count in zip(order, counts, strict=True) if count])
+    spent = order[counts.index(0)]
+    return Spent(spent, limits[spent])
 
 
 def give_back(connection: sa.Connection, counted: Iterable[str]) -> None:
@@ -59,14 +62,8 @@ def give_back(connection: sa.Connection, counted: Iterable[str]) -> None:
         _LESS.execute(connection, scope_=scope)
 
 
-def _count(connection: sa.Connection, scope: str, limit: int) -> bool:
-    if _MORE.execute(connection, scope_=scope, limit_=limit):
-        return True
-    insert_ignore(connection, containment_budgets, {"scope": scope, "active": 0}, index=("scope",))
-    return _MORE.execute(connection, scope_=scope, limit_=limit) == 1
-
-
 _C = containment_budgets.c
+_FIRST = insert_new(containment_budgets, "scope", "active", index=("scope",))
 _MORE = Statement(
     containment_budgets.update()
     .where(_C.scope == sa.bindparam("scope_"), _C.active < sa.bindparam("limit_"))

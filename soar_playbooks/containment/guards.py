@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from lachan.devices import Criticality, Device
 from lachan.enforcement import Level
 from lachan.settings import Settings
+from lachan.statements import Statement
 from soar_playbooks.containment import budgets
 from soar_playbooks.errors import EvidenceTooThin, HumanOnly, NotBound, TargetProtected
 from soar_playbooks.models import kill_switch
@@ -140,8 +141,7 @@ def needed(device: Device, level: Level) -> int:
 
 def switched_off(connection: sa.Connection) -> bool:
     """Whether the global kill switch is on; a change of it waits for requests that have looked already."""
-    query = sa.select(kill_switch.c.active).where(kill_switch.c.id == 1).with_for_update(read=True)
-    return bool(connection.execute(query).scalar())
+    return bool(_SWITCH.scalar(connection))
 
 
 def _proposal(device: Device, asked: Asked) -> Verdict:
@@ -174,3 +174,6 @@ def _criticality(device: Device, asked: Asked) -> Verdict | None:
     guard = Guard.ESSENTIAL if device.criticality is Criticality.ESSENTIAL else Guard.UNKNOWN
     reason = f"{device.name} is {device.criticality}: it is degraded until a human approves the cut."
     return Verdict(level=Level.DEGRADE, guard=guard, needed=wanted, reason=reason)
+
+
+_SWITCH = Statement(sa.select(kill_switch.c.active).where(kill_switch.c.id == 1).with_for_update(read=True))

@@ -1,52 +1,105 @@
 """The reconciler: drives the enforcement points to the wanted level, back, and again after they forgot.
 
-`want` writes one row per point in the containment's own transaction; job ``soar.enforce`` drives one row; recurring work
-``soar.reconcile`` observes all points and makes the rows due whose point lost them (a broker restarted with an old state
-file). An intent id names one wish: a late worker whose intent is no longer the row's writes nothing. What a point contains
-without a row of ours is somebody else's and is left alone. Limits: a point that is away is tried every 30 s at least.
+`want` writes one row per point in the containment's own unit. A point of our own is driven in it and is settled there, or
+(the device door) by what the doors say of themselves soon after: job ``soar.verify``, many rows in one unit. Job
+``soar.enforce`` drives one row of any other point; recurring work ``soar.reconcile`` observes all points and makes the rows
+due whose point lost them (a broker restarted with an old state file). An intent id names one wish: a late worker whose
+intent is no longer the row's writes nothing. What a point contains without a row of ours is somebody else's and is left
+alone. Limits: a point that is away is tried every 30 s at least.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from lachan import clock, devices, enforcement
-from lachan.enforcement import EnforcementPoint, Evidence, Level, Target
+from lachan.enforcement import EnforcementPoint, Evidence, Level, OwnPoint, Target
 from lachan.errors import LachanError
 from lachan.events import EnforcementSettled
 from lachan.ids import new_id
 from lachan.log import get as get_logger
+from lachan.statements import Statement
 from lachan.work import jobs, outbox
 from soar_playbooks import faults
 from soar_playbooks.models import enforcements
+from soar_playbooks.states import ACTOR
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 PENDING, SETTLED = "pending", "settled"
 CUTS = Level.QUARANTINE
+SOON = timedelta(seconds=0.1)  # a door applies a change within that time
 PATIENCE = 30.0  # seconds: longest pause between two tries
 log = get_logger(__name__)
 
 
-def want(rt: Runtime, connection: sa.Connection, *, device_id: str, containment_id: str, level: Level | None) -> None:
-    """Make every point due for a device, in the caller's transaction; None drives it back to nothing."""
+def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_id: str, level: Level | None) -> None:
+    """Bring every point to a level, or make it due, in the caller's unit; None drives it back to nothing."""
     if level is Level.OBSERVE:
         level = None
-    for name in enforcement.points(rt):
-        where = sa.and_(enforcements.c.device_id == device_id, enforcements.c.point == name)
-        values = {
-            "containment_id": containment_id, "wanted": level, "state": PENDING, "intent": new_id(), "attempts": 0,
-            "last_error": "", "evidence": sa.null(), "updated_at": clock.now(),
+    if level is None and not state_of(connection, target.device_id):
+        return
+    for name, point in enforcement.points(rt).items():
+        wish: dict[str, Any] = {
+            "device_id": target.device_id, "point": name, "containment_id": containment_id,
+            "wanted": None if level is None else str(level), "intent": new_id(),
         }  # fmt: skip
-        if connection.execute(enforcements.update().where(where).values(**values)).rowcount == 0:
+        seen = None
+        if isinstance(point, OwnPoint):
+            seen = point.join(rt, connection, target, level, intent=wish["intent"])
+        state, evidence = PENDING, None
+        if seen is not None:
+            state = SETTLED if seen.settled else PENDING
+            evidence = _stored(wish | {"attempts": 0, "evidence": None}, seen)
+        row = wish | {"state": state, "evidence": evidence, "updated_at": clock.now()}
+        if not _AGAIN.execute(connection, **{f"{column}_": value for column, value in row.items()}):
             if level is None:
                 continue
-            connection.execute(enforcements.insert().values(device_id=device_id, point=name, **values))
-        jobs.enqueue(connection, "soar.enforce", {"device_id": device_id, "point": name, "intent": values["intent"]})
+            _FIRST.execute(connection, **row)
+        if seen is None:
+            _enqueue(connection, wish, key=None)
+        elif seen.settled:
+            _tell(connection, wish | {"attempts": 0}, seen, vendor=target.vendor)
+        else:
+            due = clock.now() + SOON
+            jobs.enqueue(connection, "soar.verify", _wish(wish, ""), due_at=due)
+
+
+@jobs.batched
+def verify(rt: Runtime, together: list[jobs.Job]) -> dict[str, datetime]:
+    """Look whether points of our own have settled, and write it down, all in one unit (job ``soar.verify``).
+
+    Returns:
+        The jobs of those that have not, with the time of the next look.
+    """
+    found: list[tuple[jobs.Job, dict[str, Any], Evidence]] = []
+    for name, point in enforcement.points(rt).items():
+        mine = [job for job in together if job.payload["point"] == name]
+        if not mine or not isinstance(point, OwnPoint):
+            continue
+        with rt.db.read() as connection:
+            rows = [(job, row) for job in mine if (row := _WISH.first(connection, **_wish(job.payload))) is not None]
+            targets = {row.device_id: _target_in(connection, row.device_id) for _, row in rows}
+        wanted = [(targets[row.device_id], Level(row.wanted) if row.wanted else None) for _, row in rows]
+        evidence = point.verify_all(rt, wanted) if rows else []
+        found += [(job, row._asdict(), seen) for (job, row), seen in zip(rows, evidence, strict=True)]
+
+    def unit(connection: sa.Connection) -> None:
+        for _, row, seen in found:
+            row["attempts"] += 1
+            state = SETTLED if seen.settled else PENDING
+            stored = {"evidence_": _stored(row, seen), "state_": state, "attempts_": row["attempts"]}
+            if _SEEN.execute(connection, **_wish(row), **stored, updated_at_=clock.now()) and seen.settled:
+                _tell(connection, row, seen)
+
+    if found:
+        faults.run(rt, faults.Record.SETTLE, unit)
+    return {job.id: _later(row["attempts"]) for job, row, seen in found if not seen.settled}
 
 
 def enforce(rt: Runtime, job: jobs.Job) -> None:
@@ -66,7 +119,7 @@ def enforce(rt: Runtime, job: jobs.Job) -> None:
     except OSError as error:
         _note(rt, row, error=f"{type(error).__name__}: {error}")
         raise jobs.Again(_later(row["attempts"])) from error
-    faults.done(faults.Effect.POINT)
+    faults.done(rt, faults.Effect.POINT)
     _settle(rt, row, evidence)
     if not evidence.settled:
         raise jobs.Again(_later(row["attempts"]))
@@ -80,12 +133,15 @@ def reconcile(rt: Runtime) -> None:
         except (LachanError, OSError) as error:
             log.warning("enforcement point does not answer", point=name, error=str(error))
             continue
-        with rt.db.write() as connection:
-            for row in _rows(connection, name):
-                if row["state"] == SETTLED and _differs(row, observed.get(row["device_id"])):
-                    _again(connection, row)
-                elif row["state"] == PENDING and row["updated_at"] < clock.now() - 2 * timedelta(seconds=PATIENCE):
-                    _enqueue(connection, row, key=f"enforce:{row['intent']}")
+        rt.db.run(partial(_compare, name=name, observed=observed))
+
+
+def _compare(connection: sa.Connection, *, name: str, observed: dict[str, Level]) -> None:
+    for row in _rows(connection, name):
+        if row["state"] == SETTLED and _differs(row, observed.get(row["device_id"])):
+            _again(connection, row)
+        elif row["state"] == PENDING and row["updated_at"] < clock.now() - 2 * timedelta(seconds=PATIENCE):
+            _enqueue(connection, row, key=f"enforce:{row['intent']}")
 
 
 def state_of(connection: sa.Connection, device_id: str) -> list[dict[str, Any]]:
@@ -101,12 +157,15 @@ def _begin(rt: Runtime, job: jobs.Job) -> dict[str, Any] | None:
         enforcements.c.point == job.payload["point"],
         enforcements.c.intent == job.payload["intent"],
     )
-    with faults.write(rt, faults.Record.ENFORCE) as connection:
+
+    def unit(connection: sa.Connection) -> dict[str, Any] | None:
         row = connection.execute(sa.select(enforcements).where(where)).mappings().first()
         if row is None or row["state"] == SETTLED:
             return None
         connection.execute(enforcements.update().where(where).values(attempts=row["attempts"] + 1))
         return {**row, "attempts": row["attempts"] + 1}
+
+    return faults.run(rt, faults.Record.ENFORCE, unit)
 
 
 def _drive(rt: Runtime, point: EnforcementPoint, target: Target, row: dict[str, Any]) -> Evidence:
@@ -117,32 +176,48 @@ def _drive(rt: Runtime, point: EnforcementPoint, target: Target, row: dict[str, 
 
 
 def _settle(rt: Runtime, row: dict[str, Any], evidence: Evidence) -> None:
-    detail = {**evidence.detail, "level": row["wanted"] or "none", "attempts": row["attempts"]}
-    redundant = evidence.settled and _essence(row["evidence"]) == _essence(detail)
-    stored = {
+    stored = _stored(row, evidence)
+    values = {"state": SETTLED if evidence.settled else PENDING, "evidence": stored, "last_error": ""}
+
+    def unit(connection: sa.Connection) -> None:
+        updated = connection.execute(_mine(row).values(**values, updated_at=clock.now())).rowcount
+        if updated and evidence.settled and not stored["redundant"]:
+            _tell(connection, row, evidence)
+
+    faults.run(rt, faults.Record.SETTLE, unit)
+
+
+def _stored(row: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
+    """What is kept of evidence; it is redundant if it says what was known, or that there was nothing to do."""
+    detail = _detail(row, evidence)
+    same = _essence(row["evidence"]) == _essence(detail)
+    redundant = evidence.settled and (same or bool(evidence.detail.get("nothing")))
+    return {
         **detail, "settled": evidence.settled, "observed_at": clock.iso(evidence.observed_at), "redundant": redundant,
     }  # fmt: skip
-    from soar_playbooks.states import ACTOR
 
-    with faults.write(rt, faults.Record.SETTLE) as connection:
-        values = {"state": SETTLED if evidence.settled else PENDING, "evidence": stored, "last_error": ""}
-        updated = connection.execute(_mine(row).values(**values, updated_at=clock.now())).rowcount
-        if updated and evidence.settled and not redundant:
-            event = EnforcementSettled(
-                device_id=row["device_id"], containment_id=row["containment_id"], point=row["point"], evidence=detail
-            )
-            outbox.append(connection, event, actor=ACTOR)
+
+def _detail(row: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
+    return {**evidence.detail, "level": row["wanted"] or "none", "attempts": row["attempts"]}
+
+
+def _tell(connection: sa.Connection, row: dict[str, Any], evidence: Evidence, *, vendor: str | None = None) -> None:
+    event = EnforcementSettled(
+        device_id=row["device_id"], containment_id=row["containment_id"], point=row["point"],
+        evidence=_detail(row, evidence),
+    )  # fmt: skip
+    outbox.append(connection, event, actor=ACTOR, vendor=vendor)
 
 
 def _essence(detail: dict[str, Any] | None) -> dict[str, Any] | None:
     """Evidence without what differs at every look; a point that did something again says so by its own fields."""
-    noise = {"intent", "attempts", "settled", "observed_at", "redundant"}
+    noise = {"intent", "attempts", "nothing", "settled", "observed_at", "redundant"}
     return None if detail is None else {name: value for name, value in detail.items() if name not in noise}
 
 
 def _note(rt: Runtime, row: dict[str, Any], *, error: str) -> None:
-    with rt.db.write() as connection:
-        connection.execute(_mine(row).values(last_error=error[:2000], updated_at=clock.now()))
+    noted = _mine(row).values(last_error=error[:2000], updated_at=clock.now())
+    rt.db.run(lambda connection: connection.execute(noted).rowcount)
 
 
 def _mine(row: dict[str, Any]) -> Any:
@@ -195,9 +270,45 @@ def _enqueue(connection: sa.Connection, row: dict[str, Any], *, key: str | None)
 
 def _target(rt: Runtime, device_id: str) -> Target:
     with rt.db.read() as connection:
-        device = devices.get(connection, device_id)
+        return _target_in(connection, device_id)
+
+
+def _target_in(connection: sa.Connection, device_id: str) -> Target:
+    return target_of(devices.get(connection, device_id))
+
+
+def target_of(device: devices.Device) -> Target:
+    """Give a device as the points see it."""
     return Target(device_id=device.id, name=device.name, vendor=device.vendor, site=device.site)
 
 
-def _later(attempts: int) -> Any:
+def _later(attempts: int) -> datetime:
     return clock.now() + timedelta(seconds=min(0.1 * 2**attempts, PATIENCE))
+
+
+def _wish(row: dict[str, Any], suffix: str = "_") -> dict[str, Any]:
+    return {f"{name}{suffix}": row[name] for name in ("device_id", "point", "intent")}
+
+
+def _binds(*names: str) -> dict[str, Any]:
+    return {name: sa.bindparam(f"{name}_", type_=enforcements.c[name].type) for name in names}
+
+
+_C = enforcements.c
+_HERE = (_C.device_id == sa.bindparam("device_id_"), _C.point == sa.bindparam("point_"))
+_STILL = (*_HERE, _C.intent == sa.bindparam("intent_"), _C.state == PENDING)
+_AGAIN = Statement(
+    enforcements.update()
+    .where(*_HERE)
+    .values(
+        **_binds("containment_id", "wanted", "state", "intent", "evidence", "updated_at"), attempts=0, last_error=""
+    )
+)
+_FIRST = Statement(
+    enforcements.insert(),
+    columns=("device_id", "point", "containment_id", "wanted", "state", "intent", "evidence", "updated_at"),
+)
+_SEEN = Statement(
+    enforcements.update().where(*_STILL).values(**_binds("state", "evidence", "attempts", "updated_at"), last_error="")
+)
+_WISH = Statement(sa.select(enforcements).where(*_STILL))

@@ -22,11 +22,14 @@ from lachan.enforcement import Level
 from lachan.events import ApprovalNeeded, ContainmentEnded, ContainmentWaiting, DeviceContained, HumanPaged
 from lachan.identity import Principal, PrincipalKind
 from lachan.ids import new_id
+from lachan.statements import Statement
 from lachan.work import jobs, outbox
+from soar_playbooks import webhooks
 from soar_playbooks.containment import budgets, guards, reconciler
 from soar_playbooks.containment.guards import Asked, Facts, Guard, Verdict
 from soar_playbooks.errors import ReleaseNotPossible, UnknownContainment
-from soar_playbooks.models import approvals, containments
+from soar_playbooks.models import approvals, containments, runs
+from soar_playbooks.states import ACTOR, RunState
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -88,32 +91,39 @@ def request(rt: Runtime, connection: sa.Connection, asked: Request) -> dict[str,
     row = _open(connection, device.id)
     if row is not None and row["state"] == State.ACTIVE and Level(row["level"]).rank >= asked.level.rank:
         return _lengthen(connection, row, asked)
-    if row is not None and row["guard"] and Level(row["wanted"]).rank >= asked.level.rank and not asked.approvals:
-        again = guards.judge(connection, rt.settings, device, _as_guards_see(asked, row))
-        if again.guard or again.level is None:
-            return row
-        return _apply(rt, connection, device, row, asked, again)
     verdict = guards.judge(connection, rt.settings, device, _as_guards_see(asked, row))
-    if row is None:
-        row = _insert(connection, device, asked)
+    waits = row is not None and row["guard"] and Level(row["wanted"]).rank >= asked.level.rank and not asked.approvals
+    if row is not None and waits and (verdict.guard or verdict.level is None):
+        return row
     return _apply(rt, connection, device, row, asked, verdict)
 
 
 def activate(rt: Runtime, connection: sa.Connection, row: dict[str, Any], level: Level, *, actor: Principal) -> None:
-    """Let a level take effect now: row, trust signal, fact and the reconciler's work, in one transaction."""
-    now = clock.now()
+    """Let a level take effect now: row, trust signal, fact and the points, in the caller's unit."""
+    values = _activated(connection, row, level)
+    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
+    row |= values
+    _take_effect(rt, connection, devices.get(connection, row["device_id"]), row, actor=actor)
+
+
+def _activated(connection: sa.Connection, row: dict[str, Any], level: Level) -> dict[str, Any]:
     if row["since"] is not None:  # who agreed to release it from less has not agreed to release it from this
         stale = sa.and_(approvals.c.subject_id == row["id"], approvals.c.kind == "release")
         connection.execute(approvals.update().where(stale).values(kind=f"void-{row['level']}"))
-    values = {"state": State.ACTIVE, "level": level, "since": row["since"] or now}
-    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
-    row |= values
+    return {"state": State.ACTIVE, "level": level, "since": row["since"] or clock.now()}
+
+
+def _take_effect(
+    rt: Runtime, connection: sa.Connection, device: Device, row: dict[str, Any], *, actor: Principal
+) -> None:
+    level = Level(row["level"])
     _signal(connection, row)
     event = DeviceContained(
-        device_id=row["device_id"], containment_id=row["id"], level=level, reason=row["reason"], run_id=row["run_id"]
-    )
-    outbox.append(connection, event, actor=actor)
-    reconciler.want(rt, connection, device_id=row["device_id"], containment_id=row["id"], level=level)
+        device_id=row["device_id"], containment_id=row["id"], level=str(level), reason=row["reason"],
+        run_id=row["run_id"],
+    )  # fmt: skip
+    outbox.append(connection, event, actor=actor, vendor=row["vendor"])
+    reconciler.want(rt, connection, reconciler.target_of(device), containment_id=row["id"], level=level)
     after_commit(connection, rt.wake)
 
 
@@ -137,7 +147,8 @@ def end(rt: Runtime, connection: sa.Connection, row: dict[str, Any], *, actor: P
     trust.clear_signal(connection, device_id=row["device_id"], source=SOURCE, ref=row["id"])
     event = ContainmentEnded(device_id=row["device_id"], containment_id=row["id"], by=actor.label, reason=reason)
     outbox.append(connection, event, actor=actor)
-    reconciler.want(rt, connection, device_id=row["device_id"], containment_id=row["id"], level=None)
+    target = reconciler.target_of(devices.get(connection, row["device_id"]))
+    reconciler.want(rt, connection, target, containment_id=row["id"], level=None)
     row |= values
     after_commit(connection, rt.wake)
 
@@ -168,9 +179,8 @@ def find(connection: sa.Connection, containment_id: str, principal: Principal | 
 
 def expire(rt: Runtime, job: jobs.Job) -> None:
     """A containment's time is over: end it (job ``soar.expire``)."""
-    from soar_playbooks.states import ACTOR
 
-    with rt.db.write() as connection:
+    def unit(connection: sa.Connection) -> None:
         row = locked(connection, job.payload["containment_id"], ACTOR)
         if row["state"] not in OPEN or row["until"] is None:
             return
@@ -179,12 +189,11 @@ def expire(rt: Runtime, job: jobs.Job) -> None:
         end(rt, connection, row, actor=ACTOR, reason="its time is over")
         resume_runs(connection, row["id"])
 
+    rt.db.run(unit, urgent=True)
+
 
 def resume_runs(connection: sa.Connection, containment_id: str) -> None:
     """Make the runs due that waited for a decision on this containment."""
-    from soar_playbooks.models import runs
-    from soar_playbooks.states import RunState
-
     waiting = sa.and_(runs.c.waiting_for == containment_id, runs.c.state == RunState.WAITING)
     for run_id in list(connection.execute(sa.select(runs.c.id).where(waiting)).scalars()):
         connection.execute(runs.update().where(runs.c.id == run_id).values(state=RunState.READY, guard="", needed=0))
@@ -202,28 +211,31 @@ def _locked(connection: sa.Connection, device_id: str, principal: Principal) -> 
 
 
 def _open(connection: sa.Connection, device_id: str) -> dict[str, Any] | None:
-    where = sa.and_(containments.c.device_id == device_id, containments.c.state.in_(OPEN))
-    row = connection.execute(sa.select(containments).where(where)).mappings().first()
-    return dict(row) if row is not None else None
+    row = _OPEN.first(connection, device_id_=device_id)
+    return row._asdict() if row is not None else None
 
 
-def _insert(connection: sa.Connection, device: Device, asked: Request) -> dict[str, Any]:
+def _fresh(device: Device, asked: Request) -> dict[str, Any]:
     person = asked.principal.id if asked.principal.kind is not PrincipalKind.SYSTEM else ""
-    row: dict[str, Any] = {
+    return {
         "id": new_id(), "device_id": device.id, "vendor": device.vendor, "site": device.site, "state": State.WAITING,
         "level": Level.OBSERVE, "wanted": asked.level, "guard": Guard.NONE, "guard_reason": "", "needed": 0, "round": 1,
         "reason": asked.reason, "run_id": asked.run_id, "alert_id": asked.facts.alert_id if asked.facts else "",
         "requested_by": asked.principal.label, "requester_id": person, "until": None, "counted": [],
-        "created_at": clock.now(), "since": None,
+        "created_at": clock.now(), "since": None, "ended_at": None, "ended_by": "",
     }  # fmt: skip
-    connection.execute(containments.insert().values(**row))
-    return row | {"ended_at": None, "ended_by": ""}
 
 
 def _apply(
-    rt: Runtime, connection: sa.Connection, device: Device, row: dict[str, Any], asked: Request, verdict: Verdict
+    rt: Runtime,
+    connection: sa.Connection,
+    device: Device,
+    present: dict[str, Any] | None,
+    asked: Request,
+    verdict: Verdict,
 ) -> dict[str, Any]:
-    """Write a verdict into the row, and say so."""
+    """Write a verdict into the device's open row, or a new one, and let it take effect."""
+    row = present or _fresh(device, asked)
     first = not row["guard"] and row["since"] is None
     values: dict[str, Any] = {
         "wanted": max(Level(row["wanted"]), asked.level, key=lambda level: level.rank),
@@ -233,23 +245,36 @@ def _apply(
     }  # fmt: skip
     if verdict.guard and asked.principal.kind is not PrincipalKind.SYSTEM:  # whoever asks for more may not approve it
         values |= {"requester_id": asked.principal.id, "requested_by": asked.principal.label, "reason": asked.reason}
-    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
+    harder = verdict.level is not None and (row["since"] is None or verdict.level.rank > Level(row["level"]).rank)
+    if harder and verdict.level is not None:
+        values |= _activated(connection, row, verdict.level)
     row |= values
+    if present is None:
+        _INSERT.execute(connection, **row)
+    else:
+        connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
     _remember_requester(connection, row)
-    if verdict.level is not None and (row["since"] is None or verdict.level.rank > Level(row["level"]).rank):
-        activate(rt, connection, row, verdict.level, actor=asked.principal)
+    if harder:
+        _take_effect(rt, connection, device, row, actor=asked.principal)
     elif row["state"] == State.ACTIVE:
         _signal(connection, row)  # it may last longer now: signal and row end together
+    _follow_up(rt, connection, row, asked, verdict)
+    return row
+
+
+def _follow_up(rt: Runtime, connection: sa.Connection, row: dict[str, Any], asked: Request, verdict: Verdict) -> None:
+    """Make the end due, page whom the verdict pages, and tell who must approve."""
     if row["until"] is not None:
         jobs.enqueue(
             connection, "soar.expire", {"containment_id": row["id"]}, due_at=row["until"], key=f"expire:{row['id']}"
         )
     if verdict.page:
-        page = HumanPaged(device_id=device.id, reason=verdict.reason, run_id=row["run_id"], alert_id=row["alert_id"])
-        outbox.append(connection, page, actor=asked.principal)
+        page = HumanPaged(
+            device_id=row["device_id"], reason=verdict.reason, run_id=row["run_id"], alert_id=row["alert_id"]
+        )
+        webhooks.tell(rt, connection, page, actor=asked.principal)
     if verdict.guard:
-        _tell_waiting(connection, row, asked)
-    return row
+        _tell_waiting(rt, connection, row, asked)
 
 
 def _remember_requester(connection: sa.Connection, row: dict[str, Any]) -> None:
@@ -262,12 +287,12 @@ def _remember_requester(connection: sa.Connection, row: dict[str, Any]) -> None:
         insert_ignore(connection, approvals, values, index=("subject_id", "kind", "person_id"))
 
 
-def _tell_waiting(connection: sa.Connection, row: dict[str, Any], asked: Request) -> None:
+def _tell_waiting(rt: Runtime, connection: sa.Connection, row: dict[str, Any], asked: Request) -> None:
     same = {"device_id": row["device_id"], "run_id": asked.run_id, "containment_id": row["id"]}
     waiting = ContainmentWaiting(guard=row["guard"], reason=row["guard_reason"], **same)
     outbox.append(connection, waiting, actor=asked.principal)
     needed = ApprovalNeeded(needed=row["needed"], reason=row["guard_reason"], **same)
-    outbox.append(connection, needed, actor=asked.principal)
+    webhooks.tell(rt, connection, needed, actor=asked.principal)
 
 
 def _until(row: dict[str, Any], asked: Request, *, first: bool) -> datetime | None:
@@ -310,3 +335,11 @@ def open_of(connection: sa.Connection, device_id: str) -> str:
     if found is None:
         raise UnknownContainment(f"Device {device_id} is not contained.")
     return found
+
+
+_OPEN = Statement(
+    sa.select(containments).where(
+        containments.c.device_id == sa.bindparam("device_id_"), sa.text("state IN ('waiting', 'active')")
+    )
+)
+_INSERT = Statement(containments.insert(), columns=tuple(column.name for column in containments.c))

@@ -15,8 +15,9 @@ from lachan.errors import Forbidden
 from lachan.events import HumanPaged
 from lachan.identity import Permission, Principal, PrincipalKind
 from lachan.runtime import Runtime
+from lachan.statements import Statement
 from lachan.verbs import Verb
-from lachan.work import outbox
+from soar_playbooks import webhooks
 from soar_playbooks.containment import approvals, service
 from soar_playbooks.containment.guards import Facts
 from soar_playbooks.models import runs
@@ -67,8 +68,7 @@ def set_containment(
     if asked.run_id:
         if principal.kind is not PrincipalKind.SYSTEM:
             raise Forbidden("Only the executor acts in the name of a run.")
-        stored = connection.execute(sa.select(runs.c.facts).where(runs.c.id == asked.run_id)).scalar_one()
-        facts = Facts.of(stored)
+        facts = Facts.of(_FACTS.scalar(connection, run_id_=asked.run_id))
         given = approvals.count(connection, asked.run_id, "run")
     elif principal.kind is PrincipalKind.SYSTEM:
         facts = Facts()  # a part of lachan without a run behind it has no evidence
@@ -99,13 +99,14 @@ def release(rt: Runtime, connection: sa.Connection, principal: Principal, asked:
     return {"containment_id": row["id"], "state": str(row["state"]), "approvals": row["approvals"]}
 
 
-def page(_rt: Runtime, connection: sa.Connection, principal: Principal, asked: Page) -> dict[str, Any]:
+def page(rt: Runtime, connection: sa.Connection, principal: Principal, asked: Page) -> dict[str, Any]:
     """Record that a human is needed; the webhook handler posts it."""
     alert = connection.execute(sa.select(runs.c.alert_id).where(runs.c.id == asked.run_id)).scalar() or ""
     event = HumanPaged(device_id=asked.device_id, reason=asked.reason, run_id=asked.run_id, alert_id=alert)
-    return {"event_id": outbox.append(connection, event, actor=principal)}
+    return {"event_id": webhooks.tell(rt, connection, event, actor=principal)}
 
 
+_FACTS = Statement(sa.select(runs.c.facts).where(runs.c.id == sa.bindparam("run_id_")))
 SET = Verb(
     name="containment.set", parameters=SetContainment, permission=Permission.CONTAIN, run=set_containment,
     undo="containment.release",

@@ -91,7 +91,7 @@ def resolve(
     body: dict[str, Any] = {"ok": happened, "resolved_by": principal.label, "note": note}
     if not happened:
         body["error"] = "a human saw that it did not happen"
-    journal = {"run_id": run_id, "step_id": step, "phase": str(Phase.OUTCOME), "fence": row["fence"]}
+    journal = {"run_id": run_id, "step_id": step, "occurrence": 1, "phase": str(Phase.OUTCOME), "fence": row["fence"]}
     position = sa.select(sa.func.count()).where(run_journal.c.run_id == run_id)
     count = connection.execute(position).scalar_one()
     connection.execute(run_journal.insert().values(**journal, position=count, body=body, at=clock.now()))

@@ -1,156 +1,227 @@
 """The executor: takes a run from step to step, with the journal around every effect.
 
-Verbs act on the database only: their effect, their outcome and the move to the next step are one transaction (exactly
-once). HTTP steps act outside: the intent is committed before, the outcome after; after a crash between them an idempotent
-step is repeated under the same Idempotency-Key, and any other stops the run as *outcome unknown* and asks a human. The
-playbook is verified again at every start and resumption. Limits: one worker per run; steps run one after another.
+A run goes on in *units of work* (ADR 0021): one takes it through all its steps up to a request that leaves the database, to
+a human's decision, or to its end. Verbs act on the database only, so their effects, their entries and the run's own row
+commit together (exactly once), in the same transaction as the alert's run itself. HTTP steps act outside: the intent is
+committed before, the outcome is written by the next unit; after a crash between them an idempotent step is repeated under
+the same Idempotency-Key, and any other stops the run as *outcome unknown* and asks a human. A verb that refuses has its
+unit rolled back and run again with that step failed. The playbook is verified again at every start and resumption.
+Limits: one worker per run; steps run one after another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lachan import clock, verbs
+import sqlalchemy as sa
+
+from lachan import clock, devices, verbs
 from lachan.enforcement import Level
 from lachan.errors import LachanError
 from lachan.events import ApprovalNeeded, PlaybookRefused, RunOutcomeUnknown
 from lachan.log import get as get_logger
 from lachan.work import jobs, outbox
-from soar_playbooks import faults, playbooks
+from soar_playbooks import faults, playbooks, webhooks
 from soar_playbooks.cacao import conditions
 from soar_playbooks.cacao.model import HttpCommand, Playbook, Step, StepType, VerbCommand
 from soar_playbooks.cacao.variables import check, substitute
 from soar_playbooks.containment import approvals
 from soar_playbooks.containment import service as containment
 from soar_playbooks.containment.verbs import answer
-from soar_playbooks.errors import LostFence, OutcomeUnknown, PlaybookInvalid
+from soar_playbooks.errors import LostFence, OutcomeUnknown, PlaybookInvalid, UnknownRun
+from soar_playbooks.models import runs
 from soar_playbooks.runs import http_step, journal
 from soar_playbooks.runs.journal import Run
 from soar_playbooks.states import ACTOR, Phase, RunOutcome, RunState
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from lachan.runtime import Runtime
 
 TRIES = 4  # of an idempotent step whose peer does not answer
 HARMLESS = frozenset({"human.page"})  # verbs that a run in propose mode may call without approval
+Take = Callable[[sa.Connection], Run | None]
 log = get_logger(__name__)
 
 
-class Pause(Exception):
-    """The run is not finished and this worker has done what it can."""
+@dataclass(frozen=True)
+class Asking:
+    """A request that is to leave the database now; its intent is committed."""
+
+    run: Run
+    step: Step
+    request: http_step.Request
+    attempt: int
+
+
+class Refused(Exception):
+    """A verb said no: what its unit has done is rolled back, and the step has failed."""
+
+    def __init__(self, step_id: str, error: LachanError) -> None:
+        super().__init__(step_id)
+        self.step_id, self.error = step_id, error
 
 
 def run_job(rt: Runtime, job: jobs.Job) -> None:
-    """Go on with a run (job ``soar.run``)."""
-    busy = journal.leased_until(rt, job.payload["run_id"])
-    if busy is not None:
-        raise jobs.Again(busy)
-    advance(rt, job.payload["run_id"])
+    """Go on with a run (job ``soar.run``).
+
+    Raises:
+        lachan.work.jobs.Again: another worker has it.
+    """
+    with rt.db.read() as connection:
+        query = sa.select(runs.c.state, runs.c.lease_until).where(runs.c.id == job.payload["run_id"])
+        row = connection.execute(query).first()
+    if row is not None and row.state == RunState.RUNNING and row.lease_until and row.lease_until > clock.now():
+        raise jobs.Again(row.lease_until)
+    if row is None or row.state in {RunState.READY, RunState.RUNNING}:
+        advance(rt, job.payload["run_id"])
 
 
-def advance(rt: Runtime, run_id: str, *, playbook: Playbook | None = None) -> None:
+def advance(rt: Runtime, run_id: str) -> None:
     """Claim a run and take it as far as it goes now.
+
+    Raises:
+        UnknownRun: there is no such run.
+    """
+    try:
+        with rt.db.read() as connection:
+            digest = connection.execute(sa.select(runs.c.digest).where(runs.c.id == run_id)).scalar()
+            if digest is None:
+                raise UnknownRun(f"No run {run_id}.")
+            playbook = playbooks.verified(connection, digest, starting=False)
+    except UnknownRun:
+        raise
+    except LachanError as error:
+        _refuse(rt, run_id, error)
+        return
+    drive(rt, playbook, lambda connection: journal.claim(connection, run_id), faults.Record.CLAIM)
+
+
+def drive(rt: Runtime, playbook: Playbook, take: Take, record: faults.Record) -> None:
+    """Take a run as far as it goes: a unit, the request that it ends with, the next unit.
 
     Args:
         rt: the runtime.
-        run_id: which run.
-        playbook: its playbook, if the caller has just verified it; otherwise it is verified here.
-
-    Raises:
-        lachan.work.jobs.Again: a peer does not answer; the run goes on then.
+        playbook: the run's, verified.
+        take: gives the run, inside the first unit; None if there is nothing to do.
+        record: what that unit is called in `soar_playbooks.faults`.
     """
-    run = journal.claim(rt, run_id)
-    if run is None:
-        return
-    try:
-        playbook = playbook or _verified(rt, run)
-        while playbook is not None and run.step:
-            run = _one(rt, playbook, run)
-    except Pause:
-        return
-    except LostFence:
-        log.info("run taken over", run=run_id)
+    while True:
+        try:
+            asking = _unit(rt, playbook, take, record)
+        except LostFence:
+            log.info("run taken over")
+            return
+        if asking is None:
+            return
+        take, record = _ask(rt, playbook, asking), faults.Record.OUTCOME
 
 
-def _verified(rt: Runtime, run: Run) -> Playbook | None:
-    """The playbook, checked again; ends the run as refused if it does not hold any more."""
-    try:
-        with rt.db.read() as connection:
-            return playbooks.verified(connection, run.digest, starting=False)
-    except LachanError as error:
-        with faults.write(rt, faults.Record.END) as connection:
-            event = PlaybookRefused(
-                device_id=run.device_id, file=run.playbook_id, reason=f"{error.code}: {error.detail}", step=run.step
-            )
+def _unit(rt: Runtime, playbook: Playbook, take: Take, record: faults.Record) -> Asking | None:
+    """Run one unit; again for each verb that refuses, with its step failed."""
+    refused: dict[str, LachanError] = {}
+
+    def unit(connection: sa.Connection) -> Asking | None:
+        run = take(connection)
+        return None if run is None else _steps(rt, connection, playbook, run, refused)
+
+    while True:
+        try:
+            return faults.run(rt, record, unit)
+        except Refused as error:
+            refused[error.step_id] = error.error
+
+
+def _refuse(rt: Runtime, run_id: str, error: LachanError) -> None:
+    """End a run whose playbook does not hold any more."""
+    why = f"{error.code}: {error.detail}"
+
+    def unit(connection: sa.Connection) -> None:
+        run = journal.claim(connection, run_id)
+        if run is not None:
+            event = PlaybookRefused(device_id=run.device_id, file=run.playbook_id, reason=why, step=run.step)
             outbox.append(connection, event, actor=ACTOR)
-            journal.finish(connection, run, RunOutcome.REFUSED, error=f"{error.code}: {error.detail}")
-        return None
+            journal.finish(connection, run, RunOutcome.REFUSED, error=why)
+
+    faults.run(rt, faults.Record.CLAIM, unit)
 
 
-def _one(rt: Runtime, playbook: Playbook, run: Run) -> Run:
-    """Do the run's present step; gives the run standing at the next one."""
-    step = playbook.steps[run.step]
-    if step.type is StepType.END:
-        with faults.write(rt, faults.Record.END) as connection:
-            return _end(connection, run, step)
-    if step.type is StepType.START:
-        return journal.pass_by(run, step.id, {"ok": True}, target=str(step.on_completion))
-    if step.type is StepType.IF:
-        holds = conditions.parse(str(step.condition), playbook.variables).holds(run.variables)
-        target = str(step.on_true if holds else step.on_false)
-        return journal.pass_by(run, step.id, {"ok": True, "holds": holds}, target=target)
-    return _action(rt, playbook, run, step)
+def _steps(
+    rt: Runtime, connection: sa.Connection, playbook: Playbook, run: Run, refused: dict[str, LachanError]
+) -> Asking | None:
+    """Go through steps in the caller's unit, and write down where the run stands; what it asks outside, or None."""
+    while run.step:
+        step = playbook.steps[run.step]
+        if step.type is StepType.END:
+            _end(connection, run, step)
+            return None
+        if step.type is StepType.START:
+            run = journal.at(journal.enter(run, step.id, Phase.OUTCOME, {"ok": True}), str(step.on_completion))
+        elif step.type is StepType.IF:
+            holds = conditions.parse(str(step.condition), playbook.variables).holds(run.variables)
+            run = journal.enter(run, step.id, Phase.OUTCOME, {"ok": True, "holds": holds})
+            run = journal.at(run, str(step.on_true if holds else step.on_false))
+        else:
+            found = _action(rt, connection, playbook, run, step, refused)
+            if not isinstance(found, Run):
+                return found
+            run = found
+    return None
 
 
-def _end(connection: sa.Connection, run: Run, step: Step) -> Run:
-    """End the run at an ``end`` step; a step that failed on the way makes it a failed one, whatever took it up."""
-    failed = any(body.get("ok") is False for body in run.entries.values())
-    run = journal.enter(connection, run, step.id, Phase.OUTCOME, {"ok": True})
-    journal.finish(connection, run, RunOutcome.FAILED if failed else RunOutcome.SUCCEEDED, step=step.id)
-    return journal.ended(run)
-
-
-def _action(rt: Runtime, playbook: Playbook, run: Run, step: Step) -> Run:
-    decided = run.entries.get((step.id, Phase.OUTCOME))
+def _action(
+    rt: Runtime, connection: sa.Connection, playbook: Playbook, run: Run, step: Step, refused: dict[str, LachanError]
+) -> Run | Asking | None:
+    """Do one action; the run at its next step, or what ends the unit: a request, or (None) a run that stands or waits."""
+    decided = run.entry(step.id, Phase.OUTCOME)
     if decided is not None:  # a human said what became of it
-        with faults.write(rt, faults.Record.OUTCOME) as connection:
-            return _next(connection, playbook, run, step, decided)
+        return _next(connection, playbook, run, step, decided)
     if isinstance(step.command, VerbCommand):
         if run.waiting_for and not run.waiting_for.startswith("approval"):
-            return _decided(rt, playbook, run, step)
-        if step.command.verb not in HARMLESS:
-            _propose(rt, playbook, run, step)
-        return _verb(rt, playbook, run, step, step.command)
-    _propose(rt, playbook, run, step)
+            return _decided(connection, playbook, run, step)
+        if step.command.verb not in HARMLESS and _waits_for_approval(rt, connection, playbook, run, step):
+            return None
+        return _verb(rt, connection, playbook, run, step, refused)
+    if _waits_for_approval(rt, connection, playbook, run, step):
+        return None
     assert isinstance(step.command, HttpCommand)
-    return _http(rt, playbook, run, step, step.command)
+    return _intend(rt, connection, run, step, step.command)
+
+
+def _end(connection: sa.Connection, run: Run, step: Step) -> None:
+    """End the run at an ``end`` step; a step that failed on the way makes it a failed one, whatever took it up."""
+    failed = any(body.get("ok") is False for body in run.entries.values())
+    run = journal.at(journal.enter(run, step.id, Phase.OUTCOME, {"ok": True}), step.id)
+    journal.finish(connection, run, RunOutcome.FAILED if failed else RunOutcome.SUCCEEDED)
 
 
 # verbs
 
 
-def _verb(rt: Runtime, playbook: Playbook, run: Run, step: Step, command: VerbCommand) -> Run:
-    given = _parameters(playbook, run, command)
+def _verb(
+    rt: Runtime, connection: sa.Connection, playbook: Playbook, run: Run, step: Step, refused: dict[str, LachanError]
+) -> Run | None:
+    """Call a verb.
+
+    Raises:
+        Refused: it said no, and this unit did not know yet.
+    """
+    assert isinstance(step.command, VerbCommand)
+    given = _parameters(playbook, run, step.command)
+    run = journal.enter(run, step.id, Phase.INTENT, {"verb": step.command.verb, "parameters": given})
+    if step.id in refused:
+        return _next(connection, playbook, *_failure(run, step, refused[step.id]))
     try:
-        with faults.write(rt, faults.Record.OUTCOME) as connection:
-            entered = journal.enter(connection, run, step.id, Phase.INTENT, {"verb": command.verb, "parameters": given})
-            result = verbs.call(rt, connection, ACTOR, command.verb, given)
-            waits = result.get("state") == "waiting"
-            if waits:
-                _wait(connection, entered, result)
-            else:
-                entered, body = _results(playbook, entered, step, result)
-                entered = journal.enter(connection, entered, step.id, Phase.OUTCOME, body)
-                entered = _next(connection, playbook, entered, step, body)
-    except LostFence:
-        raise
+        result = verbs.call(rt, connection, ACTOR, step.command.verb, given)
     except LachanError as error:
-        return _failed(rt, playbook, run, step, error)
-    if waits:
-        raise Pause
-    return entered
+        raise Refused(step.id, error) from error
+    if result.get("state") == "waiting":  # the guards want a human: the run waits for the decision on that containment
+        run = replace(run, waiting_for=result["containment_id"])
+        journal.save(connection, run, state=RunState.WAITING, guard=result["guard"], needed=result["needed"])
+        return None
+    run, body = _results(playbook, run, step, result)
+    return _next(connection, playbook, journal.enter(run, step.id, Phase.OUTCOME, body), step, body)
 
 
 def _parameters(playbook: Playbook, run: Run, command: VerbCommand) -> dict[str, Any]:
@@ -163,49 +234,30 @@ def _parameters(playbook: Playbook, run: Run, command: VerbCommand) -> dict[str,
     return given
 
 
-def _wait(connection: sa.Connection, run: Run, result: dict[str, Any]) -> None:
-    """The guards want a human: the run waits for the decision on that containment."""
-    journal.move(
-        connection, run, state=RunState.WAITING, waiting_for=result["containment_id"], guard=result["guard"],
-        needed=result["needed"], lease_until=None,
-    )  # fmt: skip
-
-
-def _decided(rt: Runtime, playbook: Playbook, run: Run, step: Step) -> Run:
+def _decided(connection: sa.Connection, playbook: Playbook, run: Run, step: Step) -> Run | None:
     """Go on after a human decided on the containment that the run waited for."""
-    wanted = Level(run.entries[(step.id, Phase.INTENT)]["parameters"]["level"])
-    with faults.write(rt, faults.Record.OUTCOME) as connection:
-        result = answer(containment.find(connection, run.waiting_for), wanted)
-        reached = result["state"] == "active"
-        run, body = _results(playbook, run, step, result)
-        if not reached:
-            body = {"ok": False, "error": "not-approved: no human approved it", "result": result}
-        run = journal.enter(connection, run, step.id, Phase.OUTCOME, body)
-        return _next(connection, playbook, run, step, body)
+    intent = run.entry(step.id, Phase.INTENT)
+    assert intent is not None
+    result = answer(containment.find(connection, run.waiting_for), Level(intent["parameters"]["level"]))
+    reached = result["state"] == "active"
+    run, body = _results(playbook, run, step, result)
+    if not reached:
+        body = {"ok": False, "error": "not-approved: no human approved it", "result": result}
+    return _next(connection, playbook, journal.enter(run, step.id, Phase.OUTCOME, body), step, body)
 
 
-def _propose(rt: Runtime, playbook: Playbook, run: Run, step: Step) -> None:
-    """In propose mode, wait before the first effect until as many persons as the playbook wants have approved.
-
-    Raises:
-        Pause: the run waits now.
-    """
-    if run.mode != playbooks.Mode.PROPOSE:
-        return
-    with rt.db.read() as connection:
-        given = approvals.count(connection, run.id, "run")
-    if given >= playbook.policy.approvals:
-        return
+def _waits_for_approval(rt: Runtime, connection: sa.Connection, playbook: Playbook, run: Run, step: Step) -> bool:
+    """In propose mode, wait before the first effect until as many persons as the playbook wants have approved."""
     needed = playbook.policy.approvals
-    with faults.write(rt, faults.Record.PARK) as connection:
-        journal.move(
-            connection, run, state=RunState.WAITING, waiting_for=f"approval:{step.id}", guard="propose", needed=needed,
-            plan=plan(playbook, run, step), lease_until=None,
-        )  # fmt: skip
-        reason = f"{playbook.name} is in propose mode."
-        event = ApprovalNeeded(device_id=run.device_id, run_id=run.id, needed=needed, reason=reason)
-        outbox.append(connection, event, actor=ACTOR)
-    raise Pause
+    if run.mode != playbooks.Mode.PROPOSE or approvals.count(connection, run.id, "run") >= needed:
+        return False
+    run = replace(run, waiting_for=f"approval:{step.id}")
+    journal.save(connection, run, state=RunState.WAITING, guard="propose", needed=needed)
+    connection.execute(runs.update().where(runs.c.id == run.id).values(plan=plan(playbook, run, step)))
+    reason = f"{playbook.name} is in propose mode."
+    event = ApprovalNeeded(device_id=run.device_id, run_id=run.id, needed=needed, reason=reason)
+    webhooks.tell(rt, connection, event, actor=ACTOR)
+    return True
 
 
 def plan(playbook: Playbook, run: Run, step: Step) -> list[dict[str, Any]]:
@@ -229,61 +281,68 @@ def plan(playbook: Playbook, run: Run, step: Step) -> list[dict[str, Any]]:
 # HTTP
 
 
-def _http(rt: Runtime, playbook: Playbook, run: Run, step: Step, command: HttpCommand) -> Run:
-    before = run.entries.get((step.id, Phase.INTENT))
+def _intend(rt: Runtime, connection: sa.Connection, run: Run, step: Step, command: HttpCommand) -> Asking | None:
+    """Write down what is about to be asked; or stop, if it may have been asked before and must not be asked twice."""
+    before = run.entry(step.id, Phase.INTENT)
     if before is not None and not step.idempotent:
-        return _unknown(rt, run, step, "the worker died between the request and its outcome")
+        _unknown(rt, connection, run, step, "the worker died between the request and its outcome")
+        return None
     attempt = int(before["attempt"]) + 1 if before else 1
     request = http_step.prepare(run, step, command)
-    with faults.write(rt, faults.Record.INTENT) as connection:
-        run = journal.enter(connection, run, step.id, Phase.INTENT, {**request.shown(), "attempt": attempt})
-        run = journal.move(connection, run, lease_until=clock.now() + journal.LEASE + step.timeout)
+    until = clock.now() + journal.LEASE + step.timeout
+    run = journal.enter(run, step.id, Phase.INTENT, {**request.shown(), "attempt": attempt})
+    run = journal.save(connection, run, lease_until=until)
+    jobs.enqueue(connection, "soar.run", {"run_id": run.id}, due_at=until)  # the net, should this worker die
+    return Asking(run, step, request, attempt)
+
+
+def _ask(rt: Runtime, playbook: Playbook, asking: Asking) -> Take:
+    """Send the request; gives how the next unit takes the run up."""
+    run, step = asking.run, asking.step
     try:
-        result = http_step.send(rt, request, timeout=step.timeout.total_seconds())
+        result = http_step.send(rt, asking.request, timeout=step.timeout.total_seconds())
     except OutcomeUnknown as error:
+        why = error.detail
         if not step.idempotent:
-            return _unknown(rt, run, step, error.detail)
-        if attempt < TRIES:
-            _try_later(rt, run, attempt, error)
-        return _failed(rt, playbook, run, step, error)
+            return _after(run, lambda c: _unknown(rt, c, run, step, why))
+        if asking.attempt < TRIES:
+            return _after(run, lambda c: _try_later(c, run, asking.attempt, why))
+        run, _, body = _failure(run, step, error)
     except LachanError as error:
-        return _failed(rt, playbook, run, step, error)
-    faults.done(faults.Effect.HTTP)
-    with faults.write(rt, faults.Record.OUTCOME) as connection:
+        run, _, body = _failure(run, step, error)
+    else:
+        faults.done(rt, faults.Effect.HTTP)
         run, body = _results(playbook, run, step, result)
-        run = journal.enter(connection, run, step.id, Phase.OUTCOME, body)
-        return _next(connection, playbook, run, step, body)
+        run = journal.enter(run, step.id, Phase.OUTCOME, body)
+    return _after(run, lambda c: _next(c, playbook, run, step, body))
 
 
-def _try_later(rt: Runtime, run: Run, attempt: int, error: LachanError) -> None:
-    """Give the run back and have it taken up again after a pause that doubles.
+def _after(run: Run, then: Callable[[sa.Connection], Run | None]) -> Take:
+    """How a unit begins that goes on with a run: its device's lock comes first."""
 
-    Raises:
-        Pause: always.
-    """
-    with faults.write(rt, faults.Record.PARK) as connection:
-        journal.move(connection, run, state=RunState.READY, lease_until=None, error=error.detail[:2000])
-        due = clock.now() + http_step.pause(attempt)
-        jobs.enqueue(connection, "soar.run", {"run_id": run.id}, due_at=due)
-    raise Pause
+    def take(connection: sa.Connection) -> Run | None:
+        devices.lock(connection, [run.device_id] if run.device_id else [])
+        return then(connection)
+
+    return take
 
 
-def _unknown(rt: Runtime, run: Run, step: Step, why: str) -> Run:
-    """Stop: nobody knows whether it happened, and asking again could make it happen twice.
+def _try_later(connection: sa.Connection, run: Run, attempt: int, why: str) -> Run | None:
+    """Give the run back and have it taken up again after a pause that doubles."""
+    journal.save(connection, run, state=RunState.READY, error=why)
+    jobs.enqueue(connection, "soar.run", {"run_id": run.id}, due_at=clock.now() + http_step.pause(attempt))
+    return None
 
-    Raises:
-        Pause: always.
-    """
-    with faults.write(rt, faults.Record.UNKNOWN) as connection:
-        journal.move(
-            connection, run, state=RunState.WAITING, waiting_for=f"outcome:{step.id}", guard="outcome-unknown", needed=1,
-            lease_until=None, error=why,
-        )  # fmt: skip
-        event = RunOutcomeUnknown(device_id=run.device_id, run_id=run.id, step=step.id)
-        outbox.append(connection, event, actor=ACTOR)
-        asked = ApprovalNeeded(device_id=run.device_id, run_id=run.id, needed=1, reason=f"RunOutcome unknown: {why}.")
-        outbox.append(connection, asked, actor=ACTOR)
-    raise Pause
+
+def _unknown(rt: Runtime, connection: sa.Connection, run: Run, step: Step, why: str) -> Run | None:
+    """Stop: nobody knows whether it happened, and asking again could make it happen twice."""
+    waiting = replace(run, waiting_for=f"outcome:{step.id}")
+    journal.save(connection, waiting, state=RunState.WAITING, guard="outcome-unknown", needed=1, error=why)
+    event = RunOutcomeUnknown(device_id=run.device_id, run_id=run.id, step=step.id)
+    outbox.append(connection, event, actor=ACTOR)
+    asked = ApprovalNeeded(device_id=run.device_id, run_id=run.id, needed=1, reason=f"Outcome unknown: {why}.")
+    webhooks.tell(rt, connection, asked, actor=ACTOR)
+    return None
 
 
 # what comes after
@@ -301,15 +360,13 @@ def _results(playbook: Playbook, run: Run, step: Step, result: dict[str, Any]) -
     return journal.with_variables(run, values), {"ok": True, "result": result}
 
 
-def _failed(rt: Runtime, playbook: Playbook, run: Run, step: Step, error: LachanError) -> Run:
+def _failure(run: Run, step: Step, error: LachanError) -> tuple[Run, Step, dict[str, Any]]:
     body = {"ok": False, "error": f"{error.code}: {error.detail}"[:2000]}
-    with faults.write(rt, faults.Record.OUTCOME) as connection:
-        run = journal.enter(connection, run, step.id, Phase.OUTCOME, body)
-        return _next(connection, playbook, run, step, body)
+    return journal.enter(run, step.id, Phase.OUTCOME, body), step, body
 
 
-def _next(connection: sa.Connection, playbook: Playbook, run: Run, step: Step, body: dict[str, Any]) -> Run:
-    """Move on in the caller's transaction: on_success or on_failure, else on_completion, else the exception step.
+def _next(connection: sa.Connection, playbook: Playbook, run: Run, step: Step, body: dict[str, Any]) -> Run | None:
+    """Move on in memory: on_success or on_failure, else on_completion, else the exception step.
 
     A failure that no step takes up ends the run as failed.
     """
@@ -317,9 +374,7 @@ def _next(connection: sa.Connection, playbook: Playbook, run: Run, step: Step, b
     target = step.on_completion or (step.on_success if ok else step.on_failure)
     if target is None and playbook.workflow_exception not in {None, step.id}:
         target = playbook.workflow_exception
-    if target is None or (target, Phase.OUTCOME) in run.entries:
+    if target is None or run.entry(target, Phase.OUTCOME) is not None:
         journal.finish(connection, run, RunOutcome.FAILED, error=str(body.get("error", "")))
-        return journal.ended(run)
-    if playbook.steps[target].type is StepType.END:
-        return _end(connection, run, playbook.steps[target])
-    return journal.move(connection, run, step=target, variables=run.variables, waiting_for="", guard="", needed=0)
+        return None
+    return journal.at(run, target)

@@ -1,39 +1,38 @@
 """The journal of a run: rows written before and after every effect, each guarded by lease and fence.
 
-A worker claims a run (fence + 1, lease); every later write names its fence and touches no row if another worker has
-claimed since (`LostFence`: stop, the other one goes on). A crash loses only the time until the lease is over. Limits: the
-lease covers one HTTP step's timeout; whoever is slower than that is taken over and must stop at its next write.
+A worker claims a run (fence + 1, lease); its units of work keep entries in memory and `save` them with the run's own row
+in the unit's last statements. Every save names the fence and touches no row if another worker has claimed since
+(`LostFence`: all of the unit is rolled back, the other one goes on). An entry's key has an *occurrence*, so that a step that
+is done again is told apart. Limits: the lease covers one HTTP step's timeout; whoever is slower is taken over.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
-from lachan import clock
+from lachan import clock, devices
 from lachan.database import for_update
 from lachan.events import RunFinished
+from lachan.statements import Statement
 from lachan.work import outbox
-from soar_playbooks import faults
 from soar_playbooks.errors import LostFence, UnknownRun
 from soar_playbooks.models import run_journal, runs
 from soar_playbooks.states import ACTOR, Phase, RunOutcome, RunState
 
-if TYPE_CHECKING:
-    from lachan.runtime import Runtime
-
 LEASE = timedelta(seconds=30)
+Key = tuple[str, int, str]  # step, occurrence, phase
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A claimed run as its worker knows it.
 
-    ``entries`` are the journal's rows so far: (step, phase) → body. Pure steps (start, if-condition) need no transaction
-    of their own: those in ``unwritten`` are written by the next `move`.
+    ``entries`` are the journal's entries in order, key → body; those in ``unwritten`` are written by the next `save`, and
+    those in ``stored`` have a row already.
     """
 
     id: str
@@ -48,108 +47,142 @@ class Run:
     step: str
     fence: int
     waiting_for: str
-    entries: dict[tuple[str, str], dict[str, Any]]
-    unwritten: tuple[str, ...] = ()
+    entries: dict[Key, dict[str, Any]]
+    stored: frozenset[Key] = frozenset()
+    unwritten: tuple[Key, ...] = ()
+
+    def entry(self, step_id: str, phase: Phase) -> dict[str, Any] | None:
+        """The body of a step's entry, if there is one."""
+        return self.entries.get(key(step_id, phase))
 
 
-def claim(rt: Runtime, run_id: str) -> Run | None:
-    """Take a run for this worker; None if it is not to be continued now.
+def key(step_id: str, phase: Phase, occurrence: int = 1) -> Key:
+    """The key of an entry; today's playbooks do every step once."""
+    return (step_id, occurrence, str(phase))
+
+
+def claim(connection: sa.Connection, run_id: str) -> Run | None:
+    """Take a run for this worker, in the caller's unit; None if it is not to be continued now.
+
+    Locks its device before its own row, in the one order (ADR 0021).
 
     Raises:
         UnknownRun: there is no such run.
     """
+    device_id = connection.execute(sa.select(runs.c.device_id).where(runs.c.id == run_id)).scalar()
+    devices.lock(connection, [device_id] if device_id else [])
+    row = connection.execute(for_update(sa.select(runs).where(runs.c.id == run_id), connection)).mappings().first()
+    if row is None:
+        raise UnknownRun(f"No run {run_id}.")
     now = clock.now()
-    with faults.write(rt, faults.Record.CLAIM) as connection:
-        query = for_update(sa.select(runs).where(runs.c.id == run_id), connection)
-        row = connection.execute(query).mappings().first()
-        if row is None:
-            raise UnknownRun(f"No run {run_id}.")
-        leased = row["lease_until"] is not None and row["lease_until"] > now
-        if row["state"] not in {RunState.READY, RunState.RUNNING} or leased:
-            return None
-        fence = row["fence"] + 1
-        connection.execute(
-            runs.update()
-            .where(runs.c.id == run_id)
-            .values(fence=fence, state=RunState.RUNNING, lease_until=now + LEASE, updated_at=now)
-        )
-        return Run(
-            entries=entries(connection, run_id), fence=fence, variables=dict(row["variables"]), facts=dict(row["facts"]),
-            **{name: row[name] for name in (
-                "id", "playbook_id", "playbook_version", "digest", "mode", "alert_id", "device_id", "step", "waiting_for",
-            )},
-        )  # fmt: skip
-
-
-def leased_until(rt: Runtime, run_id: str) -> Any:
-    """Until when another worker has a run that is not finished; None if nobody has."""
-    busy = sa.and_(runs.c.id == run_id, runs.c.state == RunState.RUNNING, runs.c.lease_until > clock.now())
-    with rt.db.read() as connection:
-        return connection.execute(sa.select(runs.c.lease_until).where(busy)).scalar()
-
-
-def entries(connection: sa.Connection, run_id: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The journal of a run: (step, phase) → body."""
-    query = sa.select(run_journal).where(run_journal.c.run_id == run_id).order_by(run_journal.c.position)
-    return {(row["step_id"], row["phase"]): dict(row["body"]) for row in connection.execute(query).mappings()}
-
-
-def move(connection: sa.Connection, run: Run, **values: Any) -> Run:
-    """Write the run's own row under its fence; gives the run as it is now.
-
-    Raises:
-        LostFence: another worker has claimed the run.
-    """
-    values = {"step": run.step, "updated_at": clock.now(), "lease_until": clock.now() + LEASE, **values}
-    mine = sa.and_(runs.c.id == run.id, runs.c.fence == run.fence, runs.c.state == RunState.RUNNING)
-    if connection.execute(runs.update().where(mine).values(**values)).rowcount != 1:
-        raise LostFence(f"Run {run.id} has been taken over.", run=run.id)
-    for step_id in run.unwritten:
-        body = run.entries[(step_id, Phase.OUTCOME)]
-        position = list(run.entries).index((step_id, Phase.OUTCOME))
-        keys = {"run_id": run.id, "step_id": step_id, "phase": str(Phase.OUTCOME), "position": position}
-        connection.execute(run_journal.insert().values(**keys, fence=run.fence, body=body, at=clock.now()))
-    run = replace(run, unwritten=())
-    known = {name: value for name, value in values.items() if name in {"step", "variables", "waiting_for"}}
-    return replace(run, **known)
-
-
-def enter(connection: sa.Connection, run: Run, step_id: str, phase: Phase, body: dict[str, Any]) -> Run:
-    """Write one journal row (an intent may be written again by a new attempt); the caller moves the run as well."""
-    where = sa.and_(run_journal.c.run_id == run.id, run_journal.c.step_id == step_id, run_journal.c.phase == str(phase))
-    values = {"fence": run.fence, "body": body, "at": clock.now()}
-    if (step_id, phase) in run.entries:
-        connection.execute(run_journal.update().where(where).values(**values))
-    else:
-        keys = {"run_id": run.id, "step_id": step_id, "phase": str(phase), "position": len(run.entries)}
-        connection.execute(run_journal.insert().values(**keys, **values))
-    return replace(run, entries={**run.entries, (step_id, phase): body})
-
-
-def pass_by(run: Run, step_id: str, body: dict[str, Any], *, target: str) -> Run:
-    """Go through a pure step, in memory; the next `move` writes it down."""
-    made = {**run.entries, (step_id, str(Phase.OUTCOME)): body}
-    return replace(run, step=target, entries=made, unwritten=(*run.unwritten, step_id))
-
-
-def finish(connection: sa.Connection, run: Run, outcome: RunOutcome, *, error: str = "", step: str = "") -> None:
-    """End a run, once; at ``step``, or where it stands.
-
-    Raises:
-        LostFence: another worker has claimed the run.
-    """
-    move(
-        connection, run, state=RunState.ENDED, outcome=outcome, error=error, ended_at=clock.now(), lease_until=None,
-        waiting_for="", guard="", needed=0, variables=run.variables, step=step or run.step,
+    leased = row["lease_until"] is not None and row["lease_until"] > now
+    if row["state"] not in {RunState.READY, RunState.RUNNING} or leased:
+        return None
+    fence = row["fence"] + 1
+    values = {"fence": fence, "state": RunState.RUNNING, "lease_until": now + LEASE, "updated_at": now}
+    connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
+    found = entries(connection, run_id)
+    return Run(
+        entries=found, stored=frozenset(found), fence=fence, variables=dict(row["variables"]), facts=dict(row["facts"]),
+        **{name: row[name] for name in (
+            "id", "playbook_id", "playbook_version", "digest", "mode", "alert_id", "device_id", "step", "waiting_for",
+        )},
     )  # fmt: skip
-    outbox.append(connection, RunFinished(device_id=run.device_id, run_id=run.id, outcome=outcome), actor=ACTOR)
+
+
+def entries(connection: sa.Connection, run_id: str) -> dict[Key, dict[str, Any]]:
+    """The journal of a run, in order."""
+    query = sa.select(run_journal).where(run_journal.c.run_id == run_id).order_by(run_journal.c.position)
+    return {
+        (row["step_id"], row["occurrence"], row["phase"]): dict(row["body"])
+        for row in connection.execute(query).mappings()
+    }
+
+
+def enter(run: Run, step_id: str, phase: Phase, body: dict[str, Any]) -> Run:
+    """Make one entry, in memory (an intent may be entered again by a new attempt); the next `save` writes it."""
+    made = key(step_id, phase)
+    unwritten = run.unwritten if made in run.unwritten else (*run.unwritten, made)
+    return replace(run, entries={**run.entries, made: body}, unwritten=unwritten)
+
+
+def at(run: Run, step_id: str) -> Run:
+    """Move on to a step, in memory; what the run waited for is over."""
+    return replace(run, step=step_id, waiting_for="")
+
+
+def save(
+    connection: sa.Connection,
+    run: Run,
+    *,
+    state: RunState = RunState.RUNNING,
+    lease_until: datetime | None = None,
+    outcome: RunOutcome | str = "",
+    error: str = "",
+    guard: str = "",
+    needed: int = 0,
+) -> Run:
+    """Write the run's own row under its fence, and its unwritten entries; gives the run as it is now.
+
+    Raises:
+        LostFence: another worker has claimed the run.
+    """
+    now = clock.now()
+    mine = _SAVE.execute(
+        connection, id_=run.id, fence_=run.fence, step_=run.step, state_=str(state), variables_=run.variables,
+        waiting_for_=run.waiting_for, guard_=guard, needed_=needed, outcome_=str(outcome), error_=error[:2000],
+        lease_until_=lease_until, updated_at_=now, ended_at_=now if state is RunState.ENDED else None,
+    )  # fmt: skip
+    if mine != 1:
+        raise LostFence(f"Run {run.id} has been taken over.", run=run.id)
+    places = {made: place for place, made in enumerate(run.entries)}
+    fresh = [made for made in run.unwritten if made not in run.stored]
+    if fresh:
+        _ENTRY.many(connection, [_row(run, made) | {"position": places[made], "at": now} for made in fresh])
+    for made in set(run.unwritten) & run.stored:
+        values = {"fence": run.fence, "body": run.entries[made], "at": now}
+        where = (run_journal.c.run_id == run.id, run_journal.c.step_id == made[0], run_journal.c.occurrence == made[1])
+        connection.execute(run_journal.update().where(*where, run_journal.c.phase == made[2]).values(**values))
+    return replace(run, unwritten=(), stored=run.stored | set(run.unwritten))
+
+
+def finish(connection: sa.Connection, run: Run, outcome: RunOutcome, *, error: str = "") -> None:
+    """End a run, once, where it stands.
+
+    Raises:
+        LostFence: another worker has claimed the run.
+    """
+    save(connection, replace(run, waiting_for=""), state=RunState.ENDED, outcome=outcome, error=error)
+    outbox.append(connection, RunFinished(device_id=run.device_id, run_id=run.id, outcome=str(outcome)), actor=ACTOR)
 
 
 def with_variables(run: Run, variables: dict[str, Any]) -> Run:
-    """The run with other variables in memory; `move` writes them."""
+    """The run with other variables in memory; `save` writes them."""
     return replace(run, variables=variables)
 
 
-def ended(run: Run) -> Run:
-    """The run as its worker knows it after `finish`: standing at no step."""
-    return replace(run, step="")
+def _row(run: Run, made: Key) -> dict[str, Any]:
+    step_id, occurrence, phase = made
+    return {
+        "run_id": run.id, "step_id": step_id, "occurrence": occurrence, "phase": phase, "fence": run.fence,
+        "body": run.entries[made],
+    }  # fmt: skip
+
+
+_SAVED = (
+    "step", "state", "variables", "waiting_for", "guard", "needed", "outcome", "error", "lease_until",
+    "updated_at", "ended_at",
+)  # fmt: skip
+_SAVE = Statement(
+    runs.update()
+    .where(
+        runs.c.id == sa.bindparam("id_"),
+        runs.c.fence == sa.bindparam("fence_"),
+        runs.c.state == str(RunState.RUNNING),
+    )
+    .values(**{name: sa.bindparam(f"{name}_", type_=runs.c[name].type) for name in _SAVED})
+)
+_ENTRY = Statement(
+    run_journal.insert(),
+    columns=("run_id", "step_id", "occurrence", "phase", "position", "fence", "body", "at"),
+)

@@ -1,29 +1,34 @@
 """From a fact to a run: which loaded playbooks an alert starts, and with which variables.
 
-A run begins in the handler's transaction (one per event and playbook) and is taken as far as it goes at once, so that an
-alert contains within milliseconds; its job is the net for a worker that dies. An alert without a bound subject starts
+A run begins (one per event and playbook) in the unit of work that also takes it as far as it goes without leaving the
+database: run, guards, containment, trust change, facts and enforcements commit together, and no job is made for what is
+done already. The alert's own job is the net for a worker that dies. An alert without a bound subject starts
 nothing: a flood of them must not become a flood of runs and pages. Limits: ``AlertRaised`` is the only trigger.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from lachan import clock, devices
-from lachan.database import after_commit, insert_ignore
+from lachan.database import after_commit
 from lachan.errors import LachanError, NotFound
 from lachan.events import AlertRaised, PlaybookRefused, RunStarted
 from lachan.ids import new_id
+from lachan.statements import insert_new
 from lachan.work import jobs, outbox
 from lachan.work.outbox import StoredEvent
-from soar_playbooks import faults, playbooks
+from soar_playbooks import faults, playbooks, webhooks
 from soar_playbooks.cacao.model import Playbook, Trigger
 from soar_playbooks.models import runs
 from soar_playbooks.playbooks import Loaded, Mode
 from soar_playbooks.runs import executor
+from soar_playbooks.runs.journal import Run
+from soar_playbooks.settings import SoarSettings
 from soar_playbooks.states import ACTOR, RunState
 
 if TYPE_CHECKING:
@@ -33,16 +38,14 @@ SWEEP_AFTER = timedelta(seconds=60)
 
 
 def on_alert_raised(rt: Runtime, stored: StoredEvent) -> None:
-    """Start the playbooks that an alert triggers (handler of ``AlertRaised``)."""
+    """Start the playbooks that an alert triggers, then tell the webhook (handler of ``AlertRaised``)."""
     alert = stored.event
-    if not isinstance(alert, AlertRaised) or alert.device_id is None or not alert.subject_bound:
-        return
-    with rt.db.read() as connection:
-        loaded = [row for row in playbooks.listing(connection) if row.mode is not Mode.OFF]
-    for row in loaded:
-        started = _start(rt, stored, alert, row)
-        if started is not None:
-            executor.advance(rt, started[0], playbook=started[1])
+    if isinstance(alert, AlertRaised) and alert.device_id is not None and alert.subject_bound:
+        for loaded, playbook in _triggered(rt, alert):
+            begin = partial(_begin, rt, stored, alert, loaded, playbook)
+            executor.drive(rt, playbook, begin, faults.Record.RUN)
+    if SoarSettings.of(rt.settings).webhook_url:
+        rt.db.run(lambda connection: webhooks.queue(rt, connection, stored))
 
 
 def sweep(rt: Runtime) -> None:
@@ -50,10 +53,13 @@ def sweep(rt: Runtime) -> None:
     idle = sa.and_(runs.c.state.in_((RunState.READY, RunState.RUNNING)), runs.c.updated_at < clock.now() - SWEEP_AFTER)
     with rt.db.read() as connection:
         found = list(connection.execute(sa.select(runs.c.id).where(idle)).scalars())
+
+    def unit(connection: sa.Connection) -> None:
+        for run_id in found:
+            jobs.enqueue(connection, "soar.run", {"run_id": run_id}, key=f"sweep:{run_id}")
+
     if found:
-        with rt.db.write() as connection:
-            for run_id in found:
-                jobs.enqueue(connection, "soar.run", {"run_id": run_id}, key=f"sweep:{run_id}")
+        rt.db.run(unit)
 
 
 def matches(trigger: Trigger, alert: AlertRaised) -> bool:
@@ -66,46 +72,63 @@ def matches(trigger: Trigger, alert: AlertRaised) -> bool:
     )
 
 
-def _start(rt: Runtime, stored: StoredEvent, alert: AlertRaised, row: Loaded) -> tuple[str, Playbook] | None:
-    """Write the run, if the playbook is triggered and holds every check; its id and playbook, or None."""
-    try:
-        with rt.db.read() as connection:  # an alert that triggers nothing keeps off the write lock
-            playbook = playbooks.verified(connection, row.digest, starting=True)
-        if not any(matches(trigger, alert) for trigger in playbook.policy.triggers):
-            return None
-        with faults.write(rt, faults.Record.RUN) as connection:
-            run_id = _write(rt, connection, stored, alert, row, playbook)
-        return (run_id, playbook) if run_id is not None else None
-    except LachanError as error:
-        with rt.db.write() as connection:
-            _refused(connection, alert, row, error)
-        return None
+def _triggered(rt: Runtime, alert: AlertRaised) -> list[tuple[Loaded, Playbook]]:
+    """The playbooks that an alert triggers and that hold every check; of the others it is told why they do not."""
+    found, refused = [], []
+    with rt.db.read() as connection:  # an alert that triggers nothing keeps off the write lock
+        for loaded in playbooks.listing(connection):
+            if loaded.mode is Mode.OFF:
+                continue
+            try:
+                playbook = playbooks.verified(connection, loaded.digest, starting=True)
+            except LachanError as raised:
+                refused.append((loaded, raised))
+                continue
+            if any(matches(trigger, alert) for trigger in playbook.policy.triggers):
+                found.append((loaded, playbook))
+    for loaded, error in refused:
+        rt.db.run(partial(_refused, alert=alert, row=loaded, error=error))
+    return found
 
 
-def _write(
-    rt: Runtime, connection: sa.Connection, stored: StoredEvent, alert: AlertRaised, row: Loaded, playbook: Playbook
-) -> str | None:
+def _begin(
+    rt: Runtime, stored: StoredEvent, alert: AlertRaised, row: Loaded, playbook: Playbook, connection: sa.Connection
+) -> Run | None:
+    """Write the run, claimed already by whoever begins it; None if the device is gone or the run is there."""
+    device_id = str(alert.device_id)
+    devices.lock(connection, [device_id])
     try:
-        device = devices.get(connection, str(alert.device_id))
+        device = devices.get(connection, device_id)
     except NotFound:
         return None
-    run_id, now = new_id(), clock.now()
-    values = {
-        "id": run_id, "playbook_id": row.id, "playbook_name": row.name, "playbook_version": playbook.version,
-        "digest": row.digest, "mode": row.mode, "event_id": stored.id, "alert_id": alert.alert_id,
-        "device_id": device.id, "vendor": device.vendor, "facts": facts(alert), "state": RunState.READY,
-        "variables": bind(playbook, alert, device), "step": playbook.workflow_start, "created_at": now, "updated_at": now,
-    }  # fmt: skip
-    if not insert_ignore(connection, runs, values, index=("event_id", "playbook_id")):
+    run_id, now, known, variables = new_id(), clock.now(), facts(alert), bind(playbook, alert, device)
+    made = _RUN.execute(
+        connection, id=run_id, playbook_id=row.id, playbook_name=row.name, playbook_version=playbook.version,
+        digest=row.digest, mode=str(row.mode), event_id=stored.id, alert_id=alert.alert_id, device_id=device.id,
+        vendor=device.vendor, facts=known, state=str(RunState.RUNNING), variables=variables,
+        step=playbook.workflow_start, fence=1, created_at=now, updated_at=now,
+    )  # fmt: skip
+    if not made:
         return None
     event = RunStarted(
-        device_id=device.id, run_id=run_id, playbook_id=row.id, playbook_version=playbook.version, mode=row.mode,
+        device_id=device.id, run_id=run_id, playbook_id=row.id, playbook_version=playbook.version, mode=str(row.mode),
         alert_id=alert.alert_id,
     )  # fmt: skip
-    outbox.append(connection, event, actor=ACTOR)
-    jobs.enqueue(connection, "soar.run", {"run_id": run_id})
+    outbox.append(connection, event, actor=ACTOR, vendor=device.vendor)
     after_commit(connection, rt.wake)
-    return run_id
+    return Run(
+        id=run_id, playbook_id=row.id, playbook_version=playbook.version, digest=row.digest, mode=row.mode,
+        alert_id=alert.alert_id, device_id=device.id, facts=known, variables=variables, step=playbook.workflow_start,
+        fence=1, waiting_for="", entries={},
+    )  # fmt: skip
+
+
+_RUN = insert_new(
+    runs,
+    "id", "playbook_id", "playbook_name", "playbook_version", "digest", "mode", "event_id", "alert_id", "device_id",
+    "vendor", "facts", "state", "variables", "step", "fence", "created_at", "updated_at",
+    index=("event_id", "playbook_id"),
+)  # fmt: skip
 
 
 def facts(alert: AlertRaised) -> dict[str, Any]:

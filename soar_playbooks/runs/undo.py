@@ -8,6 +8,7 @@ of a playbook that is no longer trusted is left to the human who is paged.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -15,13 +16,14 @@ import sqlalchemy as sa
 from lachan import clock, verbs
 from lachan.errors import LachanError
 from lachan.events import ContainmentEnded, HumanPaged
-from lachan.work import jobs, outbox
-from soar_playbooks import faults, playbooks
-from soar_playbooks.cacao.model import Command, HttpCommand, Playbook, Step
+from lachan.work import jobs
+from soar_playbooks import faults, playbooks, webhooks
+from soar_playbooks.cacao.model import Command, HttpCommand, Playbook, Step, VerbCommand
 from soar_playbooks.cacao.variables import substitute
 from soar_playbooks.errors import OutcomeUnknown
 from soar_playbooks.models import containments, run_journal, runs
 from soar_playbooks.runs import http_step, journal
+from soar_playbooks.runs.journal import Key, key
 from soar_playbooks.states import ACTOR, Phase
 
 if TYPE_CHECKING:
@@ -36,11 +38,11 @@ def on_ended(rt: Runtime, stored: StoredEvent) -> None:
     """Make the undo of the containment's run due (handler of ``ContainmentEnded``)."""
     if not isinstance(stored.event, ContainmentEnded):
         return
-    with rt.db.write() as connection:
-        query = sa.select(containments.c.run_id).where(containments.c.id == stored.event.containment_id)
+    query = sa.select(containments.c.run_id).where(containments.c.id == stored.event.containment_id)
+    with rt.db.read() as connection:
         run_id = connection.execute(query).scalar()
-        if run_id:
-            jobs.enqueue(connection, "soar.undo", {"run_id": run_id}, key=f"undo:{stored.id}")
+    if run_id:
+        rt.db.run(lambda c: jobs.enqueue(c, "soar.undo", {"run_id": run_id}, key=f"undo:{stored.id}"))
 
 
 def run_job(rt: Runtime, job: jobs.Job) -> None:
@@ -63,47 +65,50 @@ def run_job(rt: Runtime, job: jobs.Job) -> None:
         _undo(rt, row, entries, step, command)
 
 
-def _todo(playbook: Playbook, entries: dict[tuple[str, str], dict[str, Any]]) -> list[tuple[Step, Command]]:
+def _todo(playbook: Playbook, entries: dict[Key, dict[str, Any]]) -> list[tuple[Step, Command]]:
     """The steps that succeeded and say how they are undone, newest first, without those that are undone already."""
     found = []
-    for name, phase in reversed(list(entries)):
+    for name, occurrence, phase in reversed(list(entries)):
         step = playbook.steps.get(name)
-        if step is None or phase != Phase.OUTCOME or not entries[(name, phase)].get("ok") or step.undo is None:
+        done = entries[(name, occurrence, phase)].get("ok")
+        if step is None or phase != Phase.OUTCOME or not done or step.undo is None:
             continue
         command = step.undo.command
         own = command is None or getattr(command, "verb", "") in OWN
-        if command is not None and not own and (f"undo:{name}", str(Phase.OUTCOME)) not in entries:
+        if command is not None and not own and key(f"undo:{name}", Phase.OUTCOME) not in entries:
             found.append((step, command))
     return found
 
 
-def _undo(rt: Runtime, row: dict[str, Any], entries: dict[Any, dict[str, Any]], step: Step, command: Command) -> None:
-    before = entries.get((f"undo:{step.id}", str(Phase.INTENT)))
+def _undo(rt: Runtime, row: dict[str, Any], entries: dict[Key, dict[str, Any]], step: Step, command: Command) -> None:
+    before = entries.get(key(f"undo:{step.id}", Phase.INTENT))
+    attempt = before["attempt"] + 1 if before else 1
     try:
         if not isinstance(command, HttpCommand):
-            with faults.write(rt, faults.Record.OUTCOME) as connection:
-                given = substitute(command.parameters, row["variables"])
-                result = verbs.call(rt, connection, ACTOR, command.verb, given)
-                _enter(connection, row, step, Phase.OUTCOME, {"ok": True, "result": result})
+            faults.run(rt, faults.Record.OUTCOME, partial(_call, rt, row, step, command))
             return
         if before is not None and not step.idempotent:
             raise OutcomeUnknown("the worker died between the request and its outcome")
-        attempt = before["attempt"] + 1 if before else 1
         body = substitute(command.content, row["variables"])
         request = http_step.request(command, body, key=f"{row['id']}.undo.{step.id}")
-        with faults.write(rt, faults.Record.INTENT) as connection:
-            _enter(connection, row, step, Phase.INTENT, {**request.shown(), "attempt": attempt})
+        intent = {**request.shown(), "attempt": attempt}
+        faults.run(rt, faults.Record.OUTCOME, lambda c: _enter(c, row, step, Phase.INTENT, intent))
         result = http_step.send(rt, request, timeout=step.timeout.total_seconds())
-        faults.done(faults.Effect.HTTP)
+        faults.done(rt, faults.Effect.HTTP)
     except LachanError as error:
         if isinstance(error, OutcomeUnknown) and step.idempotent and attempt < TRIES:
             raise jobs.Again(clock.now() + http_step.pause(attempt)) from error
-        with faults.write(rt, faults.Record.OUTCOME) as connection:
-            _enter(connection, row, step, Phase.OUTCOME, {"ok": False, "error": f"{error.code}: {error.detail}"})
+        failure = {"ok": False, "error": f"{error.code}: {error.detail}"}
+        faults.run(rt, faults.Record.OUTCOME, lambda c: _enter(c, row, step, Phase.OUTCOME, failure))
         _page(rt, row, f"{step.name or step.id} was not undone: {error.detail}")
     else:
-        with faults.write(rt, faults.Record.OUTCOME) as connection:
-            _enter(connection, row, step, Phase.OUTCOME, {"ok": True, "result": result})
+        done = {"ok": True, "result": result}
+        faults.run(rt, faults.Record.OUTCOME, lambda c: _enter(c, row, step, Phase.OUTCOME, done))
+
+
+def _call(rt: Runtime, row: dict[str, Any], step: Step, command: VerbCommand, connection: sa.Connection) -> None:
+    result = verbs.call(rt, connection, ACTOR, command.verb, substitute(command.parameters, row["variables"]))
+    _enter(connection, row, step, Phase.OUTCOME, {"ok": True, "result": result})
 
 
 def _enter(connection: sa.Connection, row: dict[str, Any], step: Step, phase: Phase, body: dict[str, Any]) -> None:
@@ -116,12 +121,11 @@ def _enter(connection: sa.Connection, row: dict[str, Any], step: Step, phase: Ph
     if connection.execute(run_journal.update().where(where).values(**values)).rowcount:
         return
     counting = sa.select(sa.func.count()).where(run_journal.c.run_id == row["id"])
-    keys = {"run_id": row["id"], "step_id": f"undo:{step.id}", "phase": str(phase)}
+    keys = {"run_id": row["id"], "step_id": f"undo:{step.id}", "occurrence": 1, "phase": str(phase)}
     position = connection.execute(counting).scalar_one()
     connection.execute(run_journal.insert().values(**keys, **values, position=position))
 
 
 def _page(rt: Runtime, row: dict[str, Any], reason: str) -> None:
-    with rt.db.write() as connection:
-        event = HumanPaged(device_id=row["device_id"], reason=reason[:500], run_id=row["id"], alert_id=row["alert_id"])
-        outbox.append(connection, event, actor=ACTOR)
+    event = HumanPaged(device_id=row["device_id"], reason=reason[:500], run_id=row["id"], alert_id=row["alert_id"])
+    rt.db.run(lambda connection: webhooks.tell(rt, connection, event, actor=ACTOR))

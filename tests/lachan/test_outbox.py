@@ -1,7 +1,8 @@
 """Facts and their handlers: one transaction, one job per handler, at least once."""
 
 import json
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 import rfc8785
@@ -13,10 +14,17 @@ from lachan.enforcement import Level
 from lachan.events import DeviceRetired
 from lachan.identity import system
 from lachan.runtime import Runtime
-from lachan.work import jobs, outbox
+from lachan.work import jobs, outbox, worker
 from lachan.work.worker import Worker
 
 SEEN: list[str] = []
+TOGETHER: list[list[int]] = []
+
+
+@jobs.batched
+def count_together(_rt: Runtime, found: list[jobs.Job]) -> dict[str, datetime]:
+    TOGETHER.append([job.payload["number"] for job in found])
+    return {found[0].id: clock.now() + timedelta(hours=1)}
 
 
 def remember(_rt: Runtime, stored: outbox.StoredEvent) -> None:
@@ -92,16 +100,53 @@ def test_a_lost_lease_is_taken_over_and_the_late_worker_settles_nothing(rt: Runt
     with rt.db.write() as c:
         jobs.enqueue(c, "x", {}, key="k")
     first, second = Worker(rt), Worker(rt)
-    job = first._claim()
-    assert job is not None
-    assert second._claim() is None
+    (job,) = first._claim(1)
+    assert second._claim(1) == []
     with clock.travel(jobs.LEASE + timedelta(seconds=1)):
-        again = second._claim()
-    assert again is not None
+        (again,) = second._claim(1)
     assert again.fence == job.fence + 1
-    first._settle(job)
+    first._settle([(job, {})])
     with rt.db.read() as c:
         assert c.execute(sa.select(sa.func.count()).select_from(jobs.jobs)).scalar_one() == 1
+
+
+def test_a_worker_settles_at_once_what_was_slow_and_gives_back_what_it_has_no_time_for(
+    rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rt.db.write() as c:
+        for number in range(3):
+            jobs.enqueue(c, "x", {"number": number})
+    left: list[int] = []
+
+    def slow(_rt: Runtime, together: list[jobs.Job]) -> dict[str, object]:
+        with rt.db.read() as c:
+            left.append(c.execute(sa.select(sa.func.count()).select_from(jobs.jobs)).scalar_one())
+        return {}
+
+    monkeypatch.setattr(worker, "run", slow)
+    monkeypatch.setattr(worker, "SLOW", -1.0)
+    assert Worker(rt).run_due() == 3
+    assert left == [3, 2, 1]
+    monkeypatch.setattr(worker, "SHARE", -1.0)
+    with rt.db.write() as c:
+        for number in range(3):
+            jobs.enqueue(c, "x", {"number": number})
+    one = Worker(rt)
+    assert one._work(one._claim(3)) == 1
+    assert len(Worker(rt)._claim(3)) == 2
+
+
+def test_jobs_of_a_batched_kind_are_done_together(rt: Runtime) -> None:
+    TOGETHER.clear()
+    batched = replace(rt, wiring=replace(rt.wiring, jobs={"b": f"{__name__}:count_together"}))
+    with rt.db.write() as c:
+        for number in range(3):
+            jobs.enqueue(c, "b", {"number": number})
+    assert Worker(batched).run_due() == 3
+    assert TOGETHER == [[0, 1, 2]]
+    with rt.db.read() as c:
+        (left,) = c.execute(sa.select(jobs.jobs)).mappings()
+    assert (left["payload"], left["lease_until"], left["due_at"] > clock.now()) == ({"number": 0}, None, True)
 
 
 def test_insert_ignore_tells_whether_it_inserted(rt: Runtime) -> None:

@@ -30,31 +30,59 @@ def ready(rt: Runtime) -> str:
     return str(one_run(rt)["id"])
 
 
+def claim(rt: Runtime, run_id: str) -> journal.Run | None:
+    return rt.db.run(lambda connection: journal.claim(connection, run_id))
+
+
+def test_whoever_was_taken_over_writes_nothing_while_the_other_still_works(rt: Runtime, ready: str) -> None:
+    """The state alone does not tell the two apart: only the fence does."""
+    slow = claim(rt, ready)
+    with clock.travel(timedelta(seconds=31)):
+        quick = claim(rt, ready)
+    assert slow is not None and quick is not None
+    with pytest.raises(LostFence):
+        rt.db.run(lambda connection: journal.save(connection, journal.at(slow, "elsewhere")))
+    rt.db.run(lambda connection: journal.save(connection, quick))
+    assert one_run(rt)["step"] == quick.step
+
+
+def test_a_step_that_is_done_again_has_an_occurrence_of_its_own(rt: Runtime, ready: str) -> None:
+    run = claim(rt, ready)
+    assert run is not None
+    rt.db.run(lambda connection: journal.save(connection, journal.enter(run, "x", Phase.OUTCOME, {"n": 1})))
+    (first,) = [row for row in rows(rt, run_journal) if row["step_id"] == "x"]
+    with rt.db.write() as connection:
+        connection.execute(run_journal.insert().values(**first | {"occurrence": 2, "position": 9, "body": {"n": 2}}))
+    with rt.db.read() as connection:
+        found = journal.entries(connection, run.id)
+    assert (found["x", 1, "outcome"], found["x", 2, "outcome"]) == ({"n": 1}, {"n": 2})
+
+
 def test_a_claimed_run_is_nobody_elses_until_the_lease_is_over(rt: Runtime, ready: str) -> None:
-    assert journal.claim(rt, ready) is not None
-    assert journal.claim(rt, ready) is None
+    assert claim(rt, ready) is not None
+    assert claim(rt, ready) is None
     with pytest.raises(jobs.Again):
         executor.run_job(rt, jobs.Job("j", "soar.run", {"run_id": ready}, 1, 1))
     with clock.travel(timedelta(seconds=31)):
-        taken = journal.claim(rt, ready)
+        taken = claim(rt, ready)
     assert taken is not None
     assert taken.fence == 3  # the first life of the run was 1
 
 
 def test_whoever_was_taken_over_writes_nothing(rt: Runtime, ready: str) -> None:
-    slow = journal.claim(rt, ready)
+    slow = claim(rt, ready)
     assert slow is not None
     with clock.travel(timedelta(seconds=31)):
         executor.advance(rt, ready)
         assert one_run(rt)["outcome"] == "succeeded"
         before = (rows(rt, run_journal), rows(rt, containments), one_run(rt))
         for write in (
-            lambda c: journal.move(c, slow, step="elsewhere"),
+            lambda c: journal.save(c, journal.at(slow, "elsewhere")),
             lambda c: journal.finish(c, slow, RunOutcome.FAILED),
-            lambda c: journal.move(c, journal.enter(c, slow, "x", Phase.INTENT, {}), step="x"),
+            lambda c: journal.save(c, journal.at(journal.enter(slow, "x", Phase.INTENT, {}), "x")),
         ):
-            with pytest.raises(LostFence), rt.db.write() as connection:
-                write(connection)
+            with pytest.raises(LostFence):
+                rt.db.run(write)
         assert (rows(rt, run_journal), rows(rt, containments), one_run(rt)) == before
     assert len(told(rt, "RunFinished")) == 1
 
@@ -84,5 +112,6 @@ def test_the_engine_opens_its_transactions_through_the_journal_only() -> None:
     """A new transaction of the executor is a new boundary, or this test says so."""
     import inspect
 
-    assert "db.write(" not in inspect.getsource(executor)
-    assert "db.write(" not in inspect.getsource(journal)
+    for module in (executor, journal):
+        assert "db.write(" not in inspect.getsource(module)
+        assert "db.run(" not in inspect.getsource(module)

@@ -8,9 +8,12 @@ waits for approval (as two persons) if told so, and goes on until nothing change
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -51,23 +54,33 @@ def life(order: dict[str, Any]) -> None:
     from lachan.work.worker import Worker
 
     clock._offset = timedelta(seconds=order["offset"])
-    if order["fault"]:
-        os.environ["LACHAN_FAULT"] = order["fault"]
     rt = Runtime.open(Settings.load(order["data"], database_url=order["url"], **order["settings"]))
-    rt = replace(rt, wiring=replace(rt.wiring, enforcement=tuple(order["points"])))
+    rt = replace(rt, wiring=replace(rt.wiring, enforcement=tuple(order["points"])), reached=death(order["fault"]))
     worker = Worker(rt)
     while worker.run_due() or (order["approve"] and approve_one(rt)):
         pass
     rt.close()
 
 
+def death(fault: str) -> Callable[[str], None]:
+    """End this process with SIGKILL when it gets to a boundary for the n-th time (``boundary:n``)."""
+    wanted, _, count = fault.partition(":")
+    passed: Counter[str] = Counter()
+
+    def reached(boundary: str) -> None:
+        passed[boundary] += 1
+        if boundary == wanted and passed[boundary] == int(count or 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached
+
+
 def approve_one(rt: Any) -> bool:
     """Approve one waiting plan as one person, the way the door does; tell whether there was one."""
     import sqlalchemy as sa
 
-    from soar_playbooks import faults
+    from soar_playbooks import service
     from soar_playbooks.models import runs
-    from soar_playbooks.runs import decisions
     from tests.soar_playbooks.support import AN
 
     waiting = sa.and_(runs.c.state == "waiting", runs.c.guard == "propose")
@@ -75,8 +88,7 @@ def approve_one(rt: Any) -> bool:
         run_id = connection.execute(sa.select(runs.c.id).where(waiting)).scalar()
     if run_id is None:
         return False
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.approve(rt, connection, AN, run_id=run_id)
+    service.approve_run(rt, AN, run_id=run_id)
     return True
 
 

@@ -10,7 +10,7 @@ from api.people.console import pages
 from lachan.enforcement import Level
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from soar_playbooks import faults, schemas
+from soar_playbooks import schemas, service
 from soar_playbooks.containment import approvals
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
@@ -65,8 +65,7 @@ def kill_switch_by_form(
     rt: Open,
 ) -> Response:
     """Stop automatic containment everywhere, or allow it again."""
-    with rt.db.write() as connection:
-        approvals.set_kill_switch(connection, caller, active=active, reason=reason)
+    service.set_kill_switch(rt, caller, active=active, reason=reason)
     return pages.back("/containments", said="stopped" if active else "allowed")
 
 
@@ -79,16 +78,14 @@ def approve_containment_by_form(
     level: Annotated[Level | None, Form()] = None,
 ) -> Response:
     """A person approves what the page said that the containment waits for."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        approvals.approve(rt, connection, caller, containment_id=containment_id, note=note, level=level)
+    service.approve_containment(rt, caller, containment_id=containment_id, note=note, level=level)
     return pages.back(f"/containments/{containment_id}", said="approved")
 
 
 @router.post("/containments/{containment_id}/reject")
 def reject_containment_by_form(containment_id: str, caller: Approver, rt: Open, note: Note = "") -> Response:
     """A person rejects what the containment waits for."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        approvals.reject(rt, connection, caller, containment_id=containment_id, note=note)
+    service.reject_containment(rt, caller, containment_id=containment_id, note=note)
     return pages.back(f"/containments/{containment_id}", said="rejected")
 
 
@@ -100,6 +97,5 @@ def release_by_form(
     note: Note = "",
 ) -> Response:
     """A person gives one of the two approvals that end a containment."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        approvals.release(rt, connection, caller, containment_id=containment_id, note=note)
+    service.release_containment(rt, caller, containment_id=containment_id, note=note)
     return pages.back(f"/containments/{containment_id}", said="released")

@@ -16,8 +16,7 @@ from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
 from lachan.trust import Answer
 from pki import service as pki
-from soar_playbooks import schemas
-from soar_playbooks.containment import approvals as containment
+from soar_playbooks import schemas, service
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 Reader = Annotated[Principal, Depends(may(Permission.DEVICES_READ))]
@@ -84,7 +83,7 @@ def contain_by_form(
     """Propose a containment; another person must approve it."""
     lasting = min(int(hours), 8760) if hours.strip().isdigit() else 0
     until = timedelta(hours=lasting) if lasting else None
-    with rt.db.write() as connection:
-        device = devices.get(connection, device_id, principal=caller)
-        row = containment.propose(rt, connection, caller, device=device, level=level, reason=reason, until=until)
-    return pages.back(f"/containments/{row['id']}", said="proposed")
+    containment_id = service.propose_containment(
+        rt, caller, device_id=device_id, level=level, reason=reason, until=until
+    )
+    return pages.back(f"/containments/{containment_id}", said="proposed")

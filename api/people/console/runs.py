@@ -12,8 +12,7 @@ from api.people.console import pages
 from lachan.errors import LachanError
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from soar_playbooks import faults, playbooks, schemas
-from soar_playbooks.runs import decisions
+from soar_playbooks import playbooks, schemas, service
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 Reader = Annotated[Principal, Depends(may(Permission.RUNS_READ))]
@@ -99,16 +98,14 @@ def _effects(plan: list[dict[str, Any]], run: dict[str, Any]) -> list[str]:
 @router.post("/runs/{run_id}/approve")
 def approve_run_by_form(run_id: str, caller: Approver, rt: Open, note: Note = "") -> Response:
     """A person approves what the run waits for."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.approve(rt, connection, caller, run_id=run_id, note=note)
+    service.approve_run(rt, caller, run_id=run_id, note=note)
     return pages.back(f"/runs/{run_id}", said="approved")
 
 
 @router.post("/runs/{run_id}/reject")
 def reject_run_by_form(run_id: str, caller: Approver, rt: Open, note: Note = "") -> Response:
     """A person rejects what the run waits for."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.reject(rt, connection, caller, run_id=run_id, note=note)
+    service.reject_run(rt, caller, run_id=run_id, note=note)
     return pages.back(f"/runs/{run_id}", said="rejected")
 
 
@@ -117,6 +114,5 @@ def resolve_run_by_form(
     run_id: str, happened: Annotated[bool, Form()], caller: Approver, rt: Open, note: Note = ""
 ) -> Response:
     """A person says what became of a step whose outcome is unknown."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.resolve(rt, connection, caller, run_id=run_id, happened=happened, note=note)
+    service.resolve_run(rt, caller, run_id=run_id, happened=happened, note=note)
     return pages.back(f"/runs/{run_id}", said="resolved")

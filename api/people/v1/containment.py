@@ -10,11 +10,10 @@ from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
 from api.people.v1.runs import DecisionOut, Note
 from api.problems import documented
-from lachan import devices
 from lachan.enforcement import Level
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from soar_playbooks import faults, schemas
+from soar_playbooks import schemas, service
 from soar_playbooks.containment import approvals
 
 router = APIRouter(prefix="/api/v1/containments", tags=["containment"])
@@ -131,8 +130,8 @@ def set_kill_switch(
     body: KillSwitch, caller: Annotated[Principal, Depends(may(Permission.KILL_SWITCH))], rt: Open
 ) -> KillSwitchOut:
     """Stop every automatic containment everywhere, or allow them again; what humans decide goes on."""
-    with rt.db.write() as connection:
-        approvals.set_kill_switch(connection, caller, active=body.active, reason=body.reason)
+    service.set_kill_switch(rt, caller, active=body.active, reason=body.reason)
+    with rt.db.read() as connection:
         return KillSwitchOut.model_validate(approvals.kill_switch_state(connection))
 
 
@@ -148,28 +147,27 @@ def propose_containment(
     body: NewContainment, caller: Annotated[Principal, Depends(may(Permission.CONTAIN))], rt: Open
 ) -> ContainmentDetail:
     """Propose a containment; it takes effect when another person (two, for the hardest cases) approves."""
-    with rt.db.write() as connection:
-        device = devices.get(connection, body.device_id, principal=caller)
-        until = timedelta(hours=body.hours) if body.hours is not None else None
-        row = approvals.propose(
-            rt, connection, caller, device=device, level=body.level, reason=body.reason, until=until
-        )
-        return ContainmentDetail.model_validate(schemas.show_containment(rt, connection, caller, row["id"]))
+    until = timedelta(hours=body.hours) if body.hours is not None else None
+    containment_id = service.propose_containment(
+        rt, caller, device_id=body.device_id, level=body.level, reason=body.reason, until=until
+    )
+    with rt.db.read() as connection:
+        return ContainmentDetail.model_validate(schemas.show_containment(rt, connection, caller, containment_id))
 
 
 @router.post("/{containment_id}/approve", summary="Approve a containment", responses=documented(403, 404, 409))
 def approve_containment(containment_id: str, body: Approval, caller: Approver, rt: Open) -> ContainmentDetail:
     """Approve what the containment waits for; a person's session only, and never the proposer's."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        approvals.approve(rt, connection, caller, containment_id=containment_id, note=body.note, level=body.level)
+    service.approve_containment(rt, caller, containment_id=containment_id, note=body.note, level=body.level)
+    with rt.db.read() as connection:
         return ContainmentDetail.model_validate(schemas.show_containment(rt, connection, caller, containment_id))
 
 
 @router.post("/{containment_id}/reject", summary="Reject a containment", responses=documented(403, 404, 409))
 def reject_containment(containment_id: str, body: Note, caller: Approver, rt: Open) -> ContainmentDetail:
     """Reject what the containment waits for; what is degraded meanwhile stays so until it is released."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        approvals.reject(rt, connection, caller, containment_id=containment_id, note=body.note)
+    service.reject_containment(rt, caller, containment_id=containment_id, note=body.note)
+    with rt.db.read() as connection:
         return ContainmentDetail.model_validate(schemas.show_containment(rt, connection, caller, containment_id))
 
 
@@ -181,6 +179,6 @@ def release_containment(
     rt: Open,
 ) -> ContainmentDetail:
     """Give one of the two approvals that end a containment; two different persons, each in their own session."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        approvals.release(rt, connection, caller, containment_id=containment_id, note=body.note)
+    service.release_containment(rt, caller, containment_id=containment_id, note=body.note)
+    with rt.db.read() as connection:
         return ContainmentDetail.model_validate(schemas.show_containment(rt, connection, caller, containment_id))

@@ -11,8 +11,7 @@ from api.people.access import may, runtime
 from api.problems import documented
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from soar_playbooks import faults, schemas
-from soar_playbooks.runs import decisions
+from soar_playbooks import schemas, service
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"])
 Reader = Annotated[Principal, Depends(may(Permission.RUNS_READ))]
@@ -117,22 +116,22 @@ def read_run(run_id: str, caller: Reader, rt: Open) -> RunDetail:
 @router.post("/{run_id}/approve", summary="Approve what a run waits for", responses=documented(403, 404, 409))
 def approve_run(run_id: str, body: Note, caller: Approver, rt: Open) -> RunDetail:
     """Approve the plan (propose mode) or the containment that the run waits for; a person's session only."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.approve(rt, connection, caller, run_id=run_id, note=body.note)
+    service.approve_run(rt, caller, run_id=run_id, note=body.note)
+    with rt.db.read() as connection:
         return RunDetail.model_validate(schemas.show_run(connection, caller, run_id))
 
 
 @router.post("/{run_id}/reject", summary="Reject what a run waits for", responses=documented(403, 404, 409))
 def reject_run(run_id: str, body: Note, caller: Approver, rt: Open) -> RunDetail:
     """Reject the plan (the run ends) or the containment (the run follows on_failure); a person's session only."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.reject(rt, connection, caller, run_id=run_id, note=body.note)
+    service.reject_run(rt, caller, run_id=run_id, note=body.note)
+    with rt.db.read() as connection:
         return RunDetail.model_validate(schemas.show_run(connection, caller, run_id))
 
 
 @router.post("/{run_id}/resolve", summary="Say what became of a step", responses=documented(403, 404, 409))
 def resolve_run(run_id: str, body: Resolution, caller: Approver, rt: Open) -> RunDetail:
     """Says, after looking at the peer, whether a step of unknown outcome happened; a person's session only."""
-    with faults.write(rt, faults.Record.APPROVAL) as connection:
-        decisions.resolve(rt, connection, caller, run_id=run_id, happened=body.happened, note=body.note)
+    service.resolve_run(rt, caller, run_id=run_id, happened=body.happened, note=body.note)
+    with rt.db.read() as connection:
         return RunDetail.model_validate(schemas.show_run(connection, caller, run_id))
