@@ -81,6 +81,7 @@ async def _serve(
         for server in servers.values():
             server.should_exit = True
         await asyncio.gather(*running, renewing, return_exceptions=True)
+        await door.close()
         await asyncio.to_thread(door.stop)
 
 

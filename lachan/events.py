@@ -237,11 +237,12 @@ class SignatureRefused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SignerDiscrepancy(Event):
-    """Signer discrepancy."""
+    """Something was signed that is not in the books; ``closed`` if it was made worthless since."""
 
     kind: str
     subject: str
     number: int
+    closed: bool = False
 
 
 # ota_signing

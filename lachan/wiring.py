@@ -36,11 +36,14 @@ class Signing:
         handler: function ``(context, fields)`` that runs inside the signer.
         rate: signatures per second; the setting ``signer_rates`` may say otherwise.
         recorded: function ``(connection, subject) -> bool`` that finds what was signed; none where no row tells.
+        close: function ``(rt, connection, line) -> bool`` that makes what was signed and not recorded worthless, in a unit of
+            work, and tells whether it did; ``line`` as `lachan.signer.siglog` keeps it.
     """
 
     handler: str
     rate: float
     recorded: str | None = None
+    close: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,7 @@ class Wiring:
         yield from (function for _, function in self.recurring.values())
         yield from (*self.verbs, *self.enforcement, *self.init, *self.health)
         for signing in self.signing.values():
-            yield from (name for name in (signing.handler, signing.recorded) if name)
+            yield from (name for name in (signing.handler, signing.recorded, signing.close) if name)
 
 
 @cache

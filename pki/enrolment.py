@@ -57,12 +57,12 @@ class _Issue(Protocol):
     csr: Csr
     device_id: str | None  # as soon as it is known
 
-    def judge(self, connection: sa.Connection, *, lock: bool = False) -> standing.Row | Issued:
+    def judge(self, connection: sa.Connection, signed: standing.Signed | None = None) -> standing.Row | Issued:
         """Look and judge; give what was found, or a certificate that answers the request already.
 
         Args:
             connection: an open connection.
-            lock: in the unit that records: the device's row first.
+            signed: in the unit that records: what the signer made.
         """
 
     def writes(self, found: standing.Row, certificate_id: str) -> tuple[list[Call], list[Call]]:
@@ -207,7 +207,7 @@ async def _issued(rt: Runtime, steps: Steps, issue: _Issue) -> Issued:
 
 def _record(rt: Runtime, issue: _Issue, prepared: Prepared, connection: sa.Connection) -> Issued:
     """Judge again and write, in one unit of work."""
-    found = issue.judge(connection, lock=True)
+    found = issue.judge(connection, prepared.signed)
     if isinstance(found, Issued):
         return found
     rt.reached(Boundary.RECORDING)
@@ -249,9 +249,9 @@ class _Exchange:
         self._digest = hashed(rt.settings.data, secret)
         self._who = attempts.whose(device_name, source)
 
-    def judge(self, connection: sa.Connection, *, lock: bool = False) -> standing.Row | Issued:
+    def judge(self, connection: sa.Connection, signed: standing.Signed | None = None) -> standing.Row | Issued:
         """Judge secret, device and request."""
-        row = self._row(connection, lock=lock)
+        row = self._row(connection, signed)
         if row is None or row.secret_id is None:
             raise SecretRefused
         before = self._same_answer(connection, row) if row.consumed_at else None
@@ -264,9 +264,10 @@ class _Exchange:
             return before
         standing.refuse_suspended(row)
         check_claims(self.csr, row, domain=PkiSettings.of(self._rt.settings).pki_device_domain)
-        if not lock:
+        if signed is None:
             check_key(self.csr.spki, allowed=get(row.profile).keys)
         standing.refuse_used_key(row)
+        standing.refuse_closed(row)
         return row
 
     def writes(self, found: standing.Row, certificate_id: str) -> tuple[list[Call], list[Call]]:
@@ -283,16 +284,16 @@ class _Exchange:
         """Count a wrong secret against name and address."""
         return self._who if isinstance(error, SecretRefused) else []
 
-    def _row(self, connection: sa.Connection, *, lock: bool) -> standing.Row | None:
+    def _row(self, connection: sa.Connection, signed: standing.Signed | None) -> standing.Row | None:
         row = None
         if LABEL.fullmatch(self._name):
             row = standing.by_secret(
-                connection, lock=self.device_id if lock else None, device_name=self._name, digest=self._digest,
+                connection, signed, device_name=self._name, digest=self._digest,
                 spki=self.csr.spki_sha256, by_address=self._who[0], by_name=self._who[1],
             )  # fmt: skip
         settings = PkiSettings.of(self._rt.settings)
         limits = dict(zip(self._who, (settings.pki_failures_address, settings.pki_failures_device), strict=True))
-        if not lock and (row is None or row.by_name is not None or row.by_address is not None):
+        if signed is None and (row is None or row.by_name is not None or row.by_address is not None):
             attempts.check(connection, limits)
         self.device_id = row.id if row is not None else None
         return row
@@ -318,10 +319,10 @@ class _Renewal:
         self._certificate, self._profile = certificate, profile
         self._shown = certificate.public_bytes(Encoding.DER)
 
-    def judge(self, connection: sa.Connection, *, lock: bool = False) -> standing.Row | Issued:
+    def judge(self, connection: sa.Connection, signed: standing.Signed | None = None) -> standing.Row | Issued:
         """Judge device, certificate and request."""
         row = standing.by_certificate(
-            connection, lock=self.device_id if lock else None, device_id=self.device_id,
+            connection, signed, device_id=self.device_id,
             fingerprint=hashlib.sha256(self._shown).hexdigest(), spki=self.csr.spki_sha256,
         )  # fmt: skip
         if row is None:
@@ -339,9 +340,10 @@ class _Renewal:
             found = standing.certificate(connection, row.again)
             return Issued(row.again, x509.load_der_x509_certificate(found.certificate))
         standing.refuse_too_many(connection, row)
-        if not lock:
+        if signed is None:
             check_key(self.csr.spki, allowed=get(row.profile).keys)
         standing.refuse_used_key(row)
+        standing.refuse_closed(row)
         return row
 
     def writes(self, found: standing.Row, certificate_id: str) -> tuple[list[Call], list[Call]]:

@@ -20,12 +20,13 @@ from lachan.ids import new_id
 from lachan.runtime import Runtime
 from lachan.statements import Statement, pipeline
 from lachan.work import outbox
-from pki import authorities
+from pki import authorities, unrecorded
 from pki.authorities import OCSP_RESPONDER, Authority
 from pki.errors import AuthorityMissing
 from pki.models import authorities as authority_rows
 from pki.models import certificates
 from pki.profiles import Names, Profile, load
+from pki.standing import Signed
 from pki.states import State
 
 Call = tuple[Statement, Mapping[str, Any]]
@@ -54,10 +55,12 @@ class Prepared:
     Attributes:
         issued: what stands in the books once they ran.
         calls: the row's and the fact's.
+        signed: what the signer made for whom.
     """
 
     issued: Issued
     calls: tuple[Call, ...]
+    signed: Signed
 
 
 def prepare(
@@ -96,7 +99,8 @@ def prepare(
         not_after=clock.iso(row["not_after"]),
     )
     _, told = outbox.calls(event, actor=actor, vendor=vendor, dialect=dialect)
-    return Prepared(Issued(row["id"], certificate), ((INSERT, row), *told))
+    signed = Signed(device_id or "", row["authority"], row["serial_number"])
+    return Prepared(Issued(row["id"], certificate), ((INSERT, row), *told), signed)
 
 
 def record(
@@ -107,6 +111,10 @@ def record(
         answer, dialect=connection.dialect.name, profile=profile, device_id=device_id, actor=actor,
         vendor=outbox.vendor_of(connection, device_id),
     )  # fmt: skip
+    if device_id is None:
+        unrecorded.refuse_closed(
+            connection, authority=prepared.signed.authority, serial_number=prepared.signed.serial_number
+        )
     pipeline(connection, prepared.calls)
     return prepared.issued
 

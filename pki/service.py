@@ -1,7 +1,7 @@
 """The verbs of the PKI on one page, for those who call it: routes, command line, doors.
 
 * `issue_secret`: a one-time enrolment secret for a device.
-* `enrol`, `reenrol`: certificates for devices. `issue_server_certificate`: for the doors.
+* `enrol`, `reenrol`: certificates for devices; `enrolling`, `renewing` the same on an event loop, with `OnLoop`. `issue_server_certificate`: for the doors.
 * `suspend`, `release`, `revoke`, `close_unrecorded`: the state of certificates. `latest`, `publish`: CRLs. `answer`: OCSP.
 * `hierarchy`: root and issuing authorities. `certificates_of`: what a device has. `registered`: the row of exact bytes.
 """
@@ -18,18 +18,19 @@ from lachan.identity import Permission, Principal, require
 from lachan.runtime import Runtime
 from pki.authorities import hierarchy, pem, service_certificate
 from pki.crl import latest, publish
-from pki.enrolment import Enrolled, enrol, reenrol
+from pki.enrolment import Enrolled, enrol, enrolling, reenrol, renewing
 from pki.issuing import registered
 from pki.models import certificates
 from pki.ocsp import answer
 from pki.revocation import close_unrecorded, release, revoke, suspend
 from pki.secrets import NewSecret, issue_secret
 from pki.servers import issue_server_certificate
+from pki.steps import OnLoop
 
 __all__ = [
-    "CertificateRow", "Enrolled", "NewSecret", "answer", "certificates_of", "close_unrecorded", "enrol", "hierarchy",
-    "issue_secret", "issue_server_certificate", "latest", "pem", "publish", "reenrol", "registered", "release", "revoke",
-    "service_certificate", "suspend",
+    "CertificateRow", "Enrolled", "NewSecret", "OnLoop", "answer", "certificates_of", "close_unrecorded", "enrol",
+    "enrolling", "hierarchy", "issue_secret", "issue_server_certificate", "latest", "pem", "publish", "reenrol",
+    "registered", "release", "renewing", "revoke", "service_certificate", "suspend",
 ]  # fmt: skip
 
 

@@ -136,14 +136,13 @@ def build(
         san=identity.san,
     )
     signature = signer.keys.sign(authority.key_name, body)
-    signer.signed(f"{serial:x}", body, device_id=device_id)
+    signer.signed(f"{serial:x}", body, device_id=device_id, authority=authority.name)
     return der.signed(body, ECDSA_SHA256, signature)
 
 
 def is_recorded(connection: sa.Connection, subject: str) -> bool:
     """Whether the certificate with that serial number (hex) stands in the books; asked by `lachan.signer.reconcile`."""
-    query = sa.select(certificates.c.id).where(certificates.c.serial_number == subject)
-    return connection.execute(query).first() is not None
+    return _RECORDED.first(connection, serial_number=subject) is not None
 
 
 def _authority(signer: SignerContext, profile: Profile, request: dict[str, Any]) -> Authority:
@@ -215,4 +214,5 @@ _CANDIDATES = {
         _OF_CANDIDATE.where(devices.c.id == sa.func.any(sa.bindparam("ids", type_=sa.ARRAY(sa.String))))
     ),
 }
+_RECORDED = Statement(sa.select(certificates.c.id).where(certificates.c.serial_number == sa.bindparam("serial_number")))
 ISSUE = Handler(look, issue)

@@ -7,6 +7,7 @@ locks it: the containment is either seen here or waits until we have committed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -21,11 +22,12 @@ from pki.errors import (
     CertificatesSuspended,
     DeviceContained,
     DeviceRetired,
+    IssueClosed,
     KeyInUse,
     KeyUnfit,
     TooManyRenewals,
 )
-from pki.models import attempts, certificates, secrets
+from pki.models import attempts, certificates, secrets, unrecorded
 from pki.states import Reason, State
 
 AGAIN = timedelta(minutes=10)  # in which the same key gets the same certificate: an answer may be lost
@@ -59,6 +61,11 @@ def _standing() -> list[sa.ColumnElement[Any]]:
         _any(*lasting, _o.state == State.VALID).label("in_force"),
         _any(same_key, sa.or_(_o.device_id.is_(None), _o.device_id != _d.id)).label("key_of_another"),
         _any(same_key, _o.device_id == _d.id, compromised).label("key_compromised"),
+        sa.exists(
+            sa.select(sa.literal(1)).select_from(unrecorded).where(
+                unrecorded.c.serial_number == bindparam("serial_number"), unrecorded.c.authority == bindparam("authority")
+            )
+        ).label("closed"),
     ]  # fmt: skip
 
 
@@ -107,38 +114,52 @@ _OLDEST = Statement(
 )
 
 
-def by_secret(connection: sa.Connection, *, lock: str | None, **given: Any) -> Row | None:
+@dataclass(frozen=True)
+class Signed:
+    """What the signer made for whom; with it a reading is of the unit that records, and locks the device's row first."""
+
+    device_id: str
+    authority: str
+    serial_number: str
+
+
+def by_secret(connection: sa.Connection, signed: Signed | None, **given: Any) -> Row | None:
     """Read how somebody stands who names a device and shows a secret.
 
     Args:
         connection: an open connection.
-        lock: id of the device whose row is locked first, in the unit that records.
+        signed: in the unit that records: what the signer made.
         given: ``device_name``, ``digest``, ``spki`` (SHA-256, hex), ``by_name`` and ``by_address`` (`attempts`).
 
     Returns:
         The row, without a secret if it is not the device's; None if there is no such device.
     """
     now = clock.now()
-    return _read(connection, BY_SECRET, lock, {**given, "at": now, "since": now - WINDOW})
+    return _read(connection, BY_SECRET, signed, {**given, "at": now, "since": now - WINDOW})
 
 
-def by_certificate(connection: sa.Connection, *, lock: str | None, **given: Any) -> Row | None:
+def by_certificate(connection: sa.Connection, signed: Signed | None, **given: Any) -> Row | None:
     """Read how a device stands that shows a certificate.
 
     Args:
         connection: an open connection.
-        lock: as in `by_secret`.
+        signed: as in `by_secret`.
         given: ``device_id``, ``fingerprint``, ``spki`` (both SHA-256, hex).
     """
     now = clock.now()
     moments = {"at": now, "since": now - AGAIN, "hour": now - RENEWAL_WINDOW}
-    return _read(connection, BY_CERTIFICATE, lock, {**given, **moments})
+    return _read(connection, BY_CERTIFICATE, signed, {**given, **moments})
 
 
-def _read(connection: sa.Connection, statement: Statement, lock: str | None, given: dict[str, Any]) -> Row | None:
-    if lock is None or connection.dialect.name == "sqlite":
+_NOTHING = Signed("", "", "")
+
+
+def _read(connection: sa.Connection, statement: Statement, signed: Signed | None, given: dict[str, Any]) -> Row | None:
+    made = signed or _NOTHING
+    given |= {"authority": made.authority, "serial_number": made.serial_number}
+    if signed is None or connection.dialect.name == "sqlite":
         return statement.first(connection, **given)
-    rows = pipeline(connection, [(LOCK, {"device_id": lock}), (statement, given)])[1].rows
+    rows = pipeline(connection, [(LOCK, {"device_id": signed.device_id}), (statement, given)])[1].rows
     return rows[0] if rows else None
 
 
@@ -161,6 +182,16 @@ def admit(connection: sa.Connection, row: Row) -> None:
     if decision.answer.rank >= trust.Answer.QUARANTINE.rank:
         reasons = ", ".join(signal.reason for signal in decision.reasons)
         raise DeviceContained(f"{row.name} is contained ({decision.answer}: {reasons}).")
+
+
+def refuse_closed(row: Row) -> None:
+    """Keep a certificate that came too late from being recorded.
+
+    Raises:
+        IssueClosed: its serial number was revoked before (`pki.unrecorded`).
+    """
+    if row.closed:
+        raise IssueClosed
 
 
 def refuse_suspended(row: Row) -> None:

@@ -154,6 +154,10 @@ class OnLoop:
         """Run a unit of work, with others in one transaction on SQLite."""
         return await self._rt.db.arun(unit)
 
+    async def close(self) -> None:
+        """Hang up on the signer."""
+        await self._link.close()
+
     def _look(self, read: Do[R]) -> R:
         with self._rt.db.read() as connection:
             return read(connection)

@@ -10,7 +10,9 @@ WIRING = Room(
     verbs=("pki.verbs:SUSPEND", "pki.verbs:RELEASE", "pki.verbs:REVOKE"),
     enforcement=("pki.enforcement:CertificateHold",),
     signing={
-        "issue": Signing("pki.signing:ISSUE", rate=500, recorded="pki.signing:is_recorded"),
+        "issue": Signing(
+            "pki.signing:ISSUE", rate=500, recorded="pki.signing:is_recorded", close="pki.unrecorded:close"
+        ),
         "crl": Signing("pki.crl_signing:crl", rate=5),
         "ocsp": Signing("pki.status_signing:ocsp", rate=1000),
     },

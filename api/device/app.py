@@ -12,13 +12,15 @@ from collections import Counter
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import metrics, middleware, problems, routing
+from api import machine, metrics, middleware, problems, routing
 from api.device import access, routes
 from api.device.reporter import Reporter
 from api.device.trustwatch import TrustWatch, View
 from api.tls import TlsDoor
 from lachan.errors import LachanError
 from lachan.runtime import Runtime
+from lachan.signer.link import SignerLink
+from pki import service
 
 BODY = 1024 * 1024
 LARGER = ((r"(/[^/]+)?/_bulk", 32 * 1024 * 1024),)
@@ -32,14 +34,18 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
         modules: Modules with routes; all of ``routes.ROUTES`` by default (tests add theirs).
 
     Raises:
-        RuntimeError: If an exception in ``routes`` names no route.
+        RuntimeError: If an exception in ``routes`` names no route, or a machine route's ``auth`` says something else.
     """
     app = FastAPI(title="lachan device door", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.rt = rt
     app.state.door = "device"
+    app.state.issuing = service.OnLoop(rt, SignerLink(rt.settings.signer_path))
     problems.install(app, challenge="Certificate")
     routing.include(app, routes.ROUTES if modules is None else modules, dependencies=[Depends(access.guard)])
+    table = machine.table(routes.ROUTES if modules is None else modules)
+    machine.check(table, open_operations=routes.OPEN)
     routing.check_exceptions(app, routes.OPEN | routes.WITHHELD_WHEN_LIMITED | routes.REMEDIES)
+    app.add_middleware(machine.Dispatcher, table=table)
     app.add_middleware(_ForwardedChain, proxies=frozenset(rt.settings.proxies))
     app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
     app.add_middleware(middleware.Envelope, door="device", headers=middleware.MACHINE_HEADERS)
@@ -57,6 +63,7 @@ class Door:
 
     def __init__(self, rt: Runtime, app: FastAPI, tls: TlsDoor | None) -> None:
         self._tls = tls
+        self._issuing: service.OnLoop = app.state.issuing
         self._loop: asyncio.AbstractEventLoop | None = None
         self.reporter = Reporter(rt)
         self.trust = TrustWatch(rt, on_change=self._on_change)
@@ -68,6 +75,10 @@ class Door:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self.trust.start)
         self.reporter.start()
+
+    async def close(self) -> None:
+        """Hang up on the signer; on the loop that served, after its last request."""
+        await self._issuing.close()
 
     def stop(self) -> None:
         """End the threads."""

@@ -39,11 +39,13 @@ class Signed:
         subject: whose or which thing.
         digest: SHA-256 of the bytes that were signed, hex.
         device_id: for which device, if for one.
+        authority: in which authority's name, if in one's.
     """
 
     subject: str
     digest: str
     device_id: str = ""
+    authority: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,16 @@ class SignerContext:
     signatures: list[Signed] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
 
-    def signed(self, subject: str, data: bytes, *, device_id: str = "") -> None:
+    def signed(self, subject: str, data: bytes, *, device_id: str = "", authority: str = "") -> None:
         """Record one signature for the log, and count it; an answer without any is not let out.
 
         Args:
             subject: what ``SIGNED`` finds it by: the certificate's serial in hex, the release's digest, the tree's size.
             data: the bytes that were signed (the TBS part, the note's text …); their SHA-256 is kept.
             device_id: for which device, if for one.
+            authority: in which authority's name, if in one's.
         """
-        self.signatures.append(Signed(subject, hashlib.sha256(data).hexdigest(), device_id))
+        self.signatures.append(Signed(subject, hashlib.sha256(data).hexdigest(), device_id, authority))
         if device_id:
             self.counts.add(device_id)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,17 @@ from lachan.signer.siglog import Outcome, SignatureLog
 from lachan.wiring import resolve
 
 log = get_logger(__name__)
+_OPTIONAL = ("device_id", "authority")  # fields of a line that are left out when empty
 QUIET = 60.0  # seconds between two log lines about the same exhausted bucket
 MOST = 64  # requests of one message
+
+
+class Boundary(StrEnum):
+    """The moments of a message at which a crash must be borne, in their order; tests end the process at each of them."""
+
+    ASKED = "asked"
+    BUILT = "built"  # signed; nobody knows yet
+    LOGGED = "logged"  # the log knows; the caller does not
 
 
 @dataclass
@@ -54,6 +64,7 @@ class Dispatcher:
         keys: the private keys.
         signing: kind → ``"module:function"`` or ``"module:HANDLER"`` (`lachan.wiring.Signing.handler`).
         on_refusal: called after refusals are in the log.
+        reached: told each `Boundary`.
     """
 
     def __init__(
@@ -63,6 +74,7 @@ class Dispatcher:
         keys: KeyStore,
         signing: Mapping[str, str],
         on_refusal: Callable[[], None],
+        reached: Callable[[StrEnum], None] = lambda _boundary: None,
     ) -> None:
         self.folder: Path = settings.signer_home
         self.settings, self.db, self.keys = settings, db, keys
@@ -70,7 +82,7 @@ class Dispatcher:
         self.log = SignatureLog(self.folder / "signatures.log")
         self.counts = HourlyCounts(settings.signer_device_hour)
         self.counts.restore(_of_devices(self.log.path))
-        self._on_refusal = on_refusal
+        self._on_refusal, self._reached = on_refusal, reached
         rates = {kind: found.rate for kind, found in wiring.load().signing.items()}
         self._limiter = Limiter(rates | settings.signer_rates)
         self._told: dict[str, float] = {}
@@ -108,6 +120,7 @@ class Dispatcher:
         self.log.close()
 
     def _answers(self, kind: str, items: Sequence[dict[str, Any]], *, pid: int, uid: int) -> list[dict[str, Any]]:
+        self._reached(Boundary.ASKED)
         known = kind in self.signing or kind in ("ping", "public", "log")
         found = [self._over_limit(kind if known else "unknown") for _ in items]
         admitted = [item for item, over in zip(items, found, strict=True) if over is None]
@@ -119,7 +132,9 @@ class Dispatcher:
             made = [self._own(kind, item) for item in admitted]
         following = iter(made)
         answers = [over or next(following) for over in found]
+        self._reached(Boundary.BUILT)
         self._keep(kind, answers, pid=pid, uid=uid)
+        self._reached(Boundary.LOGGED)
         return [each.answer for each in answers]
 
     def _keep(self, kind: str, answers: Sequence[_Answer], *, pid: int, uid: int) -> None:
@@ -212,7 +227,7 @@ def _call(sign: Callable[..., dict[str, Any]], item: dict[str, Any], *seen: Any)
 
 
 def _line(fields: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    return {**{name: value for name, value in fields.items() if value or name != "device_id"}, "outcome": outcome}
+    return {**{name: value for name, value in fields.items() if value or name not in _OPTIONAL}, "outcome": outcome}
 
 
 def _refusal(error: LachanError) -> _Answer:

@@ -1,9 +1,11 @@
-"""Compares the signer's log with the database: a signature that the database does not know is a discrepancy.
+"""Compares the signer's log with the database: a signature that the database does not know is a discrepancy, and is closed.
 
 Recurring work ``signer.reconcile`` in the worker. It asks the signer for its log from where it stopped, waits `GRACE` for
-each signature (its row is committed after the signature is made), and looks each up with the room's ``SIGNED`` function.
-What is missing becomes a `lachan.events.SignerDiscrepancy`: somebody used a key beside lachan's books, or an issuing
-transaction was rolled back after its signature. Limits: it trusts the log; a thief of the signer's user can forge both.
+each signature (its row is committed after the signature is made), and looks each up with the room's ``recorded`` function.
+What is missing becomes a `lachan.events.SignerDiscrepancy`: an issue was cut off between its signature and its record, or
+somebody used a key beside lachan's books; either way the room's ``close`` makes it worthless in the same unit of work (a
+certificate's serial number goes to the CRL). At most `PAGE` are closed in one unit. Limits: it trusts the log; a thief of the
+signer's user can forge both.
 """
 
 from datetime import timedelta
@@ -23,6 +25,7 @@ from lachan.wiring import resolve
 from lachan.work import outbox
 
 GRACE = timedelta(minutes=5)
+PAGE = 100
 log = get_logger(__name__)
 
 
@@ -49,9 +52,15 @@ def _step(rt: Runtime) -> bool:
     if not due:
         return False
     with rt.db.read() as connection:
-        missing = [line for _, line in due if not _known(rt, connection, line)]
-    _settle(rt, start, due[-1][0], missing)
-    return len(due) == len(answer["lines"])
+        missing = [(position, line) for position, line in due if not _known(rt, connection, line)]
+    while True:
+        page, missing = missing[:PAGE], missing[PAGE:]
+        position = page[-1][0] if missing else due[-1][0]
+        if not _settle(rt, start, position, [line for _, line in page]):
+            return False
+        if not missing:
+            return len(due) == len(answer["lines"])
+        start = position
 
 
 def _known(rt: Runtime, connection: sa.Connection, line: dict[str, Any]) -> bool:
@@ -61,15 +70,31 @@ def _known(rt: Runtime, connection: sa.Connection, line: dict[str, Any]) -> bool
     return bool(resolve(signing.recorded)(connection, line["subject"]))
 
 
-def _settle(rt: Runtime, start: int, position: int, missing: list[dict[str, Any]]) -> None:
-    """Record the discrepancies and move on, in one transaction; nothing if another worker was faster."""
-    with rt.db.write() as connection:
+def _settle(rt: Runtime, start: int, position: int, missing: list[dict[str, Any]]) -> bool:
+    """Close and record discrepancies and move on, in one unit; False if another worker was faster."""
+
+    def unit(connection: sa.Connection) -> bool:
         insert_ignore(connection, reconciled, {"id": 1, "position": 0}, index=("id",))
         moved = connection.execute(
             reconciled.update().where(reconciled.c.position == start).values(position=position)
         ).rowcount
         if not moved:
-            return
+            return False
         for line in missing:
-            found = events.SignerDiscrepancy(kind=line["kind"], subject=line["subject"], number=line["n"])
-            outbox.append(connection, found, actor=system("signer"))
+            _tell(rt, connection, line)
+        return True
+
+    return rt.db.run(unit)
+
+
+def _tell(rt: Runtime, connection: sa.Connection, line: dict[str, Any]) -> None:
+    signing = rt.wiring.signing.get(line["kind"])
+    closed = False
+    if signing is not None and signing.close is not None:
+        closed = bool(resolve(signing.close)(rt, connection, line))
+        if not closed:
+            return  # recorded meanwhile, or closed before
+    found = events.SignerDiscrepancy(
+        device_id=line.get("device_id"), kind=line["kind"], subject=line["subject"], number=line["n"], closed=closed
+    )
+    outbox.append(connection, found, actor=system("signer"))

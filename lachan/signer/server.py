@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 
 from lachan import wiring
@@ -41,6 +42,7 @@ class SignerServer:
         db: its database.
         keys: the private keys; opened from the signer's folder by default.
         signing: kind → ``"module:function"``; the wiring's by default.
+        reached: told each boundary (`lachan.signer.dispatch.Boundary`).
 
     Raises:
         KeyLocked: there is no passphrase.
@@ -55,6 +57,7 @@ class SignerServer:
         *,
         keys: KeyStore | None = None,
         signing: Mapping[str, str] | None = None,
+        reached: Callable[[StrEnum], None] = lambda _boundary: None,
     ) -> None:
         folder = settings.signer_home
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -66,6 +69,7 @@ class SignerServer:
             keys if keys is not None else open_keys(folder),
             {kind: found.handler for kind, found in wiring.load().signing.items()} if signing is None else signing,
             self.courier.notice,
+            reached,
         )
         self.allowed = {os.getuid(), *settings.signer_allowed_uids}
         self.path = settings.signer_path

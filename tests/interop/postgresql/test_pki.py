@@ -11,6 +11,8 @@ from tests.pki.test_crl import (  # noqa: F401
     test_pages_follow_every_change,
     test_what_was_signed_and_never_recorded_is_revoked_everywhere,
 )
+from tests.pki.test_crash import *  # noqa: F403
+from tests.pki.test_crash import cutter  # noqa: F401
 from tests.pki.test_enrolment import (  # noqa: F401
     test_a_contained_device_gets_nothing_and_after_release_everything_works,
     test_racing_uses_of_one_secret_give_one_certificate,
