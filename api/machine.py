@@ -2,7 +2,7 @@
 
 A module of a door lists them as ``MACHINE``. Steps of a request, inside the door's own envelope (request id, metrics, opaque
 failures, body limit): find the route → who speaks, as the route's ``auth`` says → the handler → its answer. The dispatcher
-authenticates, not the handler: with `Auth.DEVICE` a handler is given a `Verified` device, with `Auth.OPEN` nobody. HEAD is
+authenticates, not the handler: with `Auth.DEVICE` a handler is given a verified device, with `Auth.OPEN` nobody. HEAD is
 answered wherever GET is. `document` puts the routes into the app's own table, so that OpenAPI, the authorisation table and
 the lists of exceptions see them as they see the others. Limits: answers are whole, not streamed.
 """
@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.device.access import Verified, verified
 from lachan.errors import LachanError, TooLarge
 
 Headers = list[tuple[bytes, bytes]]
@@ -48,13 +48,13 @@ class Asked:
 
     Attributes:
         request: the request; its app's state has what the door shares.
-        device: who speaks, with `Auth.DEVICE`.
+        device: who speaks, with `Auth.DEVICE`: what the door's ``verified`` gave.
         label: what stands for ``{label}`` in the path, or None.
         headers: by lower-case name; the first of each counts.
     """
 
     request: Request
-    device: Verified | None
+    device: Any
     label: str | None
     headers: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -106,10 +106,13 @@ class Dispatcher:
     Args:
         app: the next layer.
         table: the routes.
+        verified: tells which device speaks, or refuses it.
     """
 
-    def __init__(self, app: ASGIApp, *, table: Sequence[MachineRoute]) -> None:
-        self.app = app
+    def __init__(
+        self, app: ASGIApp, *, table: Sequence[MachineRoute], verified: Callable[[Request], Awaitable[Any]]
+    ) -> None:
+        self.app, self._verified = app, verified
         self._fixed = {(route.method, route.path): route for route in table if "{" not in route.path}
         self._labelled = [(_pattern(route.path), route) for route in table if "{" in route.path]
 
@@ -123,7 +126,7 @@ class Dispatcher:
         scope["route"] = route
         request = Request(scope, receive)
         try:
-            device = await verified(request) if route.auth is Auth.DEVICE else None
+            device = await self._verified(request) if route.auth is Auth.DEVICE else None
             answer = await route.handler(Asked(request, device, label, dict(reversed(scope["headers"]))))
         except LachanError as error:
             answer = route.refusal(request, error)

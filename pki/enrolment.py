@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from lachan import clock, devices
+from lachan.database import after_commit
 from lachan.errors import LachanError, NotFound
 from lachan.events import EnrolmentRefused
 from lachan.identity import Principal, PrincipalKind, Role
@@ -39,6 +40,7 @@ from pki.settings import PkiSettings
 from pki.states import State
 from pki.steps import Blocking, Boundary, Steps, walk
 
+ALONE = 2  # statements of a certificate and a fact that nobody handles; more of them make work due
 REFUSALS_TOLD = 10  # facts about refusals per device and window; a flood must not fill the ledger
 
 
@@ -215,6 +217,8 @@ def _record(rt: Runtime, issue: _Issue, prepared: Prepared, connection: sa.Conne
     done = pipeline(connection, [*prepared.calls, *exact, *others])[len(prepared.calls) :]
     if any(each.count != 1 for each in done[: len(exact)]):
         raise SecretRefused
+    if len(prepared.calls) > ALONE:
+        after_commit(connection, rt.wake)
     rt.reached(Boundary.WRITTEN)
     return prepared.issued
 

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from api import machine
+from api.device.access import Verified
 from api.machine import Answer, Asked, Auth, MachineRoute
 from lachan import der
 from lachan.errors import LachanError
@@ -157,8 +158,8 @@ async def simpleenroll(asked: Asked) -> Answer:
 
 async def simplereenroll(asked: Asked) -> Answer:
     """A further certificate for the device that the connection proves (RFC 7030 4.2.2); its names stay."""
-    label, device, state = _profile(asked), asked.device, asked.request.app.state
-    assert device is not None
+    label, state = _profile(asked), asked.request.app.state
+    device: Verified = asked.device
     enrolled = await service.renewing(
         state.rt, state.issuing, device_id=device.device_id, certificate=device.certificate,
         csr_der=await _pkcs10(asked), profile=label, bindings=_bindings(asked),

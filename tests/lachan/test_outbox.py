@@ -166,3 +166,17 @@ def test_insert_ignore_tells_whether_it_inserted(rt: Runtime) -> None:
 )
 def test_the_quick_way_writes_the_same_canonical_bytes(value: dict[str, object]) -> None:
     assert outbox.canonical(value) == rfc8785.dumps(json.loads(json.dumps(value)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"b": 1, "a": [True, None, '\u0007\b\n\t"\\\u007f\u2028é\U0001f512'], "": {}},
+        {"n": -(2**53) + 1, "m": 2**53 - 1, "deep": [{"z": "", "A": 0, "_": [[]]}]},
+        {"float": 1.0, "tiny": 1e-7, "é": 1, "\U0001f512": 2, "\uffff": 3},
+        {"tuple": ("a", 1)},
+    ],
+)
+def test_the_quick_way_writes_the_same_canonical_json(value: dict) -> None:
+
+    assert outbox.canonical(value) == rfc8785.dumps(json.loads(json.dumps(value)))

@@ -1,6 +1,8 @@
 """Enrolment, status and races of the PKI on PostgreSQL."""
 
 from tests.pki.test_authorities import test_a_second_authority_issues_and_the_first_goes_on  # noqa: F401
+from tests.pki.test_crash import *  # noqa: F403
+from tests.pki.test_crash import cutter  # noqa: F401
 from tests.pki.test_crl import (  # noqa: F401
     small_pages,
     test_a_crl_larger_than_a_frame_is_published_and_served,
@@ -11,8 +13,6 @@ from tests.pki.test_crl import (  # noqa: F401
     test_pages_follow_every_change,
     test_what_was_signed_and_never_recorded_is_revoked_everywhere,
 )
-from tests.pki.test_crash import *  # noqa: F403
-from tests.pki.test_crash import cutter  # noqa: F401
 from tests.pki.test_enrolment import (  # noqa: F401
     test_a_contained_device_gets_nothing_and_after_release_everything_works,
     test_racing_uses_of_one_secret_give_one_certificate,
