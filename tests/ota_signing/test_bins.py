@@ -10,7 +10,7 @@ import pytest
 import rfc8785
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Snapshot, SuccinctRoles, Targets, Timestamp
@@ -84,6 +84,7 @@ def test_there_are_more_bins_when_they_fill() -> None:
     assert [bins.bits_for(count) for count in (0, 4096, 4097, 8193, 16_384, 16_385, 10**6)] == [5, 5, 6, 7, 7, 8, 8]
 
 
+@settings(deadline=None)  # each example signs 35 files
 @given(st.lists(STATEMENTS, max_size=4))
 def test_what_is_signed_is_what_clients_read(made: list[Statement]) -> None:
     """python-tuf makes the canonical bytes again from what it parsed, and the signature must fit those."""
