@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 ACTOR = system("posture")
 BATCH = 200  # devices judged anew in one go
+PAGE = 100  # jobs made due in one unit of work
 
 
 def ask(rt: Runtime, connection: sa.Connection, device_id: str, engagement_id: str | None, *, actor: Principal) -> str:
@@ -73,9 +76,9 @@ def on_declaration(rt: Runtime, stored: StoredEvent) -> None:
     """A new declaration: judge the vendor's assessed devices of that model anew, from what was seen before."""
     c = devices.devices.c
     query = sa.select(c.id).where(c.vendor == stored.event.vendor, c.model == stored.event.model).distinct()
-    with rt.db.write() as connection:
-        for device_id in connection.execute(query.join(assessments, assessments.c.device_id == c.id)).scalars().all():
-            jobs.enqueue(connection, "posture.rejudge", {"device_id": device_id}, key=f"posture.rejudge:{device_id}")
+    with rt.db.read() as connection:
+        found = connection.execute(query.join(assessments, assessments.c.device_id == c.id)).scalars().all()
+    _make_due(rt, found)
 
 
 def rejudge(rt: Runtime, job: Job) -> None:
@@ -94,6 +97,17 @@ def expire(rt: Runtime) -> None:
         .distinct()
         .limit(BATCH)
     )
-    with rt.db.write() as connection:
-        for device_id in connection.execute(query).scalars().all():
-            jobs.enqueue(connection, "posture.rejudge", {"device_id": device_id}, key=f"posture.rejudge:{device_id}")
+    with rt.db.read() as connection:
+        found = connection.execute(query).scalars().all()
+    _make_due(rt, found)
+
+
+def _make_due(rt: Runtime, device_ids: Sequence[str]) -> None:
+    """Make the devices' judgements due, a page to a unit: a model may have a hundred thousand devices."""
+    for page in (device_ids[start : start + PAGE] for start in range(0, len(device_ids), PAGE)):
+        rt.db.run(partial(_enqueue, page))
+
+
+def _enqueue(device_ids: Sequence[str], connection: sa.Connection) -> None:
+    for device_id in device_ids:
+        jobs.enqueue(connection, "posture.rejudge", {"device_id": device_id}, key=f"posture.rejudge:{device_id}")

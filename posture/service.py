@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import rfc8785
@@ -120,9 +121,8 @@ def assess(
     at = clock.now()
     day = as_of or legal_day(at)
     judged = evaluate(catalogue(), observations, basis.declaration, as_of=day, at=at)
-    when = _When(day=day, started_at=started_at, at=at)
-    with rt.db.write() as connection:
-        return _record(connection, basis, judged, observations, actor=actor, run_id=run_id, when=when)
+    found = partial(_record, basis=basis, judged=judged, observations=observations, actor=actor, run_id=run_id)
+    return rt.db.run(partial(found, when=_When(day=day, started_at=started_at, at=at)))
 
 
 def get(connection: sa.Connection, assessment_id: str) -> Assessment:

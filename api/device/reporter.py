@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import Counter
 from datetime import datetime
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -23,6 +24,7 @@ from lachan.ids import new_id
 from lachan.runtime import Runtime
 from lachan.work import outbox
 
+PAGE = 500  # rows of one unit of work
 HEARTBEAT = 2.0
 _log = logging.getLogger("lachan.api.device")
 
@@ -75,8 +77,9 @@ class Reporter:
             self._due.wait(HEARTBEAT)
             self._due.clear()
             self._flush()
-        with self._rt.db.write() as connection:
-            connection.execute(door_status.delete().where(door_status.c.door == self.door))
+        self._rt.db.run(
+            lambda connection: connection.execute(door_status.delete().where(door_status.c.door == self.door))
+        )
 
     def _flush(self) -> None:
         with self._lock:
@@ -86,29 +89,49 @@ class Reporter:
         if version < 0:
             return
         try:
-            self._write(version, seen, closed)
+            self._acted(version, closed)
+            closed = Counter()
+            self._touch(seen)
         except Exception:  # noqa: BLE001 - the records are not worth the door
             _log.exception("the device door could not write its records")
             with self._lock:
                 self._closed.update(closed)
                 self._seen = seen | self._seen
 
-    def _write(self, version: int, seen: dict[str, datetime], closed: Counter[str]) -> None:
+    def _acted(self, version: int, closed: Counter[str]) -> None:
+        """Write on which version the door acts, and what it closed; urgent, since containments are settled by it."""
         now = clock.now()
-        with self._rt.db.write() as connection:
+
+        def unit(connection: sa.Connection) -> None:
             mine = door_status.c.door == self.door
-            if not connection.execute(
-                door_status.update().where(mine).values(snapshot_version=version, seen_at=now)
-            ).rowcount:
-                connection.execute(door_status.insert().values(door=self.door, snapshot_version=version, seen_at=now))
-            devices.touch_seen(connection, seen)
-            for device_id, count in closed.items():
-                self._add_closed(connection, device_id, count, version)
-                outbox.append(
-                    connection, SessionsClosed(device_id=device_id, connections=count), actor=system("device-door")
-                )
-        if closed:
+            values = {"snapshot_version": version, "seen_at": now}
+            if not connection.execute(door_status.update().where(mine).values(**values)).rowcount:
+                connection.execute(door_status.insert().values(door=self.door, **values))
+
+        waiting = sorted(closed)
+        for page in (waiting[start : start + PAGE] for start in range(0, len(waiting), PAGE)):
+            self._rt.db.run(partial(self._tell, page, closed, version), urgent=True)
+            for device_id in page:
+                del closed[device_id]
+        self._rt.db.run(unit, urgent=True)  # last: who reads it finds what was closed for it
+        if waiting:
             self._rt.wake()
+
+    def _tell(self, page: list[str], closed: Counter[str], version: int, connection: sa.Connection) -> None:
+        for device_id in page:
+            self._add_closed(connection, device_id, closed[device_id], version)
+            fact = SessionsClosed(device_id=device_id, connections=closed[device_id])
+            outbox.append(connection, fact, actor=system("device-door"))
+
+    def _touch(self, seen: dict[str, datetime]) -> None:
+        """Write down who was seen, a page to a unit; what is written is taken out, so that a fault loses and repeats nothing."""
+        waiting = sorted(seen)
+        for page in (waiting[start : start + PAGE] for start in range(0, len(waiting), PAGE)):
+            moments = {device_id: seen[device_id] for device_id in page}
+            for device_id in self._rt.db.run(partial(_seen, moments)):
+                del seen[device_id]
+        with self._lock:
+            self._seen = seen | self._seen  # whom somebody had locked
 
     def _add_closed(self, connection: sa.Connection, device_id: str, count: int, version: int) -> None:
         key = {"door": self.door, "device_id": device_id}
@@ -117,3 +140,7 @@ class Reporter:
             row = sa.and_(door_closed.c.door == self.door, door_closed.c.device_id == device_id)
             values["connections"] = door_closed.c.connections + count
             connection.execute(door_closed.update().where(row).values(**values))
+
+
+def _seen(moments: dict[str, datetime], connection: sa.Connection) -> set[str]:
+    return devices.touch_seen(connection, moments)

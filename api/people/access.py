@@ -98,9 +98,9 @@ def _recognise(request: Request) -> Caller | None:
         return None
     with rt.db.read() as connection:
         principal, csrf = people.session(connection, rt.settings.data, secret)
-    if principal.session and _first(request, ("touch", principal.session), _TOUCH):
-        with rt.db.write() as connection:
-            people.touch(connection, principal.session)
+    session = principal.session
+    if session and _first(request, ("touch", session), _TOUCH):
+        rt.db.run(lambda connection: people.touch(connection, session))
     return Caller(principal, csrf)
 
 
@@ -145,8 +145,11 @@ async def _note(request: Request, principal: Principal) -> None:
 
 
 def _record_read(rt: Runtime, principal: Principal, resource: str) -> None:
-    with rt.db.write() as connection:
-        outbox.append(connection, AuditorRead(user=principal.name, resource=resource), actor=principal)
+    rt.db.run(
+        lambda connection: outbox.append(
+            connection, AuditorRead(user=principal.name, resource=resource), actor=principal
+        )
+    )
 
 
 def _first(request: Request, what: tuple[str, ...], period: float) -> bool:

@@ -183,12 +183,17 @@ class _Record:
             ShownOnce: If the first request's answer held a secret.
         """
         now = clock.now()
-        with self._rt.db.write() as connection:
+
+        def unit(connection: sa.Connection) -> sa.RowMapping | None:
             connection.execute(self._table.delete().where(self._table.c.created_at < now - KEEP))
             values = {**self._key, "request": self._request, "created_at": now}
             if insert_ignore(connection, self._table, values, index=("principal", "key")):
                 return None
-            row = connection.execute(sa.select(self._table).where(self._mine)).mappings().one()
+            return connection.execute(sa.select(self._table).where(self._mine)).mappings().one()
+
+        row = self._rt.db.run(unit)
+        if row is None:
+            return None
         if row["request"] != self._request:
             raise KeyReused
         if row["status"] is None:
@@ -199,16 +204,16 @@ class _Record:
 
     def settle(self, answer: _Answer) -> None:
         """Keep a success; give the key back otherwise."""
-        with self._rt.db.write() as connection:
-            if not (answer.complete and 200 <= answer.status < 300):
-                connection.execute(self._table.delete().where(self._mine))
-                return
-            secret = "no-store" in answer.headers.get("cache-control", "")
-            headers: dict[str, Any] = {k: v for k, v in answer.headers.items() if k in _KEPT_HEADERS}
-            values = {"status": answer.status, "headers": headers, "body": answer.body}
-            if secret:
-                values |= {"headers": {"cache-control": "no-store"}, "body": b""}
-            connection.execute(self._table.update().where(self._mine).values(**values))
+        if not (answer.complete and 200 <= answer.status < 300):
+            self._rt.db.run(lambda connection: connection.execute(self._table.delete().where(self._mine)).rowcount)
+            return
+        secret = "no-store" in answer.headers.get("cache-control", "")
+        headers: dict[str, Any] = {k: v for k, v in answer.headers.items() if k in _KEPT_HEADERS}
+        values = {"status": answer.status, "headers": headers, "body": answer.body}
+        if secret:
+            values |= {"headers": {"cache-control": "no-store"}, "body": b""}
+        statement = self._table.update().where(self._mine).values(**values)
+        self._rt.db.run(lambda connection: connection.execute(statement).rowcount)
 
 
 async def _replay(kept: sa.RowMapping, send: Send) -> None:

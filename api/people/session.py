@@ -41,8 +41,7 @@ def sign_in(body: SignIn, response: Response, rt: Annotated[Runtime, Depends(run
     """Turn a one-time link's token into a session cookie; a link works once and for 15 minutes."""
     with rt.db.read() as connection:
         people.check_link(connection, rt.settings.data, body.token)
-    with rt.db.write() as connection:
-        new = people.sign_in(connection, rt.settings.data, body.token)
+    new = rt.db.run(lambda connection: people.sign_in(connection, rt.settings.data, body.token))
     response.set_cookie(
         COOKIE,
         new.secret,
@@ -83,5 +82,4 @@ async def sign_out(
 
 
 def _end(rt: Runtime, caller: Caller) -> None:
-    with rt.db.write() as connection:
-        people.sign_out(connection, caller.principal)
+    rt.db.run(lambda connection: people.sign_out(connection, caller.principal))

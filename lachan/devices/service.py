@@ -166,10 +166,22 @@ def lock(connection: sa.Connection, device_ids: Iterable[str]) -> None:
         connection.execute(query.with_for_update(key_share=True)).all()
 
 
-def touch_seen(connection: sa.Connection, seen: dict[str, datetime]) -> None:
-    """Write down when devices were last seen (coalesced by the doors; no event)."""
-    for device_id, moment in sorted(seen.items()):
-        connection.execute(devices.update().where(devices.c.id == device_id).values(last_seen=moment))
+_TOUCH = devices.update().where(devices.c.id == sa.bindparam("device")).values(last_seen=sa.bindparam("moment"))
+
+
+def touch_seen(connection: sa.Connection, seen: dict[str, datetime]) -> set[str]:
+    """Write down when devices were last seen (coalesced by the doors; no event); return whose moment is written.
+
+    It waits for nobody: on PostgreSQL a device that somebody has locked is left for the next time.
+    """
+    free = set(seen)
+    if connection.dialect.name == "postgresql":
+        query = sa.select(devices.c.id).where(devices.c.id.in_(sorted(seen))).order_by(devices.c.id)
+        free = set(connection.execute(query.with_for_update(key_share=True, skip_locked=True)).scalars())
+    rows = [{"device": device_id, "moment": seen[device_id]} for device_id in sorted(free)]
+    if rows:
+        connection.execute(_TOUCH, rows)
+    return free
 
 
 def _one(connection: sa.Connection, where: Any, what: str, principal: Principal | None) -> Device:

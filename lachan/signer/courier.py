@@ -9,6 +9,8 @@ crash left undelivered is delivered by the next start.
 import threading
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from lachan import events
 from lachan.database import Database, insert_ignore
 from lachan.identity.principal import system
@@ -85,11 +87,13 @@ class Courier:
         return new
 
     def _record(self, line: dict[str, str | int]) -> bool:
-        with self._db.write() as connection:
+        def unit(connection: sa.Connection) -> bool:
             if not insert_ignore(connection, delivered, {"id": line["id"]}, index=("id",)):
                 return False
             refusal = events.SignatureRefused(
                 kind=str(line["kind"]), subject=str(line["subject"]), reason=str(line["reason"]), number=int(line["n"])
             )
             outbox.append(connection, refusal, actor=system("signer"))
-        return True
+            return True
+
+        return self._db.run(unit)

@@ -11,7 +11,6 @@ from api.people.access import may, runtime
 from api.people.console import pages
 from api.people.v1.alerts import Verdict
 from lachan import clock
-from lachan.database import after_commit
 from lachan.devices import devices
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
@@ -97,9 +96,8 @@ def _evidence(row: dict[str, Any]) -> list[dict[str, Any]]:
 @router.post("/alerts/{alert_id}/acknowledge")
 def acknowledge_by_form(alert_id: str, caller: Worker, rt: Open) -> Response:
     """Somebody looks at it."""
-    with rt.db.write() as connection:
-        service.acknowledge(connection, caller, alert_id)
-        after_commit(connection, rt.wake)
+    rt.db.run(lambda connection: service.acknowledge(connection, caller, alert_id))
+    rt.wake()
     return pages.back(f"/alerts/{alert_id}", said="acknowledged")
 
 
@@ -108,9 +106,8 @@ def assign_by_form(
     alert_id: str, caller: Worker, rt: Open, assignee: Annotated[str, Form(max_length=200)] = ""
 ) -> Response:
     """It is somebody's now; empty takes it back."""
-    with rt.db.write() as connection:
-        service.assign(connection, caller, alert_id, assignee=assignee)
-        after_commit(connection, rt.wake)
+    rt.db.run(lambda connection: service.assign(connection, caller, alert_id, assignee=assignee))
+    rt.wake()
     return pages.back(f"/alerts/{alert_id}", said="assigned")
 
 
@@ -119,16 +116,14 @@ def comment_by_form(
     alert_id: str, text: Annotated[str, Form(min_length=1, max_length=4000)], caller: Worker, rt: Open
 ) -> Response:
     """Somebody wrote something about it."""
-    with rt.db.write() as connection:
-        service.comment(connection, caller, alert_id, text=text)
-        after_commit(connection, rt.wake)
+    rt.db.run(lambda connection: service.comment(connection, caller, alert_id, text=text))
+    rt.wake()
     return pages.back(f"/alerts/{alert_id}", said="commented")
 
 
 @router.post("/alerts/{alert_id}/close")
 def close_by_form(alert_id: str, verdict: Annotated[Verdict, Form()], caller: Worker, rt: Open) -> Response:
     """It turned out to be something."""
-    with rt.db.write() as connection:
-        service.close(connection, caller, alert_id, verdict=str(verdict))
-        after_commit(connection, rt.wake)
+    rt.db.run(lambda connection: service.close(connection, caller, alert_id, verdict=str(verdict)))
+    rt.wake()
     return pages.back(f"/alerts/{alert_id}", said="closed")

@@ -45,8 +45,7 @@ def sign_in_by_form(
     secret = token.strip().rpartition("#")[2]
     with rt.db.read() as connection:
         people.check_link(connection, rt.settings.data, secret)
-    with rt.db.write() as connection:
-        new = people.sign_in(connection, rt.settings.data, secret)
+    new = rt.db.run(lambda connection: people.sign_in(connection, rt.settings.data, secret))
     answer = RedirectResponse("/", status_code=303, headers=pages.HEADERS)
     life = int(people.SESSION_LIFE.total_seconds())
     answer.set_cookie(COOKIE, new.secret, max_age=life, secure=True, httponly=True, samesite="lax", path="/")
@@ -69,8 +68,7 @@ async def sign_out_by_form(
 
 
 def _end(rt: Runtime, caller: Caller) -> None:
-    with rt.db.write() as connection:
-        people.sign_out(connection, caller.principal)
+    rt.db.run(lambda connection: people.sign_out(connection, caller.principal))
 
 
 @router.get("/static/{name}")

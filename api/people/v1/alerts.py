@@ -4,6 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
+import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -167,33 +168,45 @@ def read_alert(alert_id: AlertId, caller: Reader, rt: Open) -> AlertDetail:
 @router.post("/{alert_id}/acknowledge", summary="Say that somebody looks at it", responses=documented(404, 409))
 def acknowledge_alert(alert_id: AlertId, caller: Worker, rt: Open) -> AlertDetail:
     """Acknowledge an open alert; doing it again changes nothing."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> AlertDetail:
         service.acknowledge(connection, caller, alert_id)
         return _shown(rt, connection, caller, alert_id)
+
+    return rt.db.run(unit)
 
 
 @router.post("/{alert_id}/assign", summary="Give it to somebody", responses=documented(404, 409))
 def assign_alert(alert_id: AlertId, body: Assignment, caller: Worker, rt: Open) -> AlertDetail:
     """Assign the alert, or take it back with an empty name."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> AlertDetail:
         service.assign(connection, caller, alert_id, assignee=body.assignee)
         return _shown(rt, connection, caller, alert_id)
+
+    return rt.db.run(unit)
 
 
 @router.post("/{alert_id}/comments", status_code=201, summary="Add a comment", responses=documented(404))
 def comment_alert(alert_id: AlertId, body: NewComment, caller: Worker, rt: Open) -> AlertDetail:
     """Add a comment; closed alerts take comments too."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> AlertDetail:
         service.comment(connection, caller, alert_id, text=body.text)
         return _shown(rt, connection, caller, alert_id)
+
+    return rt.db.run(unit)
 
 
 @router.post("/{alert_id}/close", summary="Close it with a verdict", responses=documented(404, 409))
 def close_alert(alert_id: AlertId, body: Closing, caller: Worker, rt: Open) -> AlertDetail:
     """Close the alert."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> AlertDetail:
         service.close(connection, caller, alert_id, verdict=str(body.verdict))
         return _shown(rt, connection, caller, alert_id)
+
+    return rt.db.run(unit)
 
 
 def _shown(rt: Runtime, connection: Any, caller: Principal, alert_id: str) -> AlertDetail:

@@ -1,8 +1,9 @@
 """Certificates at the people door: one-time secrets, what a device has, and hold, release and revoke."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
+import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -85,8 +86,7 @@ def issue_secret(
     response: Response,
 ) -> SecretOut:
     """Make a one-time secret for one device; earlier unused ones stop being good. It is shown once."""
-    with rt.db.write() as connection:
-        made = service.issue_secret(rt, connection, caller, device_id, body.profile)
+    made = rt.db.run(lambda connection: service.issue_secret(rt, connection, caller, device_id, body.profile))
     response.headers["Cache-Control"] = "no-store"
     return SecretOut.model_validate(made, from_attributes=True)
 
@@ -124,8 +124,11 @@ def revoke_certificates(
 
 
 def _call(rt: Runtime, caller: Principal, verb: str, device_id: str, body: BaseModel) -> Touched:
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> dict[str, Any]:
         devices.get(connection, device_id, principal=caller)
-        done = verbs.call(rt, connection, caller, verb, {"device_id": device_id, **body.model_dump(mode="json")})
+        return verbs.call(rt, connection, caller, verb, {"device_id": device_id, **body.model_dump(mode="json")})
+
+    done = rt.db.run(unit, urgent=True)
     rt.wake()
     return Touched.model_validate(done)

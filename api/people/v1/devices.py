@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Annotated
 
+import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -102,8 +103,7 @@ def list_devices(
 @router.post("", summary="Register a device", status_code=201, responses=documented(404, 409))
 def register_device(body: NewDevice, caller: Writer, rt: Open, response: Response) -> DeviceOut:
     """Make a device known; it can then be given an enrolment secret."""
-    with rt.db.write() as connection:
-        device = devices.register(connection, body, actor=caller)
+    device = rt.db.run(lambda connection: devices.register(connection, body, actor=caller))
     response.headers["Location"] = f"/api/v1/devices/{device.id}"
     return _out(device)
 
@@ -127,11 +127,14 @@ def change_device(
     if_match: Annotated[str | None, Header(description="ETag that the change is meant for.")] = None,
 ) -> DeviceOut:
     """Say how much depends on a device; administrators only, and it stands in the ledger."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> devices.Device:
         present = _out(devices.get(connection, device_id, principal=caller))
         if if_match not in (None, "*", present.tag):
             raise DeviceChangedMeanwhile
-        changed = _out(devices.set_criticality(connection, device_id, body.criticality, actor=caller))
+        return devices.set_criticality(connection, device_id, body.criticality, actor=caller)
+
+    changed = _out(rt.db.run(unit))
     response.headers["ETag"] = changed.tag
     return changed
 
@@ -139,9 +142,12 @@ def change_device(
 @router.post("/{device_id}/retire", summary="Retire a device", responses=documented(404))
 def retire_device(device_id: str, body: Retirement, caller: Writer, rt: Open) -> DeviceOut:
     """End a device's life: its certificates stop working at the doors, and it never enrols again."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> devices.Device:
         devices.retire(connection, device_id, body.reason, actor=caller)
-        device = devices.get(connection, device_id)
+        return devices.get(connection, device_id)
+
+    device = rt.db.run(unit, urgent=True)
     rt.wake()
     return _out(device)
 

@@ -82,8 +82,11 @@ def load_playbook(
     body: NewPlaybook, caller: Annotated[Principal, Depends(may(Permission.PLAYBOOKS_WRITE))], rt: Open
 ) -> PlaybookOut:
     """Load a signed playbook or a later version of one; a new one begins in propose mode."""
-    with rt.db.write() as connection:
-        return PlaybookOut.model_validate(playbooks.load(connection, caller, text=body.text, file=body.file))
+    return rt.db.run(
+        lambda connection: PlaybookOut.model_validate(
+            playbooks.load(connection, caller, text=body.text, file=body.file)
+        )
+    )
 
 
 @router.put("/{playbook_id}/mode", summary="Propose, enforce, or off", responses=documented(404))
@@ -94,7 +97,8 @@ def set_playbook_mode(
     rt: Open,
 ) -> PlaybookOut:
     """Switch what the playbook may do by itself; recorded in the ledger."""
-    with rt.db.write() as connection:
-        return PlaybookOut.model_validate(
+    return rt.db.run(
+        lambda connection: PlaybookOut.model_validate(
             playbooks.set_mode(connection, caller, playbook_id=playbook_id, mode=body.mode)
         )
+    )

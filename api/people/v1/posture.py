@@ -3,6 +3,7 @@
 from datetime import date, datetime
 from typing import Annotated, Any
 
+import sqlalchemy as sa
 from fastapi import APIRouter, Body, Depends, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -253,8 +254,9 @@ def list_engagements(caller: Reader, rt: Open, page: Annotated[Wanted, Depends(w
 def request_engagement(body: EngagementIn, caller: Runner, rt: Open) -> EngagementOut:
     """Ask for leave to look at devices; nothing is allowed until another person approves it."""
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(body).items()}
-    with rt.db.write() as connection:
-        return _engagement(engagements.request(connection, engagements.Wanted(**fields), actor=caller))
+    return rt.db.run(
+        lambda connection: _engagement(engagements.request(connection, engagements.Wanted(**fields), actor=caller))
+    )
 
 
 @router.get("/engagements/{engagement_id}", summary="Read an engagement", responses=documented(404))
@@ -267,16 +269,18 @@ def read_engagement(engagement_id: str, caller: Reader, rt: Open) -> EngagementO
 @router.post("/engagements/{engagement_id}/approve", summary="Approve an engagement", responses=documented(404, 409))
 def approve_engagement(engagement_id: str, caller: Approver, rt: Open) -> EngagementOut:
     """Allow exactly what stands in it; a person's session, and not the requester's."""
-    with rt.db.write() as connection:
-        return _engagement(engagements.approve(connection, engagement_id, actor=caller))
+    return rt.db.run(lambda connection: _engagement(engagements.approve(connection, engagement_id, actor=caller)))
 
 
 @router.post("/engagements/{engagement_id}/stop", summary="Stop an engagement", responses=documented(404, 409))
 def stop_engagement(engagement_id: str, body: StopIn, caller: Reader, rt: Open) -> EngagementOut:
     """End it at once, also for probes under way; whoever may run or approve may stop."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> EngagementOut:
         engagements.visible(connection, engagement_id, principal=caller)
         return _engagement(engagements.stop(connection, engagement_id, actor=caller, reason=body.reason))
+
+    return rt.db.run(unit)
 
 
 @router.post(
@@ -284,8 +288,7 @@ def stop_engagement(engagement_id: str, body: StopIn, caller: Reader, rt: Open) 
 )
 def assess_device(device_id: str, body: AssessIn, caller: Runner, rt: Open) -> Accepted:
     """Make an assessment due; refused at once when no approved engagement covers the device now."""
-    with rt.db.write() as connection:
-        run_id = jobs.ask(rt, connection, device_id, body.engagement_id, actor=caller)
+    run_id = rt.db.run(lambda connection: jobs.ask(rt, connection, device_id, body.engagement_id, actor=caller))
     rt.wake()
     return Accepted(run_id=run_id)
 
@@ -345,7 +348,6 @@ def list_declarations(caller: Reader, rt: Open, page: Annotated[Wanted, Depends(
 @router.post("/posture/declarations", summary="Declare a model", status_code=201, responses=documented(404))
 def declare_model(body: Annotated[dict[str, Any], Body()], caller: Declarer, rt: Open) -> DeclarationOut:
     """Take a manufacturer's declaration about one of its models; assessed devices are judged anew."""
-    with rt.db.write() as connection:
-        found = declarations.accept(connection, body, actor=caller)
+    found = rt.db.run(lambda connection: declarations.accept(connection, body, actor=caller))
     rt.wake()
     return DeclarationOut.model_validate(found)

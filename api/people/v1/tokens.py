@@ -66,8 +66,8 @@ def list_tokens(caller: Admin, rt: Open, page: Annotated[Wanted, Depends(wanted)
 @router.post("", summary="Issue a token", status_code=201)
 def issue_token(body: NewToken, caller: Admin, rt: Open, response: Response) -> Issued:
     """Make a token; the answer shows it for the only time."""
-    with rt.db.write() as connection:
-        text = tokens.issue(
+    text = rt.db.run(
+        lambda connection: tokens.issue(
             connection,
             rt.settings.data,
             name=body.name,
@@ -77,6 +77,7 @@ def issue_token(body: NewToken, caller: Admin, rt: Open, response: Response) -> 
             vendor=body.vendor,
             site=body.site,
         )
+    )
     response.headers["Cache-Control"] = "no-store"
     return Issued(id=tokens.parse(text)[0], token=text, api_key=tokens.api_key(text))
 
@@ -84,5 +85,4 @@ def issue_token(body: NewToken, caller: Admin, rt: Open, response: Response) -> 
 @router.delete("/{token_id}", summary="Revoke a token", status_code=204, responses=documented(404))
 def revoke_token(token_id: str, caller: Admin, rt: Open) -> None:
     """End a token now; the next request with it is refused."""
-    with rt.db.write() as connection:
-        tokens.revoke(connection, token_id, actor=caller)
+    rt.db.run(lambda connection: tokens.revoke(connection, token_id, actor=caller))

@@ -1,7 +1,7 @@
 """People: list, add, and make their one-time sign-in links."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Response
@@ -61,16 +61,18 @@ def list_users(caller: Admin, rt: Open, page: Annotated[Wanted, Depends(wanted)]
 @router.post("", summary="Add a person", status_code=201, responses=documented(409))
 def add_user(body: NewUser, caller: Admin, rt: Open) -> UserOut:
     """Add a person; they sign in with a link of their own."""
-    with rt.db.write() as connection:
+
+    def unit(connection: sa.Connection) -> dict[str, Any]:
         person_id = people.add(connection, name=body.name, roles=body.roles, actor=caller, vendor=body.vendor)
         row = connection.execute(sa.select(tables.people).where(tables.people.c.id == person_id)).mappings().one()
-    return UserOut.model_validate(dict(row))
+        return dict(row)
+
+    return UserOut.model_validate(rt.db.run(unit))
 
 
 @router.post("/{name}/link", summary="Make a sign-in link", status_code=201, responses=documented(404))
 def make_sign_in_link(name: str, caller: Admin, rt: Open, response: Response) -> Link:
     """Make a person's one-time link; earlier unused ones stop working."""
-    with rt.db.write() as connection:
-        token = people.make_link(connection, rt.settings.data, name=name, actor=caller)
+    token = rt.db.run(lambda connection: people.make_link(connection, rt.settings.data, name=name, actor=caller))
     response.headers["Cache-Control"] = "no-store"
     return Link(url=link_url(rt.settings, token))
