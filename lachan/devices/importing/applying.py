@@ -10,16 +10,16 @@ of the closing tree is a chunk's root.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
 from lachan import clock, merkle
 from lachan.blobs import BlobStore
-from lachan.database import for_update
+from lachan.database import UtcDateTime, for_update
 from lachan.devices.importing.checking import BadRow
 from lachan.devices.importing.models import REFUSED, ROWS, Import, State, imports, refusals, store
 from lachan.devices.models import Criticality, NewDevice, devices
@@ -34,19 +34,28 @@ from lachan.work import jobs, outbox
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
-CHUNK = 400  # rows of one unit of work: some 10 ms of the write lock
+CHUNK = 500  # rows of one unit of work: some 10 ms of the write lock
 KEEP = timedelta(days=90)  # what became of an import can be read so long after its end
 ORPHANED = timedelta(days=1)  # blobs without a row are left alone so long: somebody may still be validating
 PAGE = 200  # imports of one step of the sweep
 JOB = "devices.import"
 
 
+class _Row(NamedTuple):
+    """A row to apply: the line that it begins at, the device's id to be, its fields in canonical JSON."""
+
+    number: int
+    id: str
+    fields: bytes
+
+
 @dataclass(frozen=True)
 class _Chunk:
-    """Rows to apply: line number, fields in canonical JSON, values of the device's row; their root; where the next begins."""
+    """Rows to apply at one moment, the Merkle root over them, and the byte at which the next chunk begins."""
 
-    rows: tuple[tuple[int, bytes, dict[str, Any]], ...]
+    rows: tuple[_Row, ...]
     root: bytes
+    now: datetime
     end: int
     last: bool
 
@@ -110,7 +119,7 @@ def apply(rt: "Runtime", import_id: str, *, due: bool = False) -> Import:
 
 def _read(blobs: BlobStore, found: Import) -> _Chunk:
     """Read the next chunk's rows and prepare all that needs no database."""
-    name, now = found.id + ROWS, clock.now()
+    name = found.id + ROWS
     size, text = blobs.size(name), b""
     for piece in blobs.open(name, start=found.position):
         text += piece
@@ -119,14 +128,10 @@ def _read(blobs: BlobStore, found: Import) -> _Chunk:
     rows, end = [], found.position
     for line in text.splitlines(keepends=True)[:CHUNK]:
         number, _, fields = line.rstrip(b"\n").partition(b"\t")
-        values = {
-            **orjson.loads(fields), "id": new_id(), "state": DeviceState.REGISTERED, "created_at": now,
-            "criticality": Criticality.UNKNOWN,
-        }  # fmt: skip
-        rows.append((int(number), fields, values))
+        rows.append(_Row(int(number), new_id(), fields))
         end += len(line)
-    root = merkle.root(merkle.leaf_hash(fields) for _, fields, _ in rows)
-    return _Chunk(tuple(rows), root, end, last=end >= size)
+    root = merkle.root(merkle.leaf_hash(row.fields) for row in rows)
+    return _Chunk(tuple(rows), root, clock.now(), end, last=end >= size)
 
 
 def _apply(connection: sa.Connection, before: Import, chunk: _Chunk, *, due: bool) -> Import:
@@ -138,7 +143,7 @@ def _apply(connection: sa.Connection, before: Import, chunk: _Chunk, *, due: boo
     if bad:
         connection.execute(refusals.insert(), [{**asdict(one), "import_id": found.id} for one in bad])
         late = {one.row for one in bad}
-        root = merkle.root(merkle.leaf_hash(fields) for number, fields, _ in chunk.rows if number not in late)
+        root = merkle.root(merkle.leaf_hash(row.fields) for row in chunk.rows if row.number not in late)
     accepted = len(chunk.rows) - len(bad)
     fact = DevicesImported(
         accepted=accepted, rejected=len(bad), merkle_root=root.hex(), import_id=found.id, chunk=found.chunk
@@ -216,29 +221,50 @@ def _age(import_id: str) -> timedelta:
 
 def _register(connection: sa.Connection, chunk: _Chunk) -> list[BadRow]:
     """Insert the rows; give those whose name or serial number somebody has registered since the file was validated."""
-    values = [row for _, _, row in chunk.rows]
-    if _insert(connection.dialect.name).many(connection, values) == len(values):
+    if connection.dialect.name == "postgresql":
+        text = b"[%s]" % b",".join(b'{"id":"%s",%s' % (row.id.encode(), row.fields[1:]) for row in chunk.rows)
+        count = _insert_json().execute(connection, rows=text.decode(), now=chunk.now)
+    else:
+        fixed = {"state": DeviceState.REGISTERED, "created_at": chunk.now, "criticality": Criticality.UNKNOWN}
+        values = [{**orjson.loads(row.fields), "id": row.id, **fixed} for row in chunk.rows]
+        count = _insert_many().many(connection, values)
+    if count == len(chunk.rows):
         return []
-    ids = [row["id"] for row in values]
+    ids = [row.id for row in chunk.rows]
     there = set(connection.scalars(sa.select(devices.c.id).where(devices.c.id.in_(ids))))
-    return [_late(number, row) for number, _, row in chunk.rows if row["id"] not in there]
+    return [_late(row) for row in chunk.rows if row.id not in there]
 
 
-def _late(number: int, row: dict[str, Any]) -> BadRow:
-    reason = f"name: {row['name']} or serial number {row['serial_number']} of {row['vendor']} was registered meanwhile."
-    values = {key: row[key] for key in NewDevice.model_fields if row[key]}
-    return BadRow(number, "name", reason, values)
+def _late(row: _Row) -> BadRow:
+    said = orjson.loads(row.fields)
+    reason = f"{said['name']} or serial number {said['serial_number']} of {said['vendor']} was registered meanwhile."
+    return BadRow(row.number, "name", f"name: {reason}", {key: value for key, value in said.items() if value})
 
 
 @cache
-def _insert(dialect: str) -> Statement:
-    """The insert that leaves out what is registered already; each dialect costs a quarter of a second to import."""
-    if dialect == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert
-    else:
-        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+def _insert_many() -> Statement:
+    """SQLite's insert that leaves out what is registered already, for many rows; the dialect is imported when needed."""
+    from sqlalchemy.dialects.sqlite import insert
+
     columns = (*NewDevice.model_fields, "id", "state", "created_at", "criticality")
     return Statement(insert(devices).on_conflict_do_nothing(), columns=columns)
+
+
+@cache
+def _insert_json() -> Statement:
+    """PostgreSQL's: the rows travel as they are staged, in one statement, and are taken apart there."""
+    from sqlalchemy.dialects.postgresql import insert
+
+    columns = ("id", *NewDevice.model_fields)
+    text = sa.cast(sa.bindparam("rows", type_=sa.Text), sa.JSON)
+    rows = sa.func.json_to_recordset(text).table_valued(*(sa.column(name, sa.Text) for name in columns))
+    taken = rows.render_derived(name="taken", with_types=True)
+    fixed = {
+        "state": sa.literal(str(DeviceState.REGISTERED)), "criticality": sa.literal(str(Criticality.UNKNOWN)),
+        "created_at": sa.bindparam("now", type_=UtcDateTime),
+    }  # fmt: skip
+    chosen = sa.select(*(taken.c[name] for name in columns), *fixed.values())
+    return Statement(insert(devices).from_select([*columns, *fixed], chosen).on_conflict_do_nothing())
 
 
 def _write(connection: sa.Connection, found: Import, **more: Any) -> None:
