@@ -185,6 +185,22 @@ def insert_new(table: sa.Table, *columns: str, index: Sequence[str]) -> Statemen
     return Statement(core, columns=columns)
 
 
+def insert_or_replace(table: sa.Table, *columns: str, index: Sequence[str]) -> Statement:
+    """An insert that gives the row with the same ``index`` columns, if there is one, the new values."""
+
+    def core(name: str) -> Any:
+        if name == "postgresql":
+            from sqlalchemy.dialects.postgresql import insert
+        else:
+            from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+        made = insert(table)
+        return made.on_conflict_do_update(
+            index_elements=list(index), set_={name: made.excluded[name] for name in columns if name not in index}
+        )
+
+    return Statement(core, columns=columns)
+
+
 def _driver(connection: sa.Connection) -> Any:
     if not connection.in_transaction():
         connection.begin()  # or SQLite would give every statement a snapshot of its own

@@ -150,9 +150,14 @@ def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decisi
 
 def set_signal(connection: sa.Connection, signal: Signal) -> None:
     """Set or replace a signal, in the caller's transaction."""
-    gone = {"device_id_": signal.device_id, "source_": signal.source, "ref_": signal.ref}
-    pipeline(connection, [(_DELETE, gone), (_INSERT, {**signal.__dict__, "answer": str(signal.answer)})])
+    pipeline(connection, signal_calls(signal))
     touch(connection)
+
+
+def signal_calls(signal: Signal) -> list[tuple[Statement, dict[str, Any]]]:
+    """Make ready the statements of `set_signal`, for those who run them with others of their own; they `touch` as well."""
+    gone = {"device_id_": signal.device_id, "source_": signal.source, "ref_": signal.ref}
+    return [(_DELETE, gone), (_INSERT, {**signal.__dict__, "answer": str(signal.answer)})]
 
 
 def clear_signal(connection: sa.Connection, *, device_id: str, source: str, ref: str) -> None:

@@ -19,7 +19,7 @@ from api.models import door_closed, door_orders, door_status
 from lachan import clock, trust
 from lachan.enforcement import Evidence, Level, Target
 from lachan.runtime import Runtime
-from lachan.statements import Statement
+from lachan.statements import Statement, insert_or_replace
 from lachan.trust import Answer
 
 ALIVE = timedelta(seconds=10)
@@ -98,7 +98,6 @@ class DeviceDoor:
 
 
 def _order(connection: sa.Connection, device_id: str, level: Level, intent: str, version: int) -> None:
-    _FORGET.execute(connection, device_id_=device_id)
     _WRITE.execute(
         connection, device_id=device_id, level=str(level), intent=intent, version=version, ordered_at=clock.now()
     )
@@ -126,7 +125,7 @@ def _doors(connection: sa.Connection, device_id: str, version: int) -> dict[str,
 
 
 _FORGET = Statement(door_orders.delete().where(door_orders.c.device_id == sa.bindparam("device_id_")))
-_WRITE = Statement(door_orders.insert(), columns=("device_id", "level", "intent", "version", "ordered_at"))
+_WRITE = insert_or_replace(door_orders, "device_id", "level", "intent", "version", "ordered_at", index=("device_id",))
 _ORDER = Statement(sa.select(door_orders).where(door_orders.c.device_id == sa.bindparam("device_id_")))
 _DOORS = Statement(
     sa.select(door_status.c.door, door_status.c.snapshot_version).where(

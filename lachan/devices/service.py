@@ -162,8 +162,8 @@ def lock(connection: sa.Connection, device_ids: Iterable[str]) -> None:
     what the other committed. SQLite's writer has the whole file already; unknown ids lock nothing.
     """
     if connection.dialect.name == "postgresql":
-        query = sa.select(devices.c.id).where(devices.c.id.in_(sorted(set(device_ids)))).order_by(devices.c.id)
-        connection.execute(query.with_for_update(key_share=True)).all()
+        for device_id in sorted(set(device_ids)):
+            _LOCK.scalar(connection, id_=device_id)
 
 
 _TOUCH = devices.update().where(devices.c.id == sa.bindparam("device")).values(last_seen=sa.bindparam("moment"))
@@ -194,6 +194,7 @@ def _one(connection: sa.Connection, where: Any, what: str, principal: Principal 
     return _device(row)
 
 
+_LOCK = Statement(sa.select(devices.c.id).where(devices.c.id == sa.bindparam("id_")).with_for_update(key_share=True))
 _BY_ID = Statement(sa.select(devices).where(devices.c.id == sa.bindparam("id_")))
 
 

@@ -10,6 +10,7 @@ alone. Limits: a point that is away is tried every 30 s at least.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from lachan.errors import LachanError
 from lachan.events import EnforcementSettled
 from lachan.ids import new_id
 from lachan.log import get as get_logger
-from lachan.statements import Statement
+from lachan.statements import Statement, insert_or_replace, pipeline
 from lachan.work import jobs, outbox
 from soar_playbooks import faults
 from soar_playbooks.models import enforcements
@@ -44,30 +45,30 @@ def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_
         level = None
     if level is None and not state_of(connection, target.device_id):
         return
+    writes: list[tuple[Statement, Mapping[str, Any]]] = []
     for name, point in enforcement.points(rt).items():
         wish: dict[str, Any] = {
             "device_id": target.device_id, "point": name, "containment_id": containment_id,
-            "wanted": None if level is None else str(level), "intent": new_id(),
+            "wanted": None if level is None else str(level), "intent": new_id(), "attempts": 0, "evidence": None,
         }  # fmt: skip
+        if level is None and _THERE.scalar(connection, device_id_=target.device_id, point_=name) is None:
+            continue
         seen = None
         if isinstance(point, OwnPoint):
             seen = point.join(rt, connection, target, level, intent=wish["intent"])
-        state, evidence = PENDING, None
-        if seen is not None:
-            state = SETTLED if seen.settled else PENDING
-            evidence = _stored(wish | {"attempts": 0, "evidence": None}, seen)
-        row = wish | {"state": state, "evidence": evidence, "updated_at": clock.now()}
-        if not _AGAIN.execute(connection, **{f"{column}_": value for column, value in row.items()}):
-            if level is None:
-                continue
-            _FIRST.execute(connection, **row)
+        settled = seen is not None and seen.settled
+        evidence = None if seen is None else _stored(wish, seen)
+        row = wish | {"state": SETTLED if settled else PENDING, "evidence": evidence, "updated_at": clock.now()}
+        writes.append((_WRITE, row | {"last_error": ""}))
         if seen is None:
             _enqueue(connection, wish, key=None)
-        elif seen.settled:
-            _tell(connection, wish | {"attempts": 0}, seen, vendor=target.vendor)
+        elif settled:
+            writes += outbox.calls(
+                _settled(wish, seen), actor=ACTOR, vendor=target.vendor, dialect=connection.dialect.name
+            )[1]
         else:
-            due = clock.now() + SOON
-            jobs.enqueue(connection, "soar.verify", _wish(wish, ""), due_at=due)
+            jobs.enqueue(connection, "soar.verify", _wish(wish, ""), due_at=clock.now() + SOON)
+    pipeline(connection, writes)
 
 
 @jobs.batched
@@ -201,12 +202,15 @@ def _detail(row: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
     return {**evidence.detail, "level": row["wanted"] or "none", "attempts": row["attempts"]}
 
 
-def _tell(connection: sa.Connection, row: dict[str, Any], evidence: Evidence, *, vendor: str | None = None) -> None:
-    event = EnforcementSettled(
+def _tell(connection: sa.Connection, row: dict[str, Any], evidence: Evidence) -> None:
+    outbox.append(connection, _settled(row, evidence), actor=ACTOR)
+
+
+def _settled(row: dict[str, Any], evidence: Evidence) -> EnforcementSettled:
+    return EnforcementSettled(
         device_id=row["device_id"], containment_id=row["containment_id"], point=row["point"],
         evidence=_detail(row, evidence),
     )  # fmt: skip
-    outbox.append(connection, event, actor=ACTOR, vendor=vendor)
 
 
 def _essence(detail: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -297,17 +301,11 @@ def _binds(*names: str) -> dict[str, Any]:
 _C = enforcements.c
 _HERE = (_C.device_id == sa.bindparam("device_id_"), _C.point == sa.bindparam("point_"))
 _STILL = (*_HERE, _C.intent == sa.bindparam("intent_"), _C.state == PENDING)
-_AGAIN = Statement(
-    enforcements.update()
-    .where(*_HERE)
-    .values(
-        **_binds("containment_id", "wanted", "state", "intent", "evidence", "updated_at"), attempts=0, last_error=""
-    )
-)
-_FIRST = Statement(
-    enforcements.insert(),
-    columns=("device_id", "point", "containment_id", "wanted", "state", "intent", "evidence", "updated_at"),
-)
+_COLUMNS = (
+    "device_id", "point", "containment_id", "wanted", "state", "intent", "attempts", "evidence", "last_error", "updated_at",
+)  # fmt: skip
+_THERE = Statement(sa.select(_C.intent).where(*_HERE))
+_WRITE = insert_or_replace(enforcements, *_COLUMNS, index=("device_id", "point"))
 _SEEN = Statement(
     enforcements.update().where(*_STILL).values(**_binds("state", "evidence", "attempts", "updated_at"), last_error="")
 )

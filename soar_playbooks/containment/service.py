@@ -22,7 +22,7 @@ from lachan.enforcement import Level
 from lachan.events import ApprovalNeeded, ContainmentEnded, ContainmentWaiting, DeviceContained, HumanPaged
 from lachan.identity import Principal, PrincipalKind
 from lachan.ids import new_id
-from lachan.statements import Statement
+from lachan.statements import Statement, pipeline
 from lachan.work import jobs, outbox
 from soar_playbooks import webhooks
 from soar_playbooks.containment import budgets, guards, reconciler
@@ -116,13 +116,17 @@ def _activated(connection: sa.Connection, row: dict[str, Any], level: Level) -> 
 def _take_effect(
     rt: Runtime, connection: sa.Connection, device: Device, row: dict[str, Any], *, actor: Principal
 ) -> None:
-    level = Level(row["level"])
-    _signal(connection, row)
+    level, dialect = Level(row["level"]), connection.dialect.name
     event = DeviceContained(
         device_id=row["device_id"], containment_id=row["id"], level=str(level), reason=row["reason"],
         run_id=row["run_id"],
     )  # fmt: skip
-    outbox.append(connection, event, actor=actor, vendor=row["vendor"])
+    _, told = outbox.calls(event, actor=actor, vendor=row["vendor"], dialect=dialect)
+    signal = _signal_of(row)
+    if signal is not None:
+        trust.touch(connection)
+        told = [*trust.signal_calls(signal), *told]
+    pipeline(connection, told)
     reconciler.want(rt, connection, reconciler.target_of(device), containment_id=row["id"], level=level)
     after_commit(connection, rt.wake)
 
@@ -314,14 +318,19 @@ def _lengthen(connection: sa.Connection, row: dict[str, Any], asked: Request) ->
 
 
 def _signal(connection: sa.Connection, row: dict[str, Any]) -> None:
+    signal = _signal_of(row)
+    if signal is not None:
+        trust.set_signal(connection, signal)
+
+
+def _signal_of(row: dict[str, Any]) -> trust.Signal | None:
     answer = ANSWERS.get(Level(row["level"]))
     if answer is None:
-        return
-    signal = trust.Signal(
+        return None
+    return trust.Signal(
         device_id=row["device_id"], source=SOURCE, answer=answer, reason=f"contained-{row['level']}", ref=row["id"],
         since=row["since"], detail=row["reason"], until=row["until"],
     )  # fmt: skip
-    trust.set_signal(connection, signal)
 
 
 def open_of(connection: sa.Connection, device_id: str) -> str:

@@ -8,6 +8,7 @@ is done again is told apart. Limits: the lease covers one HTTP step's timeout; w
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from lachan import clock, devices
 from lachan.database import for_update
 from lachan.events import RunFinished
-from lachan.statements import Statement
+from lachan.statements import Statement, pipeline
 from lachan.work import outbox
 from soar_playbooks.errors import LostFence, UnknownRun
 from soar_playbooks.models import run_journal, runs
@@ -25,6 +26,7 @@ from soar_playbooks.states import ACTOR, Phase, RunOutcome, RunState
 
 LEASE = timedelta(seconds=30)
 Key = tuple[str, int, str]  # step, occurrence, phase
+Call = tuple[Statement, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Run:
     fence: int
     waiting_for: str
     entries: dict[Key, dict[str, Any]]
+    vendor: str | None = None
     stored: frozenset[Key] = frozenset()
     unwritten: tuple[Key, ...] = ()
 
@@ -85,7 +88,8 @@ def claim(connection: sa.Connection, run_id: str) -> Run | None:
     return Run(
         entries=found, stored=frozenset(found), fence=fence, variables=dict(row["variables"]), facts=dict(row["facts"]),
         **{name: row[name] for name in (
-            "id", "playbook_id", "playbook_version", "digest", "mode", "alert_id", "device_id", "step", "waiting_for",
+            "id", "playbook_id", "playbook_version", "digest", "mode", "alert_id", "device_id", "vendor", "step",
+            "waiting_for",
         )},
     )  # fmt: skip
 
@@ -127,23 +131,17 @@ def save(
     Raises:
         LostFence: another worker has claimed the run.
     """
-    now = clock.now()
-    mine = _SAVE.execute(
-        connection, id_=run.id, fence_=run.fence, step_=run.step, state_=str(state), variables_=run.variables,
-        waiting_for_=run.waiting_for, guard_=guard, needed_=needed, outcome_=str(outcome), error_=error[:2000],
-        lease_until_=lease_until, updated_at_=now, ended_at_=now if state is RunState.ENDED else None,
-    )  # fmt: skip
-    if mine != 1:
-        raise LostFence(f"Run {run.id} has been taken over.", run=run.id)
-    places = {made: place for place, made in enumerate(run.entries)}
-    fresh = [made for made in run.unwritten if made not in run.stored]
-    if fresh:
-        _ENTRY.many(connection, [_row(run, made) | {"position": places[made], "at": now} for made in fresh])
-    for made in set(run.unwritten) & run.stored:
-        values = {"fence": run.fence, "body": run.entries[made], "at": now}
-        where = (run_journal.c.run_id == run.id, run_journal.c.step_id == made[0], run_journal.c.occurrence == made[1])
-        connection.execute(run_journal.update().where(*where, run_journal.c.phase == made[2]).values(**values))
-    return replace(run, unwritten=(), stored=run.stored | set(run.unwritten))
+    return _write(
+        connection,
+        run,
+        (),
+        state=state,
+        lease_until=lease_until,
+        guard=guard,
+        needed=needed,
+        outcome=outcome,
+        error=error,
+    )
 
 
 def finish(connection: sa.Connection, run: Run, outcome: RunOutcome, *, error: str = "") -> None:
@@ -152,8 +150,39 @@ def finish(connection: sa.Connection, run: Run, outcome: RunOutcome, *, error: s
     Raises:
         LostFence: another worker has claimed the run.
     """
-    save(connection, replace(run, waiting_for=""), state=RunState.ENDED, outcome=outcome, error=error)
-    outbox.append(connection, RunFinished(device_id=run.device_id, run_id=run.id, outcome=str(outcome)), actor=ACTOR)
+    event = RunFinished(device_id=run.device_id, run_id=run.id, outcome=str(outcome))
+    vendor = run.vendor or outbox.vendor_of(connection, run.device_id)
+    _, told = outbox.calls(event, actor=ACTOR, vendor=vendor, dialect=connection.dialect.name)
+    _write(connection, replace(run, waiting_for=""), told, state=RunState.ENDED, outcome=outcome, error=error)
+
+
+def _write(connection: sa.Connection, run: Run, more: Sequence[Call], **values: Any) -> Run:
+    """Write the run's row, its unwritten entries and more; all in one flush in the unit that begins the run.
+
+    Raises:
+        LostFence: another worker has claimed the run; all of it is rolled back then, since the caller's unit ends by it.
+    """
+    now = clock.now()
+    row = {"lease_until": None, "guard": "", "needed": 0, "outcome": "", "error": ""} | values
+    row |= {"step": run.step, "variables": run.variables, "waiting_for": run.waiting_for, "updated_at": now}
+    row |= {"state": str(row["state"]), "outcome": str(row["outcome"]), "error": row["error"][:2000]}
+    row["ended_at"] = now if row["state"] == RunState.ENDED else None
+    calls: list[Call] = [
+        (_SAVE, {f"{name}_": value for name, value in row.items()} | {"id_": run.id, "fence_": run.fence})
+    ]
+    places = {made: place for place, made in enumerate(run.entries)}
+    for made in run.unwritten:
+        entry = _row(run, made) | {"at": now}
+        if made in run.stored:
+            calls.append((_ENTRY_AGAIN, {f"{name}_": value for name, value in entry.items()}))
+        else:
+            calls.append((_ENTRY, entry | {"position": places[made]}))
+    first = 1 if run.stored else len(calls) + len(more)  # only a run that was committed can have been taken over
+    calls += more
+    if pipeline(connection, calls[:first])[0].count != 1:
+        raise LostFence(f"Run {run.id} has been taken over.", run=run.id)
+    pipeline(connection, calls[first:])
+    return replace(run, unwritten=(), stored=run.stored | set(run.unwritten))
 
 
 def with_variables(run: Run, variables: dict[str, Any]) -> Run:
@@ -185,4 +214,9 @@ _SAVE = Statement(
 _ENTRY = Statement(
     run_journal.insert(),
     columns=("run_id", "step_id", "occurrence", "phase", "position", "fence", "body", "at"),
+)
+_ENTRY_AGAIN = Statement(
+    run_journal.update()
+    .where(*(run_journal.c[name] == sa.bindparam(f"{name}_") for name in ("run_id", "step_id", "occurrence", "phase")))
+    .values(**{name: sa.bindparam(f"{name}_", type_=run_journal.c[name].type) for name in ("fence", "body", "at")})
 )

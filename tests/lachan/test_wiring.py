@@ -52,7 +52,7 @@ def test_a_misspelt_name_is_named(room: Room) -> None:
         Room(jobs={"pki.crl": "pki.crl:publish_due"}),
         Room(recurring={"pki.refresh": (1.0, "pki.crl:refresh")}),
         Room(signing={"issue": Signing("pki.signing:issue", rate=1)}),
-        Room(handlers={"AlertRaised": ("soar_playbooks.runs.undo:on_ended",)}),
+        Room(handlers={"AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",)}),
         Room(verbs=("pki.verbs:SUSPEND",)),
         Room(tables="pki.models"),
         Room(settings="pki.settings:PkiSettings"),
