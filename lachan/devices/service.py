@@ -44,10 +44,12 @@ def get(connection: sa.Connection, device_id: str, *, principal: Principal | Non
     Raises:
         NotFound: there is none, or it is another vendor's.
     """
-    row = _BY_ID.first(connection, id_=device_id)
-    if row is None or (principal is not None and principal.vendor not in {None, row.vendor}):
-        raise NotFound(f"No device {device_id}.")
-    return _device(row._asdict())
+    return _visible(_BY_ID.first(connection, id_=device_id), device_id, principal)
+
+
+def locked(connection: sa.Connection, device_id: str, *, principal: Principal | None = None) -> Device:
+    """One device by id, its row locked as by `lock`; the rest as in `get`."""
+    return _visible(_BY_ID_LOCKED.first(connection, id_=device_id), device_id, principal)
 
 
 def by_name(connection: sa.Connection, name: str, *, principal: Principal | None = None) -> Device:
@@ -194,6 +196,13 @@ def _one(connection: sa.Connection, where: Any, what: str, principal: Principal 
     return _device(row)
 
 
+def _visible(row: Any, device_id: str, principal: Principal | None) -> Device:
+    if row is None or (principal is not None and principal.vendor not in {None, row.vendor}):
+        raise NotFound(f"No device {device_id}.")
+    return _device(row._asdict())
+
+
+_BY_ID_LOCKED = Statement(sa.select(devices).where(devices.c.id == sa.bindparam("id_")).with_for_update(key_share=True))
 _LOCK = Statement(sa.select(devices.c.id).where(devices.c.id == sa.bindparam("id_")).with_for_update(key_share=True))
 _BY_ID = Statement(sa.select(devices).where(devices.c.id == sa.bindparam("id_")))
 

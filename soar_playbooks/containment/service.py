@@ -8,6 +8,7 @@ column of `devices` changes; background pages use SKIP LOCKED. The device's lock
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -114,7 +115,13 @@ def _activated(connection: sa.Connection, row: dict[str, Any], level: Level) -> 
 
 
 def _take_effect(
-    rt: Runtime, connection: sa.Connection, device: Device, row: dict[str, Any], *, actor: Principal
+    rt: Runtime,
+    connection: sa.Connection,
+    device: Device,
+    row: dict[str, Any],
+    fresh: Sequence[tuple[Statement, dict[str, Any]]] = (),
+    *,
+    actor: Principal,
 ) -> None:
     level, dialect = Level(row["level"]), connection.dialect.name
     event = DeviceContained(
@@ -126,7 +133,7 @@ def _take_effect(
     if signal is not None:
         trust.touch(connection)
         told = [*trust.signal_calls(signal), *told]
-    pipeline(connection, told)
+    pipeline(connection, [*fresh, *told])
     reconciler.want(rt, connection, reconciler.target_of(device), containment_id=row["id"], level=level)
     after_commit(connection, rt.wake)
 
@@ -210,8 +217,7 @@ def _as_guards_see(asked: Request, row: dict[str, Any] | None) -> Asked:
 
 
 def _locked(connection: sa.Connection, device_id: str, principal: Principal) -> Device:
-    devices.lock(connection, [device_id])
-    return devices.get(connection, device_id, principal=principal)
+    return devices.locked(connection, device_id, principal=principal)
 
 
 def _open(connection: sa.Connection, device_id: str) -> dict[str, Any] | None:
@@ -253,13 +259,14 @@ def _apply(
     if harder and verdict.level is not None:
         values |= _activated(connection, row, verdict.level)
     row |= values
-    if present is None:
-        _INSERT.execute(connection, **row)
-    else:
+    fresh = [(_INSERT, row.copy())] if present is None else []
+    if present is not None:
         connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
+    if not harder:
+        pipeline(connection, fresh)
     _remember_requester(connection, row)
     if harder:
-        _take_effect(rt, connection, device, row, actor=asked.principal)
+        _take_effect(rt, connection, device, row, fresh, actor=asked.principal)
     elif row["state"] == State.ACTIVE:
         _signal(connection, row)  # it may last longer now: signal and row end together
     _follow_up(rt, connection, row, asked, verdict)

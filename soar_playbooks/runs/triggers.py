@@ -96,9 +96,8 @@ def _begin(
 ) -> Run | None:
     """Write the run, claimed already by whoever begins it; None if the device is gone or the run is there."""
     device_id = str(alert.device_id)
-    devices.lock(connection, [device_id])
     try:
-        device = devices.get(connection, device_id)
+        device = devices.locked(connection, device_id)
     except NotFound:
         return None
     run_id, now, known, variables = new_id(), clock.now(), facts(alert), bind(playbook, alert, device)
