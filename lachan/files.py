@@ -1,4 +1,4 @@
-"""Files that a crash cannot tear: written aside, made durable, renamed."""
+"""Files that a crash cannot tear: written aside, made durable, then given their name in one step."""
 
 import os
 from collections.abc import Iterable
@@ -27,18 +27,42 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], *, mode: int 
     Returns:
         How many bytes it has now.
     """
-    draft = path.with_name(f".{path.name}.{new_id()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    draft = _draft(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            for chunk in [content] if isinstance(content, bytes) else content:
-                file.write(chunk)
-            length = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
+        length = _write(draft, content, mode)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+    return length
+
+
+def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that did not exist, whole and durable or not at all.
+
+    Raises:
+        FileExistsError: it exists; it stays as it is.
+    """
+    draft = _draft(path)
+    try:
+        _write(draft, content, mode)
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{new_id()}")
+
+
+def _write(draft: Path, content: bytes | Iterable[bytes], mode: int) -> int:
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(handle, "wb") as file:
+        for chunk in [content] if isinstance(content, bytes) else content:
+            file.write(chunk)
+        length = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
     return length

@@ -32,6 +32,7 @@ from ota_signing.store import Store
 if TYPE_CHECKING:
     from lachan.settings import Settings
     from lachan.signer.context import SignerContext
+    from lachan.signer.keys import KeyStore
 
 FIRMWARE_KEY = "firmware-signing"
 REFUSALS = 20_000  # told at a time, so that they fit into a frame; the next audit tells more
@@ -140,7 +141,7 @@ def _memory(signer: "SignerContext") -> Memory:
     return Memory(signer.folder / "tuf", Repository(signer.settings))
 
 
-def online_keys(keys: Any, sign: Callable[[str], Callable[[bytes], bytes]]) -> tuf_metadata.OnlineKeys:
+def online_keys(keys: "KeyStore", sign: Callable[[str], Callable[[bytes], bytes]]) -> tuf_metadata.OnlineKeys:
     """TUF signers over the signer's key store.
 
     Args:

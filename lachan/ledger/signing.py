@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from lachan.files import write_atomically
 from lachan.ledger import lease, merkle
 from lachan.ledger.errors import ProofRefused
 from lachan.ledger.lease import Lease
@@ -25,7 +26,7 @@ from lachan.ledger.models import checkpoints
 from lachan.ledger.note import Checkpoint, Verifier, origin_of, sign
 from lachan.signer.context import SignerContext, strict
 from lachan.signer.errors import SignatureRefused, SignerStateLost
-from lachan.signer.keystore import KeyStore, sync_folder
+from lachan.signer.keys import KeyStore
 
 KEY = "ledger"
 _one_at_a_time = threading.Lock()
@@ -146,11 +147,5 @@ def recall(folder: Path) -> Memory:
 
 def remember(folder: Path, last: Memory) -> None:
     """Make a checkpoint the last one, durably, before anybody hears of it."""
-    draft = folder / ".ledger.json"
     value = {"size": last.point.size, "root": base64.b64encode(last.point.root).decode(), "note": last.note}
-    with open(draft, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / "ledger.json")
-    sync_folder(folder)
+    write_atomically(folder / "ledger.json", json.dumps(value).encode(), mode=0o600)

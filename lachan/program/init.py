@@ -48,7 +48,7 @@ def _make(settings: Settings, offline: Path, admin: str) -> str:
     from lachan import wiring
     from lachan.program import migrate
     from lachan.signer.context import InitContext
-    from lachan.signer.keystore import KeyStore
+    from lachan.signer.keystore import open_keys
 
     for folder in (settings.data, offline, settings.data / "run"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def _make(settings: Settings, offline: Path, admin: str) -> str:
     rt = Runtime.open(settings)
     try:
         migrate.upgrade(rt.db)
-        context = InitContext(settings, rt.db, KeyStore.create(settings.data), offline)
+        context = InitContext(settings, rt.db, open_keys(settings.signer_home, create=True), offline)
         for name in rt.wiring.init:
             wiring.resolve(name)(context)
         actor = system("init")

@@ -11,7 +11,7 @@ from lachan.database import Database
 from lachan.settings import Settings
 from lachan.signer.counts import HourlyCounts
 from lachan.signer.errors import SignatureRefused
-from lachan.signer.keystore import KeyStore
+from lachan.signer.keys import KeyStore
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from lachan.signer import siglog
 from lachan.signer.context import Handler, SignerContext, strict
 from lachan.signer.counts import HourlyCounts
 from lachan.signer.errors import SignatureRefused
-from lachan.signer.keystore import KeyStore
+from lachan.signer.keys import KeyStore
 from lachan.signer.limits import Limiter
 from lachan.signer.siglog import Outcome, SignatureLog
 from lachan.wiring import resolve

@@ -13,22 +13,22 @@ import secrets
 import threading
 from hashlib import scrypt
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
+from lachan.files import write_new
 from lachan.signer.errors import KeyExists, KeyLocked, NoSuchKey
+from lachan.signer.keys import KeyKind, KeyStore, PublicKey
 
 PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-PublicKey: TypeAlias = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
-KeyKind: TypeAlias = Literal["p256", "ed25519"]
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-class KeyStore:
-    """The keys of one folder.
+class FileKeyStore:
+    """The keys of one folder: the `lachan.signer.keys.KeyStore` of an installation without a token.
 
     Args:
         folder: where the files are; made (mode 0700) when missing.
@@ -42,11 +42,6 @@ class KeyStore:
         self._opened: dict[str, PrivateKey] = {}
         self._lock = threading.RLock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    @classmethod
-    def create(cls, data: Path) -> "KeyStore":
-        """The key store of a new installation's data folder; makes folder and passphrase (``lachan init``)."""
-        return open_keys(data / "signer", create=True)
 
     def generate(self, name: str, kind: KeyKind) -> PublicKey:
         """Make a key and keep it encrypted.
@@ -75,7 +70,7 @@ class KeyStore:
         return key.public_key()
 
     def names(self) -> list[str]:
-        """The names of all keys, sorted."""
+        """List the names of all keys, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.key"))
 
     def __contains__(self, name: object) -> bool:
@@ -88,7 +83,7 @@ class KeyStore:
             NoSuchKey: there is no key of that name.
             KeyLocked: the passphrase does not open it.
         """
-        key = self.private(name)
+        key = self._private(name)
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return key.sign(data)
         return key.sign(data, ec.ECDSA(hashes.SHA256()))
@@ -100,13 +95,13 @@ class KeyStore:
             NoSuchKey: there is no P-256 key of that name.
             KeyLocked: the passphrase does not open it.
         """
-        key = self.private(name)
+        key = self._private(name)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise NoSuchKey(f"The key {name} does not sign digests.", name=name)
         return key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA256())))
 
     def public(self, name: str) -> PublicKey:
-        """The public half; needs no passphrase.
+        """Read the public half; needs no passphrase.
 
         Raises:
             NoSuchKey: there is no key of that name.
@@ -119,8 +114,8 @@ class KeyStore:
         assert isinstance(key, PublicKey)
         return key
 
-    def private(self, name: str) -> PrivateKey:
-        """The private key, opened at its first use; must not leave this process.
+    def _private(self, name: str) -> PrivateKey:
+        """Open the private key, at its first use.
 
         Raises:
             NoSuchKey: there is no key of that name.
@@ -163,7 +158,9 @@ class KeyStore:
 
 
 def open_keys(folder: Path, *, create: bool = False) -> KeyStore:
-    """The key store of a signer's folder, with the passphrase of ``LACHAN_SIGNER_PASSPHRASE`` or of its file.
+    """Open the key store of a signer's folder, with the passphrase of ``LACHAN_SIGNER_PASSPHRASE`` or of its file.
+
+    The one place that chooses which kind of store an installation has.
 
     Args:
         folder: the signer's folder (`lachan.settings.Settings.signer_home`).
@@ -182,32 +179,4 @@ def open_keys(folder: Path, *, create: bool = False) -> KeyStore:
             passphrase = path.read_bytes().strip()
         except FileNotFoundError as error:
             raise KeyLocked(f"Neither LACHAN_SIGNER_PASSPHRASE nor {path} gives a passphrase.") from error
-    return KeyStore(folder / "keys", passphrase)
-
-
-def write_new(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a file that did not exist, whole and durable or not at all.
-
-    Raises:
-        FileExistsError: it exists.
-    """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)
-    finally:
-        draft.unlink()
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return FileKeyStore(folder / "keys", passphrase)

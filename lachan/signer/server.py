@@ -25,7 +25,8 @@ from lachan.signer import wire
 from lachan.signer.courier import Courier
 from lachan.signer.dispatch import Dispatcher
 from lachan.signer.errors import BadFrame, SignatureRefused, SignerRuns
-from lachan.signer.keystore import KeyStore, open_keys
+from lachan.signer.keys import KeyStore
+from lachan.signer.keystore import open_keys
 from lachan.work.wake import reachable
 
 CONNECTIONS = 128

@@ -140,11 +140,11 @@ def test_init_again_changes_nothing(signer_rt: Runtime, tmp_path: object) -> Non
     from pathlib import Path
 
     from lachan.signer.context import InitContext
-    from lachan.signer.keystore import KeyStore
+    from lachan.signer.keystore import FileKeyStore
     from pki import setup
 
     before = service.hierarchy(signer_rt.db)
-    keys = KeyStore(signer_rt.settings.signer_home / "keys", b"unused")
+    keys = FileKeyStore(signer_rt.settings.signer_home / "keys", b"unused")
     setup.init(InitContext(signer_rt.settings, signer_rt.db, keys, Path(str(tmp_path)) / "offline2"))
     assert service.hierarchy(signer_rt.db) == before
 

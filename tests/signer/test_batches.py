@@ -15,7 +15,7 @@ from lachan.signer.client import SignerClient
 from lachan.signer.context import Handler, SignerContext, strict
 from lachan.signer.counts import HourlyCounts
 from lachan.signer.errors import SignatureRefused, SignerBusy, SignerRefused, SignerUnavailable, TooManySignatures
-from lachan.signer.keystore import KeyStore
+from lachan.signer.keystore import open_keys
 from lachan.signer.server import SignerServer
 from tests.pki.support import camera, csr
 
@@ -49,7 +49,7 @@ WORDS = Handler(look, sign_word)
 def toy(rt: Runtime, short_folder: Path) -> Iterator[Runtime]:
     changes = {"signer_socket": short_folder / "s", "signer_device_hour": 3, "signer_rates": {"word": 10_000.0}}
     moved = Runtime(rt.settings.model_copy(update=changes), rt.db, rt.wiring)
-    KeyStore.create(moved.settings.data).generate("toy", "p256")
+    open_keys(moved.settings.signer_home, create=True).generate("toy", "p256")
     LOOKS.clear()
     server = start(moved)
     yield moved
@@ -136,7 +136,7 @@ def test_a_sender_has_bounded_room(toy: Runtime) -> None:
 
 def test_the_link_finds_a_signer_that_was_started_again(toy: Runtime, rt: Runtime, short_folder: Path) -> None:
     settings = toy.settings.model_copy(update={"signer_socket": short_folder / "t", "data": rt.settings.data / "other"})
-    KeyStore.create(settings.data).generate("toy", "p256")
+    open_keys(settings.signer_home, create=True).generate("toy", "p256")
     moved = Runtime(settings, rt.db, rt.wiring)
 
     async def flow() -> None:
@@ -176,7 +176,7 @@ def test_the_signer_counts_per_device_and_tells_once(toy: Runtime) -> None:
 def test_the_counts_survive_a_restart_and_end_with_the_hour(rt: Runtime, short_folder: Path) -> None:
     changes = {"signer_socket": short_folder / "s", "signer_device_hour": 3, "signer_rates": {"word": 10_000.0}}
     moved = Runtime(rt.settings.model_copy(update=changes), rt.db, rt.wiring)
-    KeyStore.create(moved.settings.data).generate("toy", "p256")
+    open_keys(moved.settings.signer_home, create=True).generate("toy", "p256")
     with clock.travel(timedelta(hours=1) - timedelta(minutes=clock.now().minute)):  # the hour has just begun
         for expected in (True, True, True, False):
             server = start(moved)

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lachan.signer.errors import KeyExists, KeyLocked, NoSuchKey
-from lachan.signer.keystore import KeyStore, open_keys
+from lachan.signer.keystore import FileKeyStore, open_keys
 
 
 def test_keys_survive_a_restart_and_sign(tmp_path: Path):
@@ -23,31 +23,32 @@ def test_keys_survive_a_restart_and_sign(tmp_path: Path):
 
 
 def test_the_file_opens_neither_without_nor_with_the_bare_passphrase(tmp_path: Path):
-    store = KeyStore(tmp_path / "keys", b"correct horse")
+    store = FileKeyStore(tmp_path / "keys", b"correct horse")
     store.generate("k", "p256")
     pem = (tmp_path / "keys" / "k.key").read_bytes()
     for password in (None, b"correct horse"):
         with pytest.raises((TypeError, ValueError)):
             serialization.load_pem_private_key(pem, password)
     with pytest.raises(KeyLocked):
-        KeyStore(tmp_path / "keys", b"wrong").sign("k", b"")
+        FileKeyStore(tmp_path / "keys", b"wrong").sign("k", b"")
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path):
-    store = KeyStore(tmp_path / "keys", b"p")
+    store = FileKeyStore(tmp_path / "keys", b"p")
     public = store.generate("k", "p256")
     with pytest.raises(KeyExists):
         store.generate("k", "ed25519")
-    assert KeyStore(tmp_path / "keys", b"p").private("k").public_key() == public
+    assert FileKeyStore(tmp_path / "keys", b"p").public("k") == public
+    public.verify(FileKeyStore(tmp_path / "keys", b"p").sign("k", b"data"), b"data", ec.ECDSA(hashes.SHA256()))
 
 
 @pytest.mark.parametrize("name", ["../k", "K", "", "a/b", "k\n", ".k"])
 def test_names_stay_in_the_folder(tmp_path: Path, name: str):
-    store = KeyStore(tmp_path / "keys", b"p")
+    store = FileKeyStore(tmp_path / "keys", b"p")
     with pytest.raises(NoSuchKey):
         store.generate(name, "p256")
     with pytest.raises(NoSuchKey):
-        store.private(name)
+        store.sign(name, b"")
 
 
 def test_without_a_passphrase_nothing_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

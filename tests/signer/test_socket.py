@@ -12,7 +12,7 @@ from lachan.signer import siglog
 from lachan.signer.client import SignerClient
 from lachan.signer.context import SignerContext, strict
 from lachan.signer.errors import SignatureRefused, SignerBusy, SignerRefused, SignerRuns, SignerUnavailable
-from lachan.signer.keystore import KeyStore
+from lachan.signer.keystore import open_keys
 from lachan.signer.server import SignerServer
 from lachan.work import outbox
 from tests.support.wait import until
@@ -36,7 +36,7 @@ def sign_word(signer: SignerContext, request: dict) -> dict:
 def toy(rt: Runtime, short_folder: Path):
     settings = rt.settings.model_copy(update={"signer_socket": short_folder / "s", "signer_rates": {"few": 0.0001}})
     moved = Runtime(settings, rt.db, rt.wiring)
-    KeyStore.create(settings.data).generate("toy", "p256")
+    open_keys(settings.signer_home, create=True).generate("toy", "p256")
     handlers = {"word": f"{__name__}:sign_word", "few": f"{__name__}:sign_word"}
     server = SignerServer(settings, rt.db, signing=handlers)
     server.start()
@@ -135,7 +135,7 @@ def test_own_requests_sign_nothing(toy: Runtime):
 
 
 def test_no_signer_and_a_restarted_signer(rt: Runtime, short_folder: Path):
-    KeyStore.create(rt.settings.data)
+    open_keys(rt.settings.signer_home, create=True)
     with pytest.raises(SignerUnavailable, match="No signer listens"):
         SignerClient(short_folder / "nobody").request("ping")
     settings = rt.settings.model_copy(update={"signer_socket": short_folder / "t"})
@@ -168,7 +168,7 @@ def test_garbage_ends_the_connection_and_nothing_else(toy: Runtime):
 
 
 def test_a_user_who_is_not_allowed_is_not_heard(rt: Runtime, short_folder: Path):
-    KeyStore.create(rt.settings.data)
+    open_keys(rt.settings.signer_home, create=True)
     settings = rt.settings.model_copy(update={"signer_socket": short_folder / "t"})
     server = SignerServer(settings, rt.db, signing={})
     server.allowed = {os.getuid() + 1}

@@ -13,14 +13,14 @@ import pytest
 
 from lachan.runtime import Runtime
 from lachan.signer.context import InitContext
-from lachan.signer.keystore import KeyStore
+from lachan.signer.keystore import open_keys
 from lachan.signer.server import SignerServer
 from lachan.wiring import resolve
 
 
 def run_init(rt: Runtime, offline: Path, *, rooms: tuple[str, ...] = ()) -> None:
     """Run the INIT functions of all rooms (or of some, by their package), as ``lachan init`` does."""
-    keys = KeyStore.create(rt.settings.data)
+    keys = open_keys(rt.settings.signer_home, create=True)
     offline.mkdir(mode=0o700, exist_ok=True)
     context = InitContext(settings=rt.settings, db=rt.db, keys=keys, offline=offline)
     for name in rt.wiring.init:
