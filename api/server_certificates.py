@@ -8,7 +8,6 @@ there by the operator: ``<door>.pem`` and ``<door>.key`` with a file ``<door>.ex
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from lachan import clock
+from lachan.files import write_atomically
 from lachan.runtime import Runtime
 from pki import service
 from pki.settings import PkiSettings
@@ -50,8 +50,8 @@ def ensure(rt: Runtime, door: str) -> tuple[Files, bool]:
         return files, False
     key, chain = service.issue_server_certificate(rt, names)
     files.chain.unlink(missing_ok=True)  # a crash between the two leaves a key without certificate: made anew
-    _write(files.key, key)
-    _write(files.chain, chain)
+    write_atomically(files.key, key, mode=0o600)
+    write_atomically(files.chain, chain, mode=0o600)
     return files, True
 
 
@@ -69,13 +69,3 @@ def _lasts(files: Files, names: list[str]) -> bool:
     carried = {*held.get_values_for_type(x509.DNSName), *map(str, held.get_values_for_type(x509.IPAddress))}
     life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
     return files.key.exists() and set(names) <= carried and clock.now() < leaf.not_valid_after_utc - life / 3
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(path.suffix + ".new")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

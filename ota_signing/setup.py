@@ -7,7 +7,6 @@ changes nothing. Limits: rotating offline keys is not offered yet; the folder is
 machine.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from lachan import clock
 from lachan.errors import Invalid
-from lachan.files import write_atomically
+from lachan.files import write_atomically, write_new
 from lachan.settings import Settings
 from ota_signing import bins, online, tuf_metadata
 from ota_signing.memory import Memory
@@ -114,11 +113,7 @@ def _make_offline(folder: Path, role: str) -> list[CryptoSigner]:
     for number in range(1, OFFLINE_KEYS + 1):
         key = ec.generate_private_key(ec.SECP256R1())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        handle = os.open(folder / f"tuf-{role}-{number}.pem", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(folder / f"tuf-{role}-{number}.pem", pem)
         made.append(CryptoSigner(key))
     return made
 

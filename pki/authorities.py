@@ -13,7 +13,6 @@ Everyone else reads the rows, and remembers them for `REMEMBER` seconds.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lachan import der
 from lachan.database import Database
+from lachan.files import write_atomically
 from lachan.settings import Settings
 from pki.errors import AuthorityMissing
 from pki.models import authorities
@@ -132,10 +132,7 @@ def folder(settings: Settings) -> Path:
 
 def keep(settings: Settings, name: str, certificate: bytes) -> None:
     """Store the signer's copy of a certificate (DER), in one step."""
-    place = folder(settings) / f"{name}.crt"
-    partial = place.with_suffix(".new")
-    partial.write_bytes(certificate)
-    os.replace(partial, place)
+    write_atomically(folder(settings) / f"{name}.crt", certificate)
     _files.cache_clear()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lachan import clock, der
+from lachan.files import write_atomically
 from pki import names
 from pki.authorities import FIRST, Authority
 from pki.errors import ProfileBroken
@@ -88,9 +88,7 @@ def approve(folder: Path, profiles: dict[str, Profile]) -> None:
         if profile.digest not in known:
             lint(profile)
     text = json.dumps({p.digest: p.name for p in profiles.values()}, indent=1)
-    partial = folder / f"{RECORD}.new"
-    partial.write_text(text)
-    os.replace(partial, folder / RECORD)
+    write_atomically(folder / RECORD, text.encode())
 
 
 def is_approved(folder: Path, profile: Profile) -> bool:

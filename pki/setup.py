@@ -8,7 +8,6 @@ somebody takes the folder away; the root's CRL is renewed by bringing the root k
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from lachan import clock
 from lachan.events import AuthorityCreated
+from lachan.files import write_new
 from lachan.identity import system
 from lachan.identity.secrets import random_text
 from lachan.signer.context import InitContext, SignerContext
@@ -135,9 +135,7 @@ def store_offline(root: Root, folder: Path) -> None:
         ("root.passphrase", passphrase + b"\n"),
         ("root.crt", authorities.pem(root.certificate)),
     ):
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        write_new(folder / name, content)
 
 
 def _write_root(connection: sa.Connection, root: Root) -> None:

@@ -23,6 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
+from lachan.files import sync_folder
 from lachan.runtime import Runtime
 from siem_rules.errors import SegmentsDamaged, StreamBusy
 from siem_rules.stream import LogStream, Record
@@ -127,7 +128,7 @@ class Writer:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         self.end = self._base + _repair(self._file)
         os.fsync(self._file)
-        _sync_folder(stream)
+        sync_folder(stream)
         self._synced = self.end
         os.pwrite(self._mark, _MARK.pack(self.end), 0)
         self._append_lock = threading.Lock()
@@ -181,7 +182,7 @@ class Writer:
         os.dup2(self._file, before)  # a sync that holds the old number meets the new file
         os.close(self._file)
         self._file = before
-        _sync_folder(self.stream)
+        sync_folder(self.stream)
 
 
 def read(stream: Path, start: int, *, limit: int = 4 << 20) -> Iterator[Record]:
@@ -261,11 +262,3 @@ def _repair(descriptor: int) -> int:
                 break
             good = record.end
     return good
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

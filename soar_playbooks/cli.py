@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lachan import cliutil, devices
 from lachan.enforcement import Level
 from lachan.errors import Invalid
+from lachan.files import write_new
 from lachan.runtime import Runtime
 from soar_playbooks import playbooks as library
 from soar_playbooks import schemas
@@ -145,11 +146,9 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
         encryption = serialization.BestAvailableEncryption(passphrase.encode())
     form = serialization.PrivateFormat.PKCS8
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(path, key.private_bytes(serialization.Encoding.PEM, form, encryption))
     except FileExistsError as error:
         raise Invalid(f"{path} exists; a key is never overwritten.", file=str(path)) from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(key.private_bytes(serialization.Encoding.PEM, form, encryption))
 
 
 def _sign(words: argparse.Namespace) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from standardwebhooks import Webhook
 from lachan import clock
 from lachan.database import after_commit, insert_ignore
 from lachan.errors import LachanError
+from lachan.files import write_new
 from lachan.net.fetch import http_request
 from lachan.net.sockets import operator_scope
 from lachan.work import jobs, outbox
@@ -98,14 +99,8 @@ def secret(data: Path) -> str:
     path.parent.mkdir(mode=0o700, exist_ok=True)
     if not path.exists():
         text = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode("ascii")
-        draft = path.with_name(f"webhook.{os.getpid()}.draft")
-        draft.touch(mode=0o600)
-        draft.write_text(text)
-        try:
-            os.link(draft, path)  # whoever comes second takes the first one's
-        except FileExistsError:
-            pass
-        draft.unlink()
+        with suppress(FileExistsError):  # whoever comes second takes the first one's
+            write_new(path, text.encode())
     return path.read_text().strip()
 
 

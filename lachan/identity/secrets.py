@@ -12,17 +12,14 @@ from functools import cache
 from pathlib import Path
 
 from lachan.errors import Unavailable
+from lachan.files import write_new
 
 
 def make_pepper(data: Path) -> None:
     """Make ``<data>/pepper`` (32 random bytes, mode 0600) unless it is there."""
     path = data / "pepper"
     if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(32))
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(path, os.urandom(32))
 
 
 @cache

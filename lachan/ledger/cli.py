@@ -1,8 +1,6 @@
 """``lachan ledger``: export, verify, status, checkpoint, key. ``verify`` needs no installation and imports nothing of one."""
 
 import argparse
-import os
-import secrets
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -13,6 +11,7 @@ from typing import Any
 
 from lachan import cliutil, clock
 from lachan.errors import Invalid
+from lachan.files import write_atomically
 from lachan.ledger.errors import ExportRefused, NotSealed
 from lachan.ledger.note import Verifier
 
@@ -104,19 +103,10 @@ def _export(rt: Any, args: argparse.Namespace) -> int:
 
 def _write(path: Path, lines: Iterable[bytes]) -> int:
     """Write a file in one pass, whole or not at all; give its length in bytes."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with draft.open("xb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-            length = file.tell()
-        draft.replace(path)
+        return write_atomically(path, lines)
     except OSError as error:
         raise Invalid(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        draft.unlink(missing_ok=True)
-    return length
 
 
 def _status(rt: Any, args: argparse.Namespace) -> int:

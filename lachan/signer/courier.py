@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from lachan import events
 from lachan.database import Database, insert_ignore
+from lachan.files import write_atomically
 from lachan.identity.principal import system
 from lachan.log import get as get_logger
 from lachan.settings import Settings
@@ -79,9 +80,7 @@ class Courier:
                 new += self._record(line)
             self._position = position
         if self._position != start:
-            draft = self._mark.with_name(".delivered")
-            draft.write_text(str(self._position))
-            draft.replace(self._mark)
+            write_atomically(self._mark, str(self._position).encode())
         if new:
             UnixWaker(self._settings.data).wake()
         return new
