@@ -83,7 +83,7 @@ def enqueue(
         kind: a name of some room's ``JOBS``, or ``event:<handler>``.
         payload: JSON-able arguments.
         due_at: when; now by default.
-        key: at most one open job has a given key.
+        key: at most one open job has a given key; one that was given up has no claim to it and becomes due again.
 
     Returns:
         The job's id, or None when an open job has that key already.
@@ -96,7 +96,12 @@ def enqueue(
         "payload": dict(payload),
         "due_at": due_at or clock.now(),
     }
-    return job_id if _INSERT_NEW.execute(connection, **values) else None
+    if _INSERT_NEW.execute(connection, **values):
+        return job_id
+    given_up = sa.and_(jobs.c.key == values["key"], jobs.c.state == "poisoned")
+    again = {"state": "open", "failures": 0, "lease_until": None, "fence": jobs.c.fence + 1}
+    again |= {name: values[name] for name in ("id", "kind", "payload", "due_at")}
+    return job_id if connection.execute(jobs.update().where(given_up).values(**again)).rowcount else None
 
 
 def batched(function: Batch) -> Batch:

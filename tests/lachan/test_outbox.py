@@ -180,3 +180,15 @@ def test_the_quick_way_writes_the_same_canonical_bytes(value: dict[str, object])
 def test_the_quick_way_writes_the_same_canonical_json(value: dict) -> None:
 
     assert outbox.canonical(value) == rfc8785.dumps(json.loads(json.dumps(value)))
+
+
+def test_a_job_that_was_given_up_has_no_claim_to_its_key(rt: Runtime) -> None:
+    with rt.db.write() as connection:
+        first = jobs.enqueue(connection, "posture.rejudge", {"device_id": "x"}, key="posture.rejudge:x")
+        assert jobs.enqueue(connection, "posture.rejudge", {"device_id": "x"}, key="posture.rejudge:x") is None
+        connection.execute(jobs.jobs.update().values(state="poisoned", failures=10, last_error="it broke"))
+        again = jobs.enqueue(connection, "posture.rejudge", {"device_id": "x", "n": 2}, key="posture.rejudge:x")
+        assert again not in (None, first)
+        row = connection.execute(sa.select(jobs.jobs)).mappings().one()
+    assert (row["id"], row["state"], row["failures"], row["payload"]) == (again, "open", 0, {"device_id": "x", "n": 2})
+    assert row["fence"] == 1, "whoever still works on the old one has lost it"

@@ -25,3 +25,4 @@ from tests.pki.test_status import (  # noqa: F401
     test_enforcement_point_holds_and_lifts_only_its_own,
     test_hold_release_revoke,
 )
+from tests.pki.test_write_path import *  # noqa: F403
