@@ -170,11 +170,35 @@ def test_hostile_rows_are_refused_beside_good_ones(rt: Runtime, row: str) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"\xff\xfe", b"vendor,model\na,b\n", b"name,name\na,b\n", b"name," + b"a" * (2 << 20), b'"name\n', b"\0\0\0"],
+    [
+        b"",
+        b"\xff\xfe",
+        b"vendor,model\na,b\n",
+        b"name,name\na,b\n",
+        b"name," + b"a" * (2 << 20),
+        b'"name\n',
+        b"\0\0\0",
+        HEADER.encode() + b"\n" + b"a," * (1 << 20),
+    ],
 )
 def test_what_is_no_table_is_refused_at_once(rt: Runtime, text: bytes) -> None:
     with pytest.raises(importing.BadFile):
         begun(rt, text)
+
+
+def root_of(rt: Runtime, *listed: str) -> str:
+    """The Merkle root over devices as an auditor computes it, from the registry."""
+    with rt.db.read() as c:
+        rows = [devices.by_name(c, name) for name in listed]
+    return merkle.root(
+        merkle.leaf_hash(
+            json.dumps(
+                {key: getattr(row, key) for key in NewDevice.model_fields},
+                sort_keys=True, separators=(",", ":"), ensure_ascii=False,
+            ).encode()
+        )
+        for row in rows
+    ).hex()  # fmt: skip
 
 
 def test_chunks_have_a_fact_each_and_the_closing_one_has_the_root_over_them(
@@ -186,20 +210,13 @@ def test_chunks_have_a_fact_each_and_the_closing_one_has_the_root_over_them(
     assert [(part.chunk, part.accepted, part.rejected) for part in parts] == [(0, 3, 0), (1, 3, 0), (2, 1, 0)]
     assert (whole.chunk, whole.chunks, whole.accepted, whole.rejected) == (None, 3, 7, 1)
     assert whole.file_sha256 == found.sha256
-    with rt.db.read() as c:  # an auditor has the registry and the facts
-        rows = [devices.by_name(c, name) for name in names(rt)]
-    leaves = [
-        merkle.leaf_hash(
-            json.dumps(
-                {key: getattr(row, key) for key in NewDevice.model_fields},
-                sort_keys=True, separators=(",", ":"), ensure_ascii=False,
-            ).encode()
-        )
-        for row in rows
-    ]  # fmt: skip
-    roots = [merkle.root(leaves[at : at + 3]) for at in (0, 3, 6)]
-    assert [part.merkle_root for part in parts] == [root.hex() for root in roots]
-    assert whole.merkle_root == merkle.root(map(merkle.leaf_hash, roots)).hex() == found.merkle_root
+    roots = [root_of(rt, *(f"cam-{n}" for n in part)) for part in ((0, 1, 2), (3, 4, 5), (6,))]
+    assert [part.merkle_root for part in parts] == roots
+    assert (
+        whole.merkle_root
+        == merkle.root(merkle.leaf_hash(bytes.fromhex(root)) for root in roots).hex()
+        == found.merkle_root
+    )
 
 
 def test_who_was_quicker_has_the_name(rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +231,11 @@ def test_who_was_quicker_has_the_name(rt: Runtime, monkeypatch: pytest.MonkeyPat
     bad = list(importing.rejected(rt, found.id))
     assert [one.row for one in bad] == [3, 4, 7]
     assert "meanwhile" in bad[0].reason and bad[0].values["name"] == "cam-1"
-    assert [(fact.accepted, fact.rejected) for fact in facts(rt, found.id)] == [(1, 1), (1, 1), (1, 0), (3, 3)]
+    told = facts(rt, found.id)
+    assert [(fact.accepted, fact.rejected) for fact in told] == [(1, 1), (1, 1), (1, 0), (3, 3)]
+    alone, _ = taken(rt, table(2, first=20) + "CAM,Acme,A1,S,hk\n")
+    assert facts(rt, alone.id)[0].merkle_root == root_of(rt, "cam-20", "cam-21")
+    assert told[0].merkle_root == root_of(rt, "cam-0")  # what was refused is not under the root
 
 
 def test_the_same_file_is_the_same_import_while_it_is_open(rt: Runtime) -> None:
