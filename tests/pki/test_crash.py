@@ -23,10 +23,11 @@ from lachan.runtime import Runtime
 from lachan.signer import dispatch, reconcile, siglog
 from lachan.signer.errors import SignerUnavailable
 from lachan.signer.siglog import Outcome
-from pki import errors, models, unrecorded
-from pki.enrolment import enrolling
+from pki import errors, models, service, unrecorded
+from pki.enrolment import enrolling, renewing
+from pki.states import Reason
 from pki.steps import Blocking, Boundary, walk
-from tests.pki.support import Camera, camera, csr, facts, key
+from tests.pki.support import ADMIN, Camera, camera, contain, csr, facts, key
 from tests.support.signer import run_init, running_signer
 
 LATER = reconcile.GRACE + timedelta(seconds=1)
@@ -295,3 +296,65 @@ def test_too_many_waiting_issues_of_a_device_are_told_to_come_again(signer_rt: R
             pass
 
     asyncio.run(flow())
+
+
+class Meddled(Blocking):
+    """Steps with something happening between the signature and its record."""
+
+    def __init__(self, rt: Runtime, meddle: Any) -> None:
+        super().__init__(rt)
+        self.meddle = meddle
+
+    async def sign(self, **asked: Any) -> dict[str, Any]:
+        answer = await super().sign(**asked)
+        self.meddle()
+        return answer
+
+
+@pytest.mark.parametrize("what", ["contained", "retired", "suspended", "secret ended", "key taken"])
+def test_what_changes_between_signature_and_record_is_seen(signer_rt: Runtime, what: str) -> None:
+    rt, shared = signer_rt, key()
+    cam, other = camera(rt), camera(rt, "other")
+    cam.enrol(rt, csr())
+    with rt.db.write() as connection:
+        fresh = service.issue_secret(rt, connection, ADMIN, cam.id)
+
+    def meddle() -> None:
+        if what == "contained":
+            contain(rt, cam.id)
+        if what == "key taken":
+            other.enrol(rt, csr(shared))
+        with rt.db.write() as connection:
+            if what == "retired":
+                devices.retire(connection, cam.id, "broken", actor=ADMIN)
+            if what == "suspended":
+                service.suspend(rt, connection, ADMIN, device_id=cam.id, reason="odd")
+            if what == "secret ended":
+                service.issue_secret(rt, connection, ADMIN, cam.id)
+
+    wanted = {
+        "contained": errors.DeviceContained, "retired": errors.DeviceRetired, "suspended": errors.CertificatesSuspended,
+        "secret ended": errors.SecretRefused, "key taken": errors.KeyInUse,
+    }[what]  # fmt: skip
+    request = {"device_name": cam.name, "secret": fresh.secret, "csr_der": csr(shared), "source": "::1"}
+    with pytest.raises(wanted):
+        walk(enrolling(rt, Meddled(rt, meddle), **request))
+    assert len(serials_recorded(rt, cam.id)) == 1
+    with clock.travel(LATER):
+        reconcile.reconcile(rt)
+    assert serials_closed(rt) == set(serials_signed(rt, cam.id)) - set(serials_recorded(rt, cam.id))
+    assert len(serials_closed(rt)) == 1
+
+
+def test_a_renewal_is_judged_again_too(signer_rt: Runtime) -> None:
+    rt, cam = signer_rt, camera(signer_rt)
+    first = cam.enrol(rt, csr()).certificate
+
+    def meddle() -> None:
+        with rt.db.write() as connection:
+            service.revoke(rt, connection, ADMIN, device_id=cam.id, reason=Reason.KEY_COMPROMISE)
+
+    request = csr(key(), subject=first.subject)
+    with pytest.raises(errors.CertificateNotCurrent):
+        walk(renewing(rt, Meddled(rt, meddle), device_id=cam.id, certificate=first, csr_der=request))
+    assert len(serials_recorded(rt, cam.id)) == 1
