@@ -131,6 +131,21 @@ class Database:
         with self.engine.connect() as connection:
             yield connection
 
+    def glances(self) -> sa.Connection:
+        """Open a connection for one thread that looks often and briefly; the caller keeps and closes it.
+
+        Each statement is a snapshot of its own, so there is nothing to begin and nothing to end (70 µs of 330 a look).
+        SQLite only, where reading waits for nobody.
+        """
+        assert self.dialect == "sqlite"
+        engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool)
+        sa.event.listen(engine, "connect", _sqlite_pragmas)
+        sa.event.listen(engine, "begin", lambda _connection: None)
+        connection = engine.connect()
+        connection.begin()  # SQLAlchemy's idea of it, and for good; the driver knows of none
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+        return connection
+
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction of the caller's own: committed at the end of the block, rolled back by an exception.

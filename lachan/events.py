@@ -10,6 +10,8 @@ Length: the vocabulary stands on one page on purpose, two lines a word.
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
+_SCALARS = frozenset({str, int, bool, type(None)})  # need no copying; most facts have nothing else
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -23,7 +25,8 @@ class Event:
 
     def body(self) -> dict[str, Any]:
         """The JSON-able fields."""
-        return asdict(self)
+        flat = dict(vars(self))
+        return flat if all(type(value) in _SCALARS for value in flat.values()) else asdict(self)
 
     @staticmethod
     def load(name: str, body: dict[str, Any]) -> "Event":

@@ -129,10 +129,11 @@ class OnLoop:
         self._rt, self._link = rt, link
         self._waiting: Counter[str] = Counter()
         self._threaded = rt.db.dialect != "sqlite"  # SQLite answers quicker than a thread begins, and waits for nobody
+        self._eye: sa.Connection | None = None
 
     async def look(self, read: Do[R]) -> R:
         """Read the database."""
-        return await asyncio.to_thread(self._look, read) if self._threaded else self._look(read)
+        return await asyncio.to_thread(self._look, read) if self._threaded else self._glance(read)
 
     @asynccontextmanager
     async def hold(self, device_id: str) -> AsyncIterator[bool]:
@@ -155,8 +156,23 @@ class OnLoop:
         return await self._rt.db.arun(unit)
 
     async def close(self) -> None:
-        """Hang up on the signer."""
+        """Hang up on the signer, and look no more."""
         await self._link.close()
+        self._close_eye()
+
+    def _glance(self, read: Do[R]) -> R:
+        if self._eye is None:
+            self._eye = self._rt.db.glances()
+        try:
+            return read(self._eye)
+        except sa.exc.DBAPIError:
+            self._close_eye()  # the next look opens another
+            raise
+
+    def _close_eye(self) -> None:
+        if self._eye is not None:
+            self._eye.close()
+            self._eye = None
 
     def _look(self, read: Do[R]) -> R:
         with self._rt.db.read() as connection:
