@@ -219,7 +219,7 @@ def touch(connection: sa.Connection, *, told: Callable[[int], None] | None = Non
 
 def version(connection: sa.Connection) -> int:
     """The present version; 0 before anything was ever said."""
-    return connection.execute(sa.select(trust_version.c.version)).scalar() or 0
+    return _VERSION.scalar(connection) or 0
 
 
 def contained(connection: sa.Connection) -> int:
@@ -289,6 +289,7 @@ _DELETE = Statement(
         trust_signals.c.ref == sa.bindparam("ref_"),
     )
 )
+_VERSION = Statement(sa.select(trust_version.c.version))
 _NEXT = Statement(
     trust_version.update()
     .where(trust_version.c.id == 1)

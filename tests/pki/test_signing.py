@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from lachan import devices
 from lachan.runtime import Runtime
-from lachan.signer.errors import SignerRefused
+from lachan.signer.errors import SignerBusy, SignerRefused
 from pki import authorities, errors, lint, profiles, service
 from pki.signing import is_recorded
 from tests.pki.support import ADMIN, camera, contain, csr, facts, key
@@ -186,3 +186,18 @@ def test_service_certificates_are_renewed_in_their_last_third(signer_rt: Runtime
     assert after.not_valid_after_utc > before.not_valid_after_utc
     assert authorities.kept(signer_rt.settings, "ocsp-responder") == after
     assert after.public_key() == before.public_key()
+
+
+def test_a_device_has_so_many_certificates_an_hour_whatever_the_database_says(signer_rt: Runtime) -> None:
+    """Somebody who has taken the door over asks the signer itself: its own count stops them."""
+    cam, public = camera(signer_rt), spki()
+    most = signer_rt.settings.signer_device_hour
+    for _ in range(most):
+        assert signer_rt.signer.request("issue", profile="camera", device_id=cam.id, spki=public)
+    for _ in range(3):
+        with pytest.raises(SignerBusy) as caught:
+            signer_rt.signer.request("issue", profile="camera", device_id=cam.id, spki=public)
+    assert 1 <= caught.value.fields["retry_after"] <= 3600
+    until(lambda: len(facts(signer_rt, "SignatureRefused")) == 1, what="one refusal in the outbox, not one each")
+    other = camera(signer_rt, "cam-2")
+    assert signer_rt.signer.request("issue", profile="camera", device_id=other.id, spki=spki())
