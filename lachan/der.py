@@ -38,6 +38,11 @@ def sequence(*parts: bytes) -> bytes:
     return tlv(0x30, *parts)
 
 
+def set_of(*parts: bytes) -> bytes:
+    """Write SET OF: its elements in the order of their octets (X.690 11.6)."""
+    return tlv(0x31, b"".join(sorted(parts)))
+
+
 def explicit(number: int, *parts: bytes) -> bytes:
     """Constructed context-specific tag ``[number]``: EXPLICIT, or IMPLICIT of a constructed type."""
     return tlv(0xA0 | number, *parts)

@@ -8,7 +8,6 @@ of one authority; a signed request's signature is ignored, as RFC 6960 allows.
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from enum import IntEnum
 import sqlalchemy as sa
 
 from lachan import clock, der
+from lachan.buckets import Buckets
 from lachan.errors import LachanError, TooMany
 from lachan.runtime import Runtime
 from pki import authorities
@@ -159,36 +159,12 @@ def _nonce(extensions: der.Reader) -> bytes:
     return b""
 
 
-class _Purses:
-    """What each address may still have signed: a nonce or a made-up serial number costs a signature and a log line."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def spend(self, source: str) -> None:
-        """Take one.
-
-        Raises:
-            TooMany: The address has none left.
-        """
-        now = time.monotonic()
-        with self._lock:
-            left, since = self._left.pop(source, (SIGNED_BURST, now))
-            left = min(SIGNED_BURST, left + (now - since) * SIGNED_RATE)
-            self._left[source] = (max(0.0, left - 1), now) if left >= 1 else (left, now)
-            while len(self._left) > _KEPT:
-                self._left.popitem(last=False)
-        if left < 1:
-            raise TooMany("This address asks for too many new answers.", retry_after=1)
-
-
-_purses = _Purses()
+_buckets = Buckets(limit=_KEPT)  # by address: a nonce or a made-up serial number costs a signature and a log line
 
 
 def _sign(rt: Runtime, authority: Authority, question: Question, source: str) -> bytes:
-    if source:
-        _purses.spend(source)
+    if source and _buckets.take(source, rate=SIGNED_RATE, burst=SIGNED_BURST):
+        raise TooMany("This address asks for too many new answers.", retry_after=1)
     wanted = [{"hash": c.hash, "serial_number": c.serial} for c in question.certificates]
     answer = rt.signer.request("ocsp", authority=authority.name, certificates=wanted, nonce=question.nonce)
     response: bytes = answer["response"]

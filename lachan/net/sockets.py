@@ -22,14 +22,14 @@ import contextlib
 import ipaddress
 import re
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from lachan import clock
+from lachan.buckets import Buckets
 from lachan.errors import LachanError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -347,9 +347,7 @@ class Meter:
     """Token buckets, one for each scope and target; forgets the idle ones beyond ``limit`` targets."""
 
     def __init__(self, *, limit: int = 100_000) -> None:
-        self._lock = threading.Lock()
-        self._buckets: dict[tuple[str, str], tuple[float, float]] = {}
-        self._limit = limit
+        self._buckets = Buckets(limit=limit)
 
     def take(self, scope: Scope, target: str, *, patience: float) -> None:
         """Take one token, waiting at most ``patience`` seconds for it.
@@ -357,32 +355,14 @@ class Meter:
         Raises:
             SocketRefused: the next token comes later than that (``retry_after`` in seconds).
         """
-        with self._lock:
-            now = time.monotonic()
-            tokens, since = self._buckets.get((scope.name, target), (float(scope.burst), now))
-            tokens = min(float(scope.burst), tokens + (now - since) * scope.rate) - 1.0
-            wait = max(0.0, -tokens / scope.rate)
-            if wait > patience:
-                raise SocketRefused(
-                    f"{target} under {scope.name}: more than {scope.rate:g} connections a second",
-                    reason=Refusal.RATE, scope=scope.name, host=target, retry_after=round(wait, 3),
-                )  # fmt: skip
-            self._buckets[(scope.name, target)] = (tokens, now)
-            self._forget()
+        wait = self._buckets.take((scope.name, target), rate=scope.rate, burst=float(scope.burst), patience=patience)
+        if wait > patience:
+            raise SocketRefused(
+                f"{target} under {scope.name}: more than {scope.rate:g} connections a second",
+                reason=Refusal.RATE, scope=scope.name, host=target, retry_after=round(wait, 3),
+            )  # fmt: skip
         if wait:
             time.sleep(wait)
-
-    def _forget(self) -> None:
-        surplus = len(self._buckets) - self._limit
-        for key in list(_first(self._buckets, surplus)):
-            del self._buckets[key]
-
-
-def _first(buckets: dict[tuple[str, str], tuple[float, float]], count: int) -> Iterator[tuple[str, str]]:
-    for position, key in enumerate(buckets):
-        if position >= count:
-            return
-        yield key
 
 
 _METER = Meter()

@@ -4,9 +4,9 @@ One token bucket per kind: it refills at the kind's rate and holds ten seconds o
 a restarted signer begins with full ones.
 """
 
-import threading
-import time
 from collections.abc import Mapping
+
+from lachan.buckets import Buckets
 
 RATES: Mapping[str, float] = {
     "ping": 1000,
@@ -27,19 +27,9 @@ class Limiter:
 
     def __init__(self, rates: Mapping[str, float] | None = None) -> None:
         self._rates = {**RATES, **(rates or {})}
-        self._buckets: dict[str, tuple[float, float]] = {}
-        self._lock = threading.Lock()
+        self._buckets = Buckets(limit=1024)  # far more than there are kinds
 
     def wait_for(self, kind: str) -> float:
         """Take one from the kind's bucket: 0.0 when it was there, else the seconds until the next."""
         rate = self._rates.get(kind, OTHER)
-        now = time.monotonic()
-        with self._lock:
-            full = max(1.0, rate * BURST)
-            level, at = self._buckets.get(kind, (full, now))
-            level = min(full, level + (now - at) * rate)
-            if level < 1:
-                self._buckets[kind] = (level, now)
-                return (1 - level) / rate if rate else 3600.0
-            self._buckets[kind] = (level - 1, now)
-            return 0.0
+        return min(3600.0, self._buckets.take(kind, rate=rate, burst=max(1.0, rate * BURST)))

@@ -22,11 +22,11 @@ from lachan.database import Database
 from lachan.log import get as get_logger
 from lachan.settings import Settings
 from lachan.signer import wire
-from lachan.signer.courier import Courier
 from lachan.signer.dispatch import Dispatcher
 from lachan.signer.errors import BadFrame, SignatureRefused, SignerRuns
 from lachan.signer.keys import KeyStore
 from lachan.signer.keystore import open_keys
+from lachan.signer.relay import Relay
 from lachan.work.wake import reachable
 
 CONNECTIONS = 128
@@ -63,13 +63,13 @@ class SignerServer:
         folder = settings.signer_home
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._only = _only_one(folder)
-        self.courier = Courier(settings, db, folder)
+        self.relay = Relay(settings, db, folder)
         self.dispatcher = Dispatcher(
             settings,
             db,
             keys if keys is not None else open_keys(folder),
             {kind: found.handler for kind, found in wiring.load().signing.items()} if signing is None else signing,
-            self.courier.notice,
+            self.relay.notice,
             reached,
         )
         self.allowed = {os.getuid(), *settings.signer_allowed_uids}
@@ -83,7 +83,7 @@ class SignerServer:
 
     def start(self) -> None:
         """Begin to listen and to deliver what earlier runs could not."""
-        self.courier.start()
+        self.relay.start()
         self._acceptor.start()
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class SignerServer:
             threads = list(self._threads)
         for thread in threads:
             thread.join(timeout=FRAME_TIME)
-        self.courier.close()
+        self.relay.close()
         self.dispatcher.close()
         self._wake_in.close()
         self._wake_out.close()

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp as library
 
 from lachan import clock, trust
+from lachan.buckets import Buckets
 from lachan.enforcement import Level
 from lachan.identity import Principal, Role, tokens
 from lachan.identity.errors import BadToken
@@ -155,7 +156,7 @@ def test_a_stranger_cannot_have_the_signer_sign_without_end(
     """Each nonce is a new signature and a line of a log that never shrinks; others are still answered."""
     monkeypatch.setattr(ocsp, "SIGNED_BURST", 3.0)
     monkeypatch.setattr(ocsp, "SIGNED_RATE", 0.0001)
-    monkeypatch.setattr(ocsp, "_purses", ocsp._Purses())
+    monkeypatch.setattr(ocsp, "_buckets", Buckets(limit=10))
     cam = camera(signer_rt)
     certificate = cam.enrol(signer_rt, csr(key())).certificate
     asked = library.OCSPRequestBuilder().add_certificate(

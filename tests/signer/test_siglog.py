@@ -6,7 +6,7 @@ import pytest
 
 from lachan.runtime import Runtime
 from lachan.signer import siglog
-from lachan.signer.courier import Courier
+from lachan.signer.relay import Relay
 from lachan.signer.siglog import Outcome, SignatureLog
 from lachan.work import outbox
 
@@ -48,11 +48,11 @@ def test_refusals_that_a_crash_left_behind_are_delivered_once(rt: Runtime):
     home.mkdir()
     log = SignatureLog(home / "signatures.log")
     log.append("issue", [SIGNED, REFUSED])
-    courier = Courier(rt.settings, rt.db, home)
-    assert courier.deliver() == 1
+    relay = Relay(rt.settings, rt.db, home)
+    assert relay.deliver() == 1
     log.append("issue", [REFUSED])
     (home / "delivered").unlink()  # the crash came after the commit and before the mark
-    again = Courier(rt.settings, rt.db, home)
+    again = Relay(rt.settings, rt.db, home)
     assert again.deliver() == 1
     log.close()
     with rt.db.read() as connection:

@@ -1,6 +1,6 @@
 """Carries refusals from the signer's log into the outbox, in the background, exactly once.
 
-The answer to the caller never waits for it: on SQLite the caller may hold the only write lock. The courier reads the log
+The answer to the caller never waits for it: on SQLite the caller may hold the only write lock. The relay reads the log
 from where it stopped (``delivered``, a byte position), records each refusal as `lachan.events.SignatureRefused` together
 with the line's id in `models.delivered` in one transaction, and tries again while the database cannot be written. What a
 crash left undelivered is delivered by the next start.
@@ -27,7 +27,7 @@ PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
 log = get_logger(__name__)
 
 
-class Courier:
+class Relay:
     """One background thread."""
 
     def __init__(self, settings: Settings, db: Database, folder: Path) -> None:
@@ -36,7 +36,7 @@ class Courier:
         self._position = int(self._mark.read_text()) if self._mark.exists() else 0
         self._due, self._stopping = threading.Event(), threading.Event()
         self._due.set()
-        self._thread = threading.Thread(target=self._run, name="signer-courier", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="signer-relay", daemon=True)
 
     def start(self) -> None:
         """Begin with what earlier runs could not deliver."""
