@@ -65,7 +65,7 @@ def record(connection: sa.Connection, finding: Finding, fetch: Fetch) -> str:
     return str(kept["id"])
 
 
-def folded(findings: Iterable[Finding]) -> list[Finding]:
+def deduplicated(findings: Iterable[Finding]) -> list[Finding]:
     """The same findings with those of one episode made one, in order of the first: a flood becomes few writes."""
     made: dict[tuple[str, ...], list[Finding]] = {}
     order: list[list[Finding]] = []

@@ -49,14 +49,14 @@ class Binding:
         device: the registry's device.
         subject: the name as the line gives it, for people.
         site: the device's site, or the collector's.
-        voice: what keeps the claims of one sender apart from bound evidence: first member of every group.
+        principal: what keeps the claims of one sender apart from bound evidence: first member of every group.
     """
 
     bound: bool
     device: Known | None
     subject: str
     site: str
-    voice: tuple[str, ...]
+    principal: tuple[str, ...]
 
 
 Resolve = Callable[[str, str | None], tuple[Known, ...]]

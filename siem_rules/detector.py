@@ -149,7 +149,7 @@ class Detector:
         """
         if not self._findings and self._positions == self._committed:
             return
-        findings, positions = alerts.folded(self._findings), dict(self._positions)
+        findings, positions = alerts.deduplicated(self._findings), dict(self._positions)
         lines = {place: self._evidence(place) for finding in findings for place in finding.places}
 
         def unit(connection: sa.Connection) -> None:

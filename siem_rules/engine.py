@@ -1,11 +1,11 @@
 """The detector's mind: events in, findings out. No database, no clock: what it says depends on the events alone.
 
 Steps for each event: the plain rules of its log source; for each match, whom it speaks of (`siem_rules.binding`); the match
-joins the group (rule, voice, group-by values) of its own rule and of each correlation that counts it; satisfied moments of
+joins the group (rule, principal, group-by values) of its own rule and of each correlation that counts it; satisfied moments of
 a correlation are in turn matches for the correlations above it; new or grown episodes of alerting rules are findings.
 
 Limits, all counted in `Engine.counters`: `GROUPS` groups and `ENTRIES` remembered matches in all, the least recently
-touched go first; at most `STORIES` live groups per rule and voice become findings of their own, what comes beyond is one
+touched go first; at most `ALERT_GROUPS` live groups per rule and principal become findings of their own, what comes beyond is one
 finding "many", so that a flood of made-up names or addresses is one alert and not a thousand.
 """
 
@@ -22,7 +22,7 @@ from siem_rules.windows import Change, Condition, Entry, EventCount, Group
 
 GROUPS = 20_000
 ENTRIES = 200_000
-STORIES = 20
+ALERT_GROUPS = 20
 #: Lines of evidence that a finding names.
 EVIDENCE = 20
 _MANY = ("(many)",)
@@ -45,7 +45,7 @@ class Finding:
     Attributes:
         rule: the rule or correlation.
         binding: whom it speaks of.
-        group: the group's key as text parts; first the voice, then the group-by values.
+        group: the group's key as text parts; first the principal, then the group-by values.
         values: group-by field → value, for people.
         first: first satisfied moment of the episode, seconds since the epoch.
         last: last satisfied moment.
@@ -94,7 +94,7 @@ class Engine:
             for slot, identity in enumerate(correlation.inputs):
                 self._above.setdefault(identity, []).append((correlation, slot))
         self._groups: dict[tuple[str, ...], Group[Hit]] = {}
-        self._stories: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+        self._alert_groups: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
         self._entries = 0
         self.counters: Counter[str] = Counter()
 
@@ -135,7 +135,7 @@ class Engine:
         rule = match.rule
         if rule.alerts and isinstance(rule, Rule):
             binding = self._bind(event, rule.subject)
-            key = (rule.id, *binding.voice)
+            key = (rule.id, *binding.principal)
             explained = rule.matcher.explain(event.fields)
             self._add(
                 match, event, received, findings, key, slot=0, target=rule, binding=binding, values={}, fields=explained
@@ -146,9 +146,9 @@ class Engine:
             if any(value is None or isinstance(value, list) for value in values.values()):
                 self.counters["missing_group_key"] += 1
                 continue
-            shown = dict(zip(correlation.group_by[0], map(text, values.values()), strict=True))
+            named = dict(zip(correlation.group_by[0], map(text, values.values()), strict=True))
             binding = self._bind(event, correlation.subject)
-            key = (correlation.id, *binding.voice, "\0", *shown.values())
+            key = (correlation.id, *binding.principal, "\0", *named.values())
             explained = rule.matcher.explain(event.fields) if isinstance(rule, Rule) else match.fields
             self._add(
                 match,
@@ -159,7 +159,7 @@ class Engine:
                 slot=slot,
                 target=correlation,
                 binding=binding,
-                values=shown,
+                values=named,
                 fields=explained,
             )
 
@@ -211,11 +211,11 @@ class Engine:
         group = self._groups.pop(key)
         self._entries -= len(group.entries)
         self.counters["entries_evicted"] += group.evicted
-        story = _story(key)
-        if story in self._stories:
-            self._stories[story].discard(key)
-            if not self._stories[story]:
-                del self._stories[story]
+        alert_group = _alert_group(key)
+        if alert_group in self._alert_groups:
+            self._alert_groups[alert_group].discard(key)
+            if not self._alert_groups[alert_group]:
+                del self._alert_groups[alert_group]
 
     def _finding(
         self,
@@ -228,24 +228,24 @@ class Engine:
         fields: dict[str, Any],
         opener: Place,
     ) -> Finding:
-        stories = self._stories.setdefault(_story(key), set())
-        shown, told = key[1:], values
-        if key not in stories:
-            if len(stories) >= STORIES:
-                self.counters["stories_merged"] += 1
-                shown, told = (*_story(key)[1:], *_MANY), dict.fromkeys(values, _MANY[0])
+        alert_groups = self._alert_groups.setdefault(_alert_group(key), set())
+        group_key, named = key[1:], values
+        if key not in alert_groups:
+            if len(alert_groups) >= ALERT_GROUPS:
+                self.counters["alert_groups_merged"] += 1
+                group_key, named = (*_alert_group(key)[1:], *_MANY), dict.fromkeys(values, _MANY[0])
             else:
-                stories.add(key)
+                alert_groups.add(key)
         entries = group.window(change.moments[0])
         merged = _merge(entries)
         return Finding(
-            target, binding, shown, told, change.episode.first, change.episode.last, len(change.moments), fields,
+            target, binding, group_key, named, change.episode.first, change.episode.last, len(change.moments), fields,
             merged.places, merged.senders, opener, len(entries),
         )  # fmt: skip
 
 
-def _story(key: tuple[str, ...]) -> tuple[str, ...]:
-    """Rule and voice without what the line claims: a device, or a sender of claims."""
+def _alert_group(key: tuple[str, ...]) -> tuple[str, ...]:
+    """Rule and principal without what the line claims: a device, or a sender of claims."""
     return key[:3]
 
 

@@ -1,11 +1,11 @@
 """Seals what is new: leaves, then a signed checkpoint, then files. Recurring work ``ledger.seal``; sealing is never an event.
 
-Steps, each of which may be the last before a crash: 1. the next events get their places in the tree, a page a unit;
+Steps, each of which may be the last before a crash: 1. the next events become leaves of the tree, a page a unit;
 2. the signer is asked for its last checkpoint, and one that the database does not have yet is stored; 3. what is to be
 signed is written down under the lease (`lachan.ledger.lease`); 4. the signer is given size, root and the proof that this
 extends its last one; 5. the checkpoint is stored; 6. tiles, the ``checkpoint`` file and the file of all checkpoints are
-brought up to it. The signer is never asked inside a transaction. The next run goes on from whatever stands: places are
-never given anew. Limits: on one machine one sealer at a time (a lock file sees to it); posting to a witness comes later.
+brought up to it. The signer is never asked inside a transaction. The next run goes on from whatever stands: a leaf is
+never appended twice. Limits: on one machine one sealer at a time (a lock file sees to it); posting to a witness comes later.
 """
 
 import fcntl
@@ -28,14 +28,14 @@ from lachan.log import get as get_logger
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerBusy, SignerRefused
 
-BATCH = 500  # events that get their places in one unit
+BATCH = 500  # events that become leaves in one unit
 NOTES = 1000  # checkpoints read at once
 TURN = 5.0  # seconds
 log = get_logger(__name__)
 
 
 def seal(rt: Runtime) -> None:
-    """Seal what is new, as recurring work: places for `TURN` seconds, then the checkpoint; the next turn goes on.
+    """Seal what is new, as recurring work: leaves for `TURN` seconds, then the checkpoint; the next turn goes on.
 
     Without a signer or a database it tries again at the next turn. After a refusal it stops until somebody looked
     (`stopped`): each refusal is an event, and an event a second about the same thing helps nobody.
@@ -59,20 +59,20 @@ def seal_now(rt: Runtime, *, turn: float | None = None) -> int:
 
     Args:
         rt: an open installation.
-        turn: give places for so many seconds at most; until all have one by default.
+        turn: append leaves for so many seconds at most; until none waits by default.
 
     Returns:
         The number of leaves under the newest checkpoint.
 
     Raises:
-        SignerUnavailable: the signer does not answer; places are given, the checkpoint comes later.
+        SignerUnavailable: the signer does not answer; leaves are appended, the checkpoint comes later.
         LeaseHeld: another signer signs checkpoints.
         LedgerDiverged: the signer refuses, because its last checkpoint is not of this database.
     """
     folder = rt.settings.data / "ledger"
     folder.mkdir(mode=0o700, exist_ok=True)
     with _alone(folder):
-        _give_places(rt, turn)
+        _append_leaves(rt, turn)
         try:
             size = _sign(rt)
         except LedgerDiverged as error:
@@ -101,7 +101,7 @@ def latest(connection: sa.Connection) -> tuple[Checkpoint, str] | None:
     return None if row is None else (Checkpoint(row.note.split("\n", 1)[0], row.size, bytes(row.root)), row.note)
 
 
-def _give_places(rt: Runtime, turn: float | None) -> None:
+def _append_leaves(rt: Runtime, turn: float | None) -> None:
     with rt.db.read() as connection:
         if not tree.waiting(connection):
             return

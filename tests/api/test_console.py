@@ -118,10 +118,10 @@ def form(made: Console, who: str, **fields: str) -> dict[str, str]:
 
 
 def test_every_page_renders_in_both_languages_and_stays_small(city: Console) -> None:
-    for tongue in language.LANGUAGES:
-        for template, text in pages(city, "chi", **{"Accept-Language": f"{tongue}-VN,{tongue};q=0.9,fr;q=0.1"}):
+    for lang in language.LANGUAGES:
+        for template, text in pages(city, "chi", **{"Accept-Language": f"{lang}-VN,{lang};q=0.9,fr;q=0.1"}):
             page = Page(text)
-            assert page.all("html")[0]["lang"] == tongue, template
+            assert page.all("html")[0]["lang"] == lang, template
             assert len(text.encode()) < 100_000, template
             assert len(page.all("h1")) == 1, template
 

@@ -71,17 +71,17 @@ def test_idle_groups_are_forgotten_by_the_time_of_receipt() -> None:
     made.expire(1000.0 + 60)
     assert made.groups == 5
     made.expire(1000.0 + 600)
-    assert (made.groups, made._entries, made._stories) == (0, 0, {})
+    assert (made.groups, made._entries, made._alert_groups) == (0, 0, {})
 
 
 def test_story_slots_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "STORIES", 3)
+    monkeypatch.setattr(engine, "ALERT_GROUPS", 3)
     made = new_engine()
     assert refusals(made, addresses=6, each=10, received=1000.0) == 6
-    assert made.counters["stories_merged"] == 3
+    assert made.counters["alert_groups_merged"] == 3
     made.expire(9000.0)
     refusals(made, addresses=3, each=10, received=9000.0)
-    assert made.counters["stories_merged"] == 3
+    assert made.counters["alert_groups_merged"] == 3
 
 
 def test_log_that_is_shortened_under_the_detector(open_rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_lying_and_telling_the_truth_are_two_stories(open_rt: Runtime) -> None:
 
 
 def test_refusals_told_by_one_and_success_by_another_do_not_add_up(open_rt: Runtime) -> None:
-    """A cannot complete B's correlation: the storm and the login must come from voices that may speak of B."""
+    """A cannot complete B's correlation: the storm and the login must come from principals that may speak of B."""
     a, b = device(open_rt, "cam-a"), device(open_rt, "cam-b")
     parts = pairs(attack_on("cam-b"))
     login = [pair for pair in parts if b"auth succeeded" in pair[1]]
@@ -175,8 +175,8 @@ def test_thousand_forged_lines_from_one_sender_are_few_alerts_and_the_real_one_s
     found = facts(open_rt)
     claims = [fact for fact in found if not fact.subject_bound]
     assert {fact.device_id for fact in claims} == {None}
-    assert len(claims) <= 2 * (engine.STORIES + 1)
-    assert detector.engine.counters["stories_merged"] > 1900
+    assert len(claims) <= 2 * (engine.ALERT_GROUPS + 1)
+    assert detector.engine.counters["alert_groups_merged"] > 1900
     real = [fact for fact in found if fact.subject_bound]
     assert {(fact.device_id, fact.outcome) for fact in real} >= {(b.id, "success")}
     assert {fact.senders for fact in real} == {(b.label,)}
@@ -189,7 +189,7 @@ def test_thousand_forged_storms_with_made_up_addresses_are_few_alerts(open_rt: R
     for start in range(0, len(lines), 2500):
         send(open_rt, camera, documents(*lines[start : start + 2500]))
     detect(open_rt)
-    assert 1 < len(facts(open_rt)) <= engine.STORIES + 1
+    assert 1 < len(facts(open_rt)) <= engine.ALERT_GROUPS + 1
     assert {fact.outcome for fact in facts(open_rt)} == {"attempt"}
 
 

@@ -104,7 +104,7 @@ LABELS: dict[str, dict[str, str]] = {
         "evict": N_("evict"),
     },
     # What a level does to a device, for the label of the button that brings it about.
-    "deed": {
+    "action": {
         "observe": N_("Watch %(name)s closely"),
         "degrade": N_("Limit %(name)s"),
         "quarantine": N_("Cut off %(name)s"),

@@ -56,10 +56,10 @@ class Pages(APIRoute):
 
 def render(request: Request, template: str, /, status: int = 200, **context: Any) -> Response:
     """The page for whoever asks; only its live part when htmx asks for that."""
-    tongue = language.choose(request)
-    environment = _environment(tongue)
+    lang = language.choose(request)
+    environment = _environment(lang)
     found = environment.get_template(template)
-    everything = {**_frame(request, tongue), **context}
+    everything = {**_frame(request, lang), **context}
     if request.headers.get("hx-request") and status == 200 and "live" in found.blocks:
         part = "".join(found.blocks["live"](found.new_context(everything)))
         seen = hashlib.sha256(part.encode()).hexdigest()[:16]
@@ -105,13 +105,13 @@ def _remember_language(request: Request, answer: Response) -> Response:
     return answer
 
 
-def _frame(request: Request, tongue: str) -> dict[str, Any]:
+def _frame(request: Request, lang: str) -> dict[str, Any]:
     caller: Caller | None = request.scope.get("lachan.caller")
     me = caller.principal if caller else None
-    translate = language.catalogue(tongue).gettext
+    translate = language.catalogue(lang).gettext
     said = labels.SAID.get(request.query_params.get("said", ""), "")
     return {
-        "request": request, "lang": tongue, "languages": language.LANGUAGES, "me": me, "htmx_config": _HTMX,
+        "request": request, "lang": lang, "languages": language.LANGUAGES, "me": me, "htmx_config": _HTMX,
         "csrf": caller.csrf if caller else "", "path": request.url.path, "said": translate(said) if said else "",
         "now": clock.now(), "may": lambda name: _may(me, name), "here": lambda **changes: _here(request, changes),
         "live_address": lambda seen: _here(request, {"seen": seen}),
@@ -139,12 +139,12 @@ def _live(request: Request, part: str) -> Markup:
 
 
 @cache
-def _environment(tongue: str) -> jinja2.Environment:
+def _environment(lang: str) -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("api.people.console", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.i18n"],
     )  # fmt: skip
-    known = language.catalogue(tongue)
+    known = language.catalogue(lang)
     made.install_gettext_callables(known.gettext, known.ngettext, newstyle=True)  # type: ignore[attr-defined]
     made.policies["ext.i18n.trimmed"] = True
 

@@ -59,5 +59,5 @@ def device_posture_page(
     ]
     return pages.render(
         request, "device_posture.html", device=device, rows=rows, tally=tally, last=last, result=result,
-        results=("fail", "unknown", "pass", "not_applicable"), tongue=language.choose(request),
+        results=("fail", "unknown", "pass", "not_applicable"),
     )  # fmt: skip
