@@ -72,7 +72,9 @@ def door_says(operation: str, level: Level) -> str:
     )
     decision = trust.decide("d", [signal], at=clock.now())
     snapshot = trust.Snapshot(version=1, at=clock.now(), decisions={"d": decision}, refused_certificates={})
-    device = cast(Verified, SimpleNamespace(device_id="d", fingerprint="f"))
+    device = cast(
+        Verified, SimpleNamespace(device_id="d", keys=trust.CertificateKeys(tbs_sha256="t", issuer_serial="i"))
+    )
     try:
         check_trust(View(snapshot, ()), device, operation=operation)
     except LachanError:
