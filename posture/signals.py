@@ -18,7 +18,7 @@ from posture.evaluate import Result, Verdict
 
 SOURCE = "posture"
 _NOT_LOOKED = frozenset(
-    {"unreachable", "not_authorised", "no_engagement", "probe_error", "timeout", "time_box", "lockout_declared", "stale",
+    {"unreachable", "not_authorised", "no_engagement", "probe_error", "timeout", "time_box", "byte_budget", "lockout_declared", "stale",
      "not_implemented"}
 )  # fmt: skip
 

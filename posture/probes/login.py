@@ -16,44 +16,47 @@ from collections.abc import Iterable, Mapping
 from lachan.errors import LachanError
 from posture.probes import web
 from posture.probes.observation import Observation, Outcome, Where, observe
+from posture.probes.probe import FrontPage, Inputs, Probe
 from posture.probes.target import Target, failure
-from posture.probes.web import Page
 
 METHOD = "default-login"
 TRIES = 3
-PROBE = "cred.default_http"
+NAME = "cred.default_http"
 _HASHES = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
 
 
-def probe(target: Target, pages: Iterable[Page], pairs: Iterable[Mapping[str, str]]) -> list[Observation]:
+def look(inputs: Inputs) -> list[Observation]:
     """Try the pairs on the first page that asks for a login; over TLS rather than without."""
-    asking = sorted((page for page in pages if _challenge(page)), key=lambda page: page.scheme != "https")
+    target = inputs.target
+    if not inputs.pages:
+        return []  # nothing was looked at: the run says why
+    asking = sorted((page for page in inputs.pages if _challenge(page)), key=lambda page: page.scheme != "https")
     if not asking:
-        return [observe(PROBE, Outcome.SILENT, "no_login_seen", "asks for no HTTP login", address=target.host)]
+        return [observe(NAME, Outcome.SILENT, "no_login_seen", "asks for no HTTP login", address=target.host)]
     page = asking[0]
     if target.lockout and not target.try_lockout:
         text = "its declaration names a lock-out, and the engagement does not allow for that"
-        return [observe(PROBE, Outcome.NOT_TRIED, "lockout_declared", text, port=page.port)]
+        return [observe(NAME, Outcome.NOT_TRIED, "lockout_declared", text, port=page.port)]
     try:
-        return [_attempts(target, page, _ordered(pairs, target.vendor))]
+        return [_attempts(target, page, _ordered(inputs.pairs, target.vendor))]
     except (LachanError, OSError) as error:
-        return [failure(PROBE, error, port=page.port)]
+        return [failure(NAME, error, port=page.port)]
 
 
-def _attempts(target: Target, page: Page, pairs: list[Mapping[str, str]]) -> Observation:
+def _attempts(target: Target, page: FrontPage, pairs: list[Mapping[str, str]]) -> Observation:
     where: Where = {"port": page.port, "address": page.answer.address}
     for tried, pair in enumerate(pairs[:TRIES], start=1):
         headers = {"Authorization": authorization(_challenge(page), user=pair["user"], password=pair["password"])}
         answer = web.get(target, web.url(target, page.scheme, page.port), headers, method=METHOD)
         if answer.status in (423, 429):
             text = f"answered {answer.status} to try {tried}; stopped"
-            return observe(PROBE, Outcome.SILENT, "lockout_met", text, **where)
+            return observe(NAME, Outcome.SILENT, "lockout_met", text, **where)
         if answer.status < 400:
             text = f"let factory pair {pair['id']} in (try {tried} of {TRIES})"
-            return observe(PROBE, Outcome.CONTRADICTS, "default_login_accepted", text, **where)
-        page = Page(page.scheme, page.port, answer) if answer.status == 401 else page  # a new nonce
+            return observe(NAME, Outcome.CONTRADICTS, "default_login_accepted", text, **where)
+        page = FrontPage(page.scheme, page.port, answer) if answer.status == 401 else page  # a new nonce
     text = f"refused {min(TRIES, len(pairs))} factory pairs; there are many more"
-    return observe(PROBE, Outcome.SILENT, "default_login_refused", text, **where)
+    return observe(NAME, Outcome.SILENT, "default_login_refused", text, **where)
 
 
 def _ordered(pairs: Iterable[Mapping[str, str]], vendor: str) -> list[Mapping[str, str]]:
@@ -62,7 +65,7 @@ def _ordered(pairs: Iterable[Mapping[str, str]], vendor: str) -> list[Mapping[st
     return own + [pair for pair in pairs if "vendor" not in pair]
 
 
-def _challenge(page: Page) -> str:
+def _challenge(page: FrontPage) -> str:
     """The challenge to answer: Digest before Basic, stronger hashes first; empty when neither is offered."""
     digests = [c for c in page.challenges if c.lower().startswith("digest ")]
     known = [c for c in digests if _parameters(c).get("algorithm", "MD5").upper().removesuffix("-SESS") in _HASHES]
@@ -100,3 +103,6 @@ def _parameters(challenge: str) -> dict[str, str]:
     """The parameters of one challenge, names in lower case (RFC 9110 11.2); control characters are dropped."""
     found = re.findall(r'([\w-]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', challenge)
     return {name.lower(): re.sub(r"[^\x20-\x7e]", "", quoted or plain) for name, quoted, plain in found}
+
+
+PROBE = Probe(METHOD, (NAME,), look)

@@ -1,4 +1,4 @@
-"""One device during one run: its address, the scope, and the time box that all probes share."""
+"""One device during one run: its address, the scope, and the budget of time and bytes that all probes share."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ class TimeBoxUsedUp(TimeoutError):
     """The run has no time left for this step."""
 
 
+class ByteBudgetUsedUp(OSError):
+    """The device has sent more than a run takes in."""
+
+
+@dataclass
+class ByteBudget:
+    """How many bytes a run still takes in: a device that never stops talking is not listened to for ever."""
+
+    left: int = 32 << 20
+
+
 @dataclass(frozen=True)
 class Target:
     """What probes are run against.
@@ -27,6 +38,7 @@ class Target:
         ports: TCP ports to look at, in order.
         step: most seconds for one connection or exchange.
         deadline: ``time.monotonic`` moment after which nothing new is begun.
+        octets: how many bytes of answers are still taken in.
         vendor: the device's vendor, lower case: its factory pairs are tried first.
         try_lockout: whether default logins are tried although the declaration names a lock-out.
         lockout: whether the declaration names one.
@@ -37,12 +49,13 @@ class Target:
     ports: tuple[int, ...]
     step: float = 3.0
     deadline: float = field(default_factory=lambda: time.monotonic() + 25.0)
+    octets: ByteBudget = field(default_factory=ByteBudget)
     vendor: str = ""
     try_lockout: bool = False
     lockout: bool = False
 
     def allows(self, method: str) -> bool:
-        """Whether the engagement approved a method."""
+        """Tell whether the engagement approved a method."""
         return method in self.scope.methods
 
     def left(self) -> float:
@@ -56,6 +69,16 @@ class Target:
             raise TimeBoxUsedUp("the time box of this run is used up")
         return left
 
+    def take(self, count: int) -> None:
+        """Count bytes that were received.
+
+        Raises:
+            ByteBudgetUsedUp: with these it is more than the budget; nothing is made of them.
+        """
+        self.octets.left -= count
+        if self.octets.left < 0:
+            raise ByteBudgetUsedUp("the device sent more than one run takes in")
+
     def connect(self, port: int, *, method: str) -> socket.socket:
         """Open one connection through the socket factory.
 
@@ -68,7 +91,7 @@ class Target:
 
 
 def failure(probe: str, error: Exception, *, port: int) -> Observation:
-    """The observation for a probe that could not look: never a contradiction, never a confirmation."""
+    """Make the observation for a probe that could not look: never a contradiction, never a confirmation."""
     if isinstance(error, SocketRefused):
         return observe(probe, Outcome.NOT_AUTHORISED, str(error.reason), error.detail, port=port)
     if isinstance(error, ConnectFailed):
@@ -77,6 +100,8 @@ def failure(probe: str, error: Exception, *, port: int) -> Observation:
         return observe(probe, Outcome.ERROR, "probe_error", error.detail, port=port)
     if isinstance(error, TimeBoxUsedUp):
         return observe(probe, Outcome.ERROR, "time_box", str(error), port=port)
+    if isinstance(error, ByteBudgetUsedUp):
+        return observe(probe, Outcome.ERROR, "byte_budget", str(error), port=port)
     if isinstance(error, TimeoutError):
         return observe(probe, Outcome.UNREACHABLE, "timeout", str(error) or "no answer in time", port=port)
     return observe(probe, Outcome.ERROR, "probe_error", type(error).__name__, port=port)

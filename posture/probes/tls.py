@@ -16,17 +16,33 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from lachan import clock
+from lachan.errors import LachanError
 from lachan.net.sockets import ConnectFailed, SocketRefused
 from posture.probes.hello import VERSIONS, WEAK_SUITES, Flight, NotTls, client_hello
 from posture.probes.observation import Observation, Outcome, observe
+from posture.probes.probe import Inputs, Probe
 from posture.probes.target import Target, failure
 
 METHOD = "tls"
+NAMES = ("tls.versions", "tls.ciphers", "tls.cert")
 OLD = ("SSL 3.0", "TLS 1.0", "TLS 1.1")
 
 
+def look(inputs: Inputs) -> list[Observation]:
+    """Find the quiet ports that speak TLS, for the probes that come after, and judge each."""
+    inputs.encrypted, found = set(), list[Observation]()
+    for number in inputs.quiet:
+        try:
+            if speaks(inputs.target, number):
+                inputs.encrypted.add(number)
+                found += probe(inputs.target, number)
+        except (LachanError, OSError) as error:
+            found.append(failure("tls.versions", error, port=number))
+    return found
+
+
 def speaks(target: Target, port: int) -> bool:
-    """Whether a port answers a TLS 1.2 or 1.3 hello with TLS, be it an alert.
+    """Tell whether a port answers a TLS 1.2 or 1.3 hello with TLS, be it an alert.
 
     Raises:
         SocketRefused: outside the engagement.
@@ -59,7 +75,7 @@ def probe(target: Target, port: int) -> list[Observation]:
             certificate = _fetch(target, port)
     except (SocketRefused, ConnectFailed, TimeoutError, OSError, NotTls) as error:
         seen = {observation.probe for observation in found}
-        names = [name for name in ("tls.versions", "tls.ciphers", "tls.cert") if name not in seen]
+        names = [name for name in NAMES if name not in seen]
         return found + [failure(name, error, port=port) for name in names]
     if certificate is not None:
         found.append(judge_certificate(certificate, port=port, address=target.host))
@@ -81,6 +97,7 @@ def _try(target: Target, port: int, version: int, suites: tuple[int, ...] | None
                 data = sock.recv(16_384)
                 if not data:
                     break
+                target.take(len(data))
                 flight.feed(data)
         except TimeoutError:
             flight.silent = True
@@ -186,3 +203,6 @@ def _date_faults(certificate: x509.Certificate) -> list[tuple[str, str]]:
     if now < certificate.not_valid_before_utc:
         return [("certificate_not_yet_valid", f"valid from {certificate.not_valid_before_utc:%Y-%m-%d} only")]
     return []
+
+
+PROBE = Probe(METHOD, NAMES, look)

@@ -10,38 +10,22 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from lachan.errors import LachanError
 from lachan.net.fetch import Answer, http_get
+from lachan.net.sockets import ConnectFailed
 from posture.probes import tls
 from posture.probes.observation import Observation, Outcome, Where, observe
+from posture.probes.probe import FrontPage, Inputs, Probe
 from posture.probes.target import Target, failure
 
 METHOD = "http"
-PROBES = (
+NAMES = (
     "http.banner", "http.auth_scheme", "http.basic_over_cleartext", "net.plaintext_services", "http.backup_file",
     "http.unauth_config_read",
 )  # fmt: skip
 _LISTING = re.compile(rb"<title>\s*(?:index of|directory listing for) /", re.IGNORECASE)
 _VERSION = re.compile(r"/\d|\d+\.\d+")
-
-
-@dataclass(frozen=True)
-class Page:
-    """The front page of one port, for the probes that come after."""
-
-    scheme: str
-    port: int
-    answer: Answer
-
-    @property
-    def challenges(self) -> tuple[str, ...]:
-        """The ``WWW-Authenticate`` values of a 401, one for each scheme (RFC 9110 11.6.1)."""
-        if self.answer.status != 401:
-            return ()
-        values = [value for name, value in self.answer.headers if name == "www-authenticate"]
-        return tuple(part for value in values for part in _split(value))
 
 
 def url(target: Target, scheme: str, port: int, path: str = "/") -> str:
@@ -53,10 +37,27 @@ def url(target: Target, scheme: str, port: int, path: str = "/") -> str:
 def get(target: Target, page: str, headers: Mapping[str, str] | None = None, *, method: str = METHOD) -> Answer:
     """GET one URL of the target, unverified where it is TLS."""
     context = tls.unverified() if page.startswith("https:") else None
-    return http_get(target.scope, page, timeout=target.left(), method=method, headers=headers, context=context)
+    answer = http_get(target.scope, page, timeout=target.left(), method=method, headers=headers, context=context)
+    target.take(len(answer.body) + sum(len(name) + len(value) for name, value in answer.headers))
+    return answer
 
 
-def front(target: Target, port: int, *, scheme: str) -> Page:
+def look(inputs: Inputs) -> list[Observation]:
+    """Fetch the front page of each quiet port, for the probes that come after, and look on from it."""
+    found: list[Observation] = []
+    for number in inputs.quiet:
+        try:
+            scheme = "https" if number in inputs.encrypted else "http"
+            inputs.pages.append(front(inputs.target, number, scheme=scheme))
+        except (LachanError, OSError) as error:
+            if not isinstance(error, ConnectFailed) or error.reason not in ("protocol", "timeout", "unreachable"):
+                found.append(failure("http.banner", error, port=number))
+    for page in inputs.pages:
+        found += probe(inputs.target, page, inputs.paths)
+    return found
+
+
+def front(target: Target, port: int, *, scheme: str) -> FrontPage:
     """Fetch the front page.
 
     Raises:
@@ -64,10 +65,10 @@ def front(target: Target, port: int, *, scheme: str) -> Page:
         ConnectFailed: no HTTP there.
         TimeoutError: the time box is used up.
     """
-    return Page(scheme, port, get(target, url(target, scheme, port)))
+    return FrontPage(scheme, port, get(target, url(target, scheme, port)))
 
 
-def probe(target: Target, page: Page, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
+def probe(target: Target, page: FrontPage, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
     """Look at one HTTP port, from its front page on."""
     found = [_banner(target, page), *_authentication(target, page), *_plain(target, page)]
     try:
@@ -77,7 +78,7 @@ def probe(target: Target, page: Page, paths: Iterable[Mapping[str, str]]) -> lis
     return found
 
 
-def _banner(target: Target, page: Page) -> Observation:
+def _banner(target: Target, page: FrontPage) -> Observation:
     said = "; ".join(filter(None, (page.answer.header("server"), page.answer.header("x-powered-by"))))
     where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
     if _VERSION.search(said):
@@ -87,7 +88,7 @@ def _banner(target: Target, page: Page) -> Observation:
     return observe("http.banner", Outcome.SILENT, "nothing_found", "names no version", **where)
 
 
-def _authentication(target: Target, page: Page) -> list[Observation]:
+def _authentication(target: Target, page: FrontPage) -> list[Observation]:
     where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
     names = ("http.auth_scheme", "http.basic_over_cleartext")
     if not page.challenges:
@@ -106,7 +107,7 @@ def _authentication(target: Target, page: Page) -> list[Observation]:
     return [first, observe(names[1], Outcome.SILENT, "nothing_found", "no Basic login without TLS here", **where)]
 
 
-def _plain(target: Target, page: Page) -> list[Observation]:
+def _plain(target: Target, page: FrontPage) -> list[Observation]:
     if page.scheme != "http":
         return []
     where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
@@ -120,7 +121,7 @@ def _plain(target: Target, page: Page) -> list[Observation]:
     return [observe("net.plaintext_services", Outcome.SILENT, "nothing_found", text, **where)]
 
 
-def _addresses(target: Target, page: Page, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
+def _addresses(target: Target, page: FrontPage, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
     control = get(target, url(target, page.scheme, page.port, f"/{secrets.token_hex(8)}"))
     where: Where = {"port": page.port, "address": page.answer.address}
     names = {"backup": "http.backup_file", "listing": "http.backup_file", "config": "http.unauth_config_read"}
@@ -164,6 +165,4 @@ def _text(answer: Answer) -> str:
     return "\n" + answer.body[:2048].decode("utf-8", "replace")
 
 
-def _split(value: str) -> list[str]:
-    """Take several challenges of one header apart, at commas that are followed by a scheme name."""
-    return [part.strip() for part in re.split(r",\s*(?=[A-Za-z][\w-]*\s+[\w-]+=)", value) if part.strip()]
+PROBE = Probe(METHOD, NAMES, look)

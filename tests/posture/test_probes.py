@@ -19,7 +19,7 @@ from posture.engagements import Method
 from posture.probes import login
 from posture.probes.observation import EXCERPT, Observation, Outcome, redact
 from posture.probes.run import PROBES, run
-from posture.probes.target import Target
+from posture.probes.target import ByteBudget, Target
 from tests.posture.cameras import BadCamera, BadHandler, ChangedHandler, GoodCamera, make_certificate
 from tests.support import wait
 
@@ -212,6 +212,15 @@ def test_an_unreachable_device_is_not_good() -> None:
     seen = look(target(9, deadline=0.0))
     assert {o.outcome for o in seen.values()} == {Outcome.ERROR}
     assert {o.code for o in seen.values()} == {"time_box"}
+
+
+def test_a_device_that_sends_too_much_is_not_judged_by_it(bad: BadCamera) -> None:
+    full = look(target(bad.port))
+    seen = look(target(bad.port, octets=ByteBudget(left=300)))
+    cut = {name for name, o in seen.items() if (o.outcome, o.code) == (Outcome.ERROR, "byte_budget")}
+    assert {"http.backup_file", "http.unauth_config_read", "cred.default_http"} <= cut
+    assert cut < full.keys()
+    assert [name for name, o in full.items() if o.code == "byte_budget"] == []
 
 
 def test_nothing_secret_is_kept(bad: BadCamera) -> None:
