@@ -134,6 +134,7 @@ def keep(settings: Settings, name: str, certificate: bytes) -> None:
     """Store the signer's copy of a certificate (DER), in one step."""
     write_atomically(folder(settings) / f"{name}.crt", certificate)
     _files.cache_clear()
+    _authorities_of.cache_clear()
 
 
 def kept(settings: Settings, name: str) -> x509.Certificate:
@@ -154,7 +155,7 @@ def kept_authority(settings: Settings, name: str) -> Authority:
     Raises:
         AuthorityMissing: the signer has none of that name.
     """
-    for authority in _authorities(_in_folder(settings)):
+    for authority in _authorities_in_folder(settings):
         if authority.name == name:
             return authority
     raise AuthorityMissing(f"The signer has no authority {name!r}.")
@@ -166,7 +167,7 @@ def issuer(settings: Settings, line: str) -> Authority:
     Raises:
         AuthorityMissing: the signer has none of that line.
     """
-    return current(_authorities(_in_folder(settings)), line)
+    return current(_authorities_in_folder(settings), line)
 
 
 def current(found: tuple[Authority, ...], line: str) -> Authority:
@@ -293,11 +294,25 @@ def _split(name: str) -> tuple[str, int]:
 
 
 def _in_folder(settings: Settings) -> dict[str, x509.Certificate]:
+    return _files(*_standing(settings))
+
+
+def _authorities_in_folder(settings: Settings) -> tuple[Authority, ...]:
+    return _authorities_of(*_standing(settings))
+
+
+def _standing(settings: Settings) -> tuple[Path, int]:
+    """The signer's folder and when it changed last, by which what was read of it is remembered."""
     place = folder(settings)
     try:
-        return _files(place, place.stat().st_mtime_ns)
+        return place, place.stat().st_mtime_ns
     except FileNotFoundError:
         raise AuthorityMissing("The signer has no certificates.") from None
+
+
+@lru_cache(maxsize=16)
+def _authorities_of(place: Path, changed: int) -> tuple[Authority, ...]:
+    return _authorities(_files(place, changed))
 
 
 @lru_cache(maxsize=16)

@@ -95,7 +95,8 @@ class _Lane:
         while self._waiting:
             batch = self._take()
             try:
-                answers = await asyncio.wait_for(self._exchange([fields for fields, _ in batch]), self._link.timeout)
+                async with asyncio.timeout(self._link.timeout):
+                    answers = await self._exchange([fields for fields, _ in batch])
             except (OSError, BadFrame, TimeoutError, asyncio.IncompleteReadError) as error:
                 self._drop()
                 _fail(batch, SignerUnavailable(f"The signer at {self._link.path} did not answer: {error!r}"))
