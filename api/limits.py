@@ -1,6 +1,6 @@
 """How much patience and room a door has, and the deadlines of one connection: the same for TLS and plain doors.
 
-`Limits` are the numbers, `Room` counts a door's connections, `Deadlines` times what a peer owes: the next bytes, or reading
+`Limits` are the numbers, `ConnectionRoom` counts a door's connections, `Deadlines` times what a peer owes: the next bytes, or reading
 the answer it asked for. `Peer` is what the HTTP protocol (``api.http11``) needs to know of the connection around it.
 """
 
@@ -32,7 +32,7 @@ class Limits:
     total: int = 8192
 
 
-class Room:
+class ConnectionRoom:
     """Count a door's connections, in all and by address."""
 
     def __init__(self, limits: Limits) -> None:

@@ -34,7 +34,7 @@ class Auth(StrEnum):
 
 
 @dataclass(frozen=True)
-class Answer:
+class MachineAnswer:
     """A whole answer; the length is added."""
 
     status: int
@@ -43,7 +43,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class MachineRequest:
     """A request as a handler meets it.
 
     Attributes:
@@ -89,8 +89,8 @@ class MachineRoute:
     method: str
     path: str
     auth: Auth
-    handler: Callable[[Asked], Awaitable[Answer]]
-    refusal: Callable[[Request, LachanError], Answer]
+    handler: Callable[[MachineRequest], Awaitable[MachineAnswer]]
+    refusal: Callable[[Request, LachanError], MachineAnswer]
     name: str
     summary: str
 
@@ -100,7 +100,7 @@ class MachineRoute:
         return f"{self.method} {self.path}"
 
 
-class Dispatcher:
+class MachineDispatcher:
     """The layer that answers machine routes and leaves the rest to the app behind it.
 
     Args:
@@ -127,7 +127,7 @@ class Dispatcher:
         request = Request(scope, receive)
         try:
             device = await self._verified(request) if route.auth is Auth.DEVICE else None
-            answer = await route.handler(Asked(request, device, label, dict(reversed(scope["headers"]))))
+            answer = await route.handler(MachineRequest(request, device, label, dict(reversed(scope["headers"]))))
         except LachanError as error:
             answer = route.refusal(request, error)
         headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
@@ -152,7 +152,7 @@ def table(modules: Iterable[str]) -> tuple[MachineRoute, ...]:
 
 
 def document(router: APIRouter, table: Iterable[MachineRoute]) -> None:
-    """Put machine routes into a router's table; what stands there is never reached, the `Dispatcher` stands before it."""
+    """Put machine routes into a router's table; what stands there is never reached, the `MachineDispatcher` stands before it."""
     for route in table:
         router.add_api_route(
             route.path, _unreached, methods=[route.method], name=route.name, summary=route.summary,

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 from api.http11 import HttpInner
-from api.limits import Deadlines, Limits, Room
+from api.limits import ConnectionRoom, Deadlines, Limits
 
 
 class PlainDoor:
@@ -20,7 +20,7 @@ class PlainDoor:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self.room = Room(self.limits)
+        self.room = ConnectionRoom(self.limits)
 
     def protocol(self) -> type[asyncio.Protocol]:
         """Give the class-like factory for ``uvicorn.Config(http=…)``."""

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from api.http11 import HttpInner, restore_head
-from api.limits import Deadlines, Limits, Room
+from api.limits import ConnectionRoom, Deadlines, Limits
 
 _CHUNK = 64 * 1024
 _TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -76,7 +76,7 @@ class TlsDoor:
         self.context = context  # may be replaced at any time; new connections take the new one
         self.limits = limits or Limits()
         self.live: set[TlsProtocol] = set()
-        self._room = Room(self.limits)
+        self._room = ConnectionRoom(self.limits)
 
     def protocol(self) -> type[asyncio.Protocol]:
         """Give the class-like factory for ``uvicorn.Config(http=…)``."""

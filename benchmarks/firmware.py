@@ -45,7 +45,7 @@ from lachan.work.outbox import events
 from ota_signing import bins, publishing, service, setup
 from ota_signing.models import approvals, artifacts, releases, slots
 from ota_signing.repository import Repository
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 
 GOAL_CPU, GOAL_BYTES = 5.0, 200_000
 PEOPLE = ("an", "binh")
@@ -177,9 +177,9 @@ def fill(rt: Runtime, wanted: list[tuple[str, int, str]]) -> None:
             connection.execute(table.insert(), values)
 
 
-def statement(release_id: str, number: int) -> Statement:
+def statement(release_id: str, number: int) -> ReleaseStatement:
     """One of the city's releases: twenty versions of each of a thousand models of fifty vendors."""
-    return Statement(
+    return ReleaseStatement(
         release_id=release_id, vendor=f"vendor-{number % 50}", model=f"camera-{number % 1000}",
         version=f"{number // 1000}.{number % 1000}", sha256=hashlib.sha256(b"%d" % number).hexdigest(),
         length=8_126_464, approvals_needed=2, proposer="token:ci", downgrade=False,
@@ -202,7 +202,7 @@ def one_list(rt: Runtime) -> tuple[float, int]:
         rows = connection.execute(sa.select(releases).where(releases.c.listed)).mappings().all()
     key, before = CryptoSigner.generate_ecdsa(), time.process_time()
     made = Targets()
-    for said in (Statement.of(found) for found in rows):
+    for said in (ReleaseStatement.of(found) for found in rows):
         custom = {
             "release_id": said.release_id, "vendor": said.vendor, "model": said.model, "version": said.version,
             "downgrade": said.downgrade, "digest": said.digest,

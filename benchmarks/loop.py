@@ -28,7 +28,7 @@ from typing import Any
 
 from lachan import clock
 from lachan.demo import replay
-from lachan.demo.camera import Device, Watch
+from lachan.demo.camera import DemoDevice, Watch
 from lachan.demo.city import City
 from lachan.demo.story import CONTAINED, Story, enforce
 
@@ -89,7 +89,7 @@ def measure(city: City, runs: int, lines: int) -> dict[str, Any]:
     return {"command": "benchmarks/loop.py", "runs": len(times), "machine": machine, "rows": rows}
 
 
-def device(city: City, story: Story, number: int) -> tuple[Device, str]:
+def device(city: City, story: Story, number: int) -> tuple[DemoDevice, str]:
     """Register one device and get its secret."""
     name = f"bench-{number:04}"
     body = {"name": name, "vendor": "Bench", "model": "B1", "serial_number": str(number), "site": "bench"}
@@ -100,10 +100,10 @@ def device(city: City, story: Story, number: int) -> tuple[Device, str]:
     folder = city.folder / name
     folder.mkdir()
     words = {"name": name, "folder": folder, "door": city.urls["device"], "root": str(city.root), "tuf_root": ""}
-    return Device(Namespace(**words)), secret
+    return DemoDevice(Namespace(**words)), secret
 
 
-def one(city: City, story: Story, made: Device) -> tuple[float, float]:
+def one(city: City, story: Story, made: DemoDevice) -> tuple[float, float]:
     """One device turns: (event → alert, event → refused) in milliseconds."""
     own = [pair.replace(b"recording-", f"{made.name}-".encode()) for pair in replay.ending(replay.ATTACK, clock.now())]
     success = replay.before(own, b"auth succeeded")
@@ -130,7 +130,7 @@ def one(city: City, story: Story, made: Device) -> tuple[float, float]:
     return alert, refused
 
 
-def ingest(city: City, made: Device, lines: int) -> float:
+def ingest(city: City, made: DemoDevice, lines: int) -> float:
     """Lines per CPU-second of all server processes, until the last line was looked at."""
     # Logins are left out: an ordinary day repeated forty times a second is a storm, and the detector says so.
     ordinary = [pair for pair in replay.ending(replay.BENIGN, clock.now()) if b"assword" not in pair]

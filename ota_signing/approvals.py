@@ -21,7 +21,7 @@ from lachan.identity.permissions import ROLE_PERMISSIONS
 from lachan.work.outbox import events
 from ota_signing.errors import ReleaseRefused
 from ota_signing.models import approvals, artifacts, releases
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 
 FACTS = tuple(
     releases.c[name]
@@ -35,7 +35,7 @@ _WORDS = tuple(approvals.c[name] for name in ("release_id", "person_id", "person
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class ApprovalEvidence:
     """What the database says of one release: its row, its artifact's, its approvals', and the events that these name."""
 
     row: sa.RowMapping
@@ -44,7 +44,7 @@ class Evidence:
     events: Mapping[str, sa.RowMapping]
 
 
-def verify(connection: sa.Connection, release_id: str, *, minimum: int) -> Statement:
+def verify(connection: sa.Connection, release_id: str, *, minimum: int) -> ReleaseStatement:
     """Make sure that enough people approved exactly what stands in the database now, and that they may (before signing).
 
     Args:
@@ -69,7 +69,7 @@ def verify(connection: sa.Connection, release_id: str, *, minimum: int) -> State
     return statement
 
 
-def evidence(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> Iterator[Evidence]:
+def evidence(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> Iterator[ApprovalEvidence]:
     """Read what some releases need to be checked, with one query for each table."""
     ids = [row["id"] for row in rows]
     table = artifacts.c
@@ -85,10 +85,10 @@ def evidence(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> Iterat
     recorded = {event["id"]: event for event in connection.execute(stored).mappings().all()}
     for row in rows:
         artifact = named.get(row["artifact_id"])
-        yield Evidence(row=row, artifact=artifact, approvals=given[row["id"]], events=recorded)
+        yield ApprovalEvidence(row=row, artifact=artifact, approvals=given[row["id"]], events=recorded)
 
 
-def check(found: Evidence, *, minimum: int) -> Statement:
+def check(found: ApprovalEvidence, *, minimum: int) -> ReleaseStatement:
     """Make sure that the approvals of a release cover what its row says.
 
     Whether the approvers are active and had sessions is settled when the signature is made: somebody who leaves the
@@ -107,7 +107,7 @@ def check(found: Evidence, *, minimum: int) -> Statement:
     """
     row, release_id = found.row, str(found.row["id"])
     try:
-        statement = Statement.of(row)
+        statement = ReleaseStatement.of(row)
         digest, path = statement.digest, statement.target_path
     except (TypeError, ValueError) as error:  # a row that nothing of ours writes
         raise _refused("unreadable", release_id, f"The release's row makes no statement: {error}") from error

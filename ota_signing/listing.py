@@ -15,13 +15,13 @@ from ota_signing import approvals, bins
 from ota_signing.errors import ReleaseRefused
 from ota_signing.models import releases
 from ota_signing.schemas import ReleaseState
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 
 PAGE = 8  # slots at a time
 
 
 def verified(
-    db: Database, wanted: Sequence[int], *, was_signed: Callable[[Statement], bool]
+    db: Database, wanted: Sequence[int], *, was_signed: Callable[[ReleaseStatement], bool]
 ) -> tuple[dict[int, dict[str, bytes]], dict[str, str]]:
     """Read what slots list.
 
@@ -53,7 +53,7 @@ def verified(
     return found, refused
 
 
-def entry(statement: Statement) -> bytes:
+def entry(statement: ReleaseStatement) -> bytes:
     """Encode what the update framework says of one release: its file by length and hash, and whom it is for."""
     custom = {
         "release_id": statement.release_id, "vendor": statement.vendor, "model": statement.model,
@@ -63,7 +63,7 @@ def entry(statement: Statement) -> bytes:
     return orjson.dumps(words, option=orjson.OPT_SORT_KEYS)
 
 
-def _checked(evidence: approvals.Evidence, was_signed: Callable[[Statement], bool]) -> Statement:
+def _checked(evidence: approvals.ApprovalEvidence, was_signed: Callable[[ReleaseStatement], bool]) -> ReleaseStatement:
     statement = approvals.check(evidence, minimum=1)
     release_id = statement.release_id
     if evidence.row["slot"] != bins.slot(statement.target_path):

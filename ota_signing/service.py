@@ -35,7 +35,7 @@ from ota_signing.models import artifacts as artifact_rows
 from ota_signing.models import releases as release_rows
 from ota_signing.schemas import Artifact, Release, ReleaseState
 from ota_signing.settings import OtaSettings
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 from ota_signing.store import Incoming, Store, Stored
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _insert(connection: sa.Connection, principal: Principal, artifact: Artifact,
         "length": artifact.length, "proposer": principal.label, "proposer_id": principal.id,
         "state": ReleaseState.PROPOSED, "proposed_at": clock.now(), **words,
     }  # fmt: skip
-    statement = Statement.of(values)
+    statement = ReleaseStatement.of(values)
     path = statement.target_path
     values |= {"digest": statement.digest, "target_path": path, "slot": bins.slot(path)}
     connection.execute(release_rows.insert().values(**values))
@@ -207,7 +207,7 @@ def approve(rt: "Runtime", principal: Principal, release_id: str, *, digest: str
 
     def unit(connection: sa.Connection) -> Release:
         row = releases.locked(connection, release_id, principal)
-        statement = Statement.of(row)
+        statement = ReleaseStatement.of(row)
         if principal.id == row["proposer_id"] or principal.label == row["proposer"]:
             raise OwnProposal(f"{principal.label} proposed this release.")
         if digest != statement.digest:
@@ -222,7 +222,7 @@ def approve(rt: "Runtime", principal: Principal, release_id: str, *, digest: str
     return rt.db.run(unit)
 
 
-def _record_approval(connection: sa.Connection, principal: Principal, statement: Statement) -> None:
+def _record_approval(connection: sa.Connection, principal: Principal, statement: ReleaseStatement) -> None:
     release_id = statement.release_id
     event = FirmwareApproved(release_id=release_id, approver=principal.label, digest=statement.digest)
     connection.execute(

@@ -26,7 +26,7 @@ from ota_signing.memory import Memory
 from ota_signing.models import releases
 from ota_signing.repository import Repository
 from ota_signing.settings import OtaSettings
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 from ota_signing.store import Store
 
 if TYPE_CHECKING:
@@ -164,19 +164,19 @@ def is_signed(connection: sa.Connection, subject: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _remember(signer: "SignerContext", statement: Statement) -> None:
+def _remember(signer: "SignerContext", statement: ReleaseStatement) -> None:
     """Keep what was signed for, so that the repository lists nothing else, whatever the database says later."""
     folder = signer.folder / "releases"
     folder.mkdir(mode=0o700, exist_ok=True)
     write_atomically(folder / f"{statement.digest}.json", statement.encode(), mode=0o600)
 
 
-def _signed_for(signer: "SignerContext") -> Callable[[Statement], bool]:
+def _signed_for(signer: "SignerContext") -> Callable[[ReleaseStatement], bool]:
     folder = f"{signer.folder}/releases"
     return lambda statement: os.path.isfile(f"{folder}/{statement.digest}.json")
 
 
-def _measure(settings: "Settings", statement: Statement) -> None:
+def _measure(settings: "Settings", statement: ReleaseStatement) -> None:
     try:
         found = Store(settings).measure(statement.sha256)
     except ArtifactMissing as error:

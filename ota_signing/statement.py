@@ -18,7 +18,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statement:
+class ReleaseStatement:
     """What a release says.
 
     Attributes:
@@ -44,7 +44,7 @@ class Statement:
     downgrade: bool
 
     @classmethod
-    def of(cls, row: Mapping[Any, Any]) -> "Statement":
+    def of(cls, row: Mapping[Any, Any]) -> "ReleaseStatement":
         """The statement that a row of ``ota_releases`` makes now, whatever it made when it was approved."""
         return cls(
             release_id=row["id"], vendor=row["vendor"], model=row["model"], version=row["version"],
@@ -68,7 +68,7 @@ class Statement:
         return "/".join((slug(self.vendor), slug(self.model), slug(self.version), "firmware.bin"))
 
 
-_FIELDS = tuple(field.name for field in fields(Statement))
+_FIELDS = tuple(field.name for field in fields(ReleaseStatement))
 
 
 def slug(text: str) -> str:

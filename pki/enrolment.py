@@ -280,7 +280,7 @@ class _Exchange:
         others: list[Call] = []
         if found.by_name is not None:
             others.append((attempts.FORGET, {"who": self._who[1]}))
-        if found.state == devices.State.REGISTERED:
+        if found.state == devices.DeviceState.REGISTERED:
             others.append((_ENROLLED, {"device_id": found.id}))
         return [(secrets.CONSUME, consumed)], others
 
@@ -361,6 +361,6 @@ class _Renewal:
 
 _ENROLLED = Statement(
     devices.devices.update()
-    .where(devices.devices.c.id == sa.bindparam("device_id"), devices.devices.c.state == devices.State.REGISTERED)
-    .values(state=devices.State.ENROLLED)
+    .where(devices.devices.c.id == sa.bindparam("device_id"), devices.devices.c.state == devices.DeviceState.REGISTERED)
+    .values(state=devices.DeviceState.ENROLLED)
 )

@@ -61,7 +61,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class OcspAnswer:
     """An OCSPResponse.
 
     Attributes:
@@ -75,7 +75,7 @@ class Answer:
     max_age: int = 0
 
 
-def answer(rt: Runtime, request: bytes, *, source: str = "") -> Answer:
+def answer(rt: Runtime, request: bytes, *, source: str = "") -> OcspAnswer:
     """Answer one OCSP request; errors are answers too (RFC 6960 2.3).
 
     Args:
@@ -90,15 +90,15 @@ def answer(rt: Runtime, request: bytes, *, source: str = "") -> Answer:
     return reply(rt, question, source=source)
 
 
-def reply(rt: Runtime, question: Question, *, source: str = "") -> Answer:
+def reply(rt: Runtime, question: Question, *, source: str = "") -> OcspAnswer:
     """Answer one question that was taken apart already; ``source`` as in `answer`."""
     try:
         authority = _asked_about(rt, question)
         if authority is None:
             return _error(Status.UNAUTHORIZED)
         if question.nonce or len(question.certificates) > 1:
-            return Answer(_sign(rt, authority, question, source), Status.SUCCESSFUL)
-        return Answer(_remembered(rt, authority, question, source), Status.SUCCESSFUL, MAX_AGE)
+            return OcspAnswer(_sign(rt, authority, question, source), Status.SUCCESSFUL)
+        return OcspAnswer(_remembered(rt, authority, question, source), Status.SUCCESSFUL, MAX_AGE)
     except LachanError as error:
         return _error(Status.TRY_LATER if error.status in (429, 503) else Status.INTERNAL_ERROR)
 
@@ -218,5 +218,5 @@ def _state_version(rt: Runtime, authority: Authority, serial: str) -> int | str 
         return None if connection.execute(closed).first() is None else "closed"
 
 
-def _error(status: Status) -> Answer:
-    return Answer(der.sequence(der.enumerated(status)), status)
+def _error(status: Status) -> OcspAnswer:
+    return OcspAnswer(der.sequence(der.enumerated(status)), status)

@@ -68,7 +68,7 @@ def issue_secret(
     require(principal, Permission.PKI_SECRET, vendor=device.vendor)
     if get(profile).names is not Names.DEVICE:
         raise ProfileUnknown(f"The profile {profile} is not for devices.")
-    if device.state is devices.State.RETIRED:
+    if device.state is devices.DeviceState.RETIRED:
         raise DeviceRetired(f"{device.name} is retired.")
     now = clock.now()
     same = sa.and_(secrets.c.device_id == device_id, secrets.c.profile == profile, secrets.c.consumed_at.is_(None))

@@ -20,8 +20,7 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
 
 from lachan import clock, der, trust
-from lachan.devices import State as DeviceState
-from lachan.devices import devices
+from lachan.devices import DeviceState, devices
 from lachan.signer.context import Handler, SignerContext, strict
 from lachan.signer.errors import SignatureRefused
 from lachan.statements import Statement

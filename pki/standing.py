@@ -180,7 +180,7 @@ def admit(connection: sa.Connection, row: Row) -> None:
     Raises:
         DeviceRetired, DeviceContained: as their names say.
     """
-    if row.state == devices.State.RETIRED:
+    if row.state == devices.DeviceState.RETIRED:
         raise DeviceRetired(f"{row.name} is retired.")
     if not row.against:
         return

@@ -73,7 +73,7 @@ class Instrument:
 
 
 @dataclass(frozen=True)
-class Condition:
+class CriterionCondition:
     """One line on a declaration: the dotted ``field`` and what must be true of it."""
 
     field: str
@@ -105,8 +105,8 @@ class Criterion:
     can: Can
     intrusive: bool
     probes: tuple[str, ...]
-    declared: tuple[Condition, ...]
-    not_applicable: tuple[Condition, ...]
+    declared: tuple[CriterionCondition, ...]
+    not_applicable: tuple[CriterionCondition, ...]
     weight: int
     blocking: bool
     confidence: str
@@ -220,11 +220,11 @@ def _criterion(row: Mapping[str, Any], binding: Mapping[str, Any], file: str, li
     )  # fmt: skip
 
 
-def _conditions(rows: Any) -> tuple[Condition, ...]:
+def _conditions(rows: Any) -> tuple[CriterionCondition, ...]:
     found = []
     for row in rows:
         test, value = next((key, value) for key, value in row.items() if key != "field")
-        found.append(Condition(row["field"], test, value))
+        found.append(CriterionCondition(row["field"], test, value))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from lachan import cliutil, clock, devices
 from lachan.errors import Invalid
 from posture import declarations, engagements, service
 from posture.catalogue import catalogue
-from posture.engagements import Engagement, Method, Wanted
+from posture.engagements import Engagement, EngagementWanted, Method
 from posture.evaluate import legal_day
 
 
@@ -81,14 +81,14 @@ def _engagement(rt: Any, args: Any) -> int:
     return cliutil.OK
 
 
-def _wanted(args: Any, device_ids: tuple[str, ...]) -> Wanted:
+def _wanted(args: Any, device_ids: tuple[str, ...]) -> EngagementWanted:
     try:
         ports = tuple(int(text) for text in args.ports.split(","))
         methods = tuple(Method(text.strip()) for text in args.methods.split(","))
     except ValueError as error:
         raise Invalid(f"--ports or --methods: {error}") from error
     now = clock.now()
-    return Wanted(
+    return EngagementWanted(
         reason=args.reason, device_ids=device_ids, networks=tuple(args.network), ports=ports, methods=methods,
         not_before=now, not_after=now + timedelta(hours=args.hours), rate=args.rate, burst=args.burst,
         loopback=args.loopback, lockout=args.lockout,

@@ -26,7 +26,7 @@ from lachan.errors import Forbidden
 from lachan.events import EngagementApproved, EngagementRequested, EngagementStopped
 from lachan.identity import Permission, Principal, require
 from lachan.ids import new_id
-from lachan.net.sockets import Entry, Refusal, Scope, SocketRefused, is_own, special
+from lachan.net.sockets import Refusal, Scope, ScopeEntry, SocketRefused, is_own, special
 from lachan.work import outbox
 from posture.errors import EngagementDecided, EngagementInvalid, EngagementNotFound, NotApproved, OwnApproval
 from posture.models import engagements
@@ -51,7 +51,7 @@ class Method(StrEnum):
     BANNER = "banner"
 
 
-class State(StrEnum):
+class EngagementState(StrEnum):
     """Where an engagement stands."""
 
     REQUESTED = "requested"
@@ -60,7 +60,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class EngagementWanted:
     """What is asked for.
 
     Attributes:
@@ -92,10 +92,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Engagement:
-    """A stored engagement; fields as in `Wanted`, and what became of it."""
+    """A stored engagement; fields as in `EngagementWanted`, and what became of it."""
 
     id: str
-    state: State
+    state: EngagementState
     reason: str
     targets: tuple[Mapping[str, str], ...]
     networks: tuple[str, ...]
@@ -129,7 +129,7 @@ class Engagement:
         raise NotApproved(f"Engagement {self.id} does not name this device.", engagement_id=self.id)
 
 
-def request(connection: sa.Connection, wanted: Wanted, *, actor: Principal) -> Engagement:
+def request(connection: sa.Connection, wanted: EngagementWanted, *, actor: Principal) -> Engagement:
     """Ask for an engagement; nothing is allowed yet.
 
     Raises:
@@ -149,7 +149,7 @@ def request(connection: sa.Connection, wanted: Wanted, *, actor: Principal) -> E
         "not_before": wanted.not_before, "not_after": wanted.not_after, "rate": float(wanted.rate),
         "burst": wanted.burst, "loopback": wanted.loopback, "lockout": wanted.lockout, "requested_by": actor.label,
     }  # fmt: skip
-    more = {"digest": _digest(values), "state": State.REQUESTED, "requested_at": clock.now()}
+    more = {"digest": _digest(values), "state": EngagementState.REQUESTED, "requested_at": clock.now()}
     connection.execute(engagements.insert().values(**values, **more))
     event = EngagementRequested(engagement_id=values["id"], methods=tuple(values["methods"]))
     outbox.append(connection, event, actor=actor)
@@ -170,7 +170,7 @@ def approve(connection: sa.Connection, engagement_id: str, *, actor: Principal) 
     found = get(connection, engagement_id, lock=True)
     if found.requested_by == actor.label:
         raise OwnApproval(f"{actor.name} requested this engagement.")
-    if found.state is not State.REQUESTED:
+    if found.state is not EngagementState.REQUESTED:
         raise EngagementDecided(f"It is {found.state}.")
     if found.not_after <= clock.now():
         raise EngagementDecided("Its window has passed.")
@@ -178,7 +178,12 @@ def approve(connection: sa.Connection, engagement_id: str, *, actor: Principal) 
     connection.execute(
         engagements.update()
         .where(engagements.c.id == engagement_id)
-        .values(state=State.APPROVED, approved_by=actor.label, approved_at=clock.now(), approved_digest=found.digest)
+        .values(
+            state=EngagementState.APPROVED,
+            approved_by=actor.label,
+            approved_at=clock.now(),
+            approved_digest=found.digest,
+        )
     )
     event = EngagementApproved(engagement_id=engagement_id, approver=actor.label, digest=found.digest)
     outbox.append(connection, event, actor=actor)
@@ -196,9 +201,14 @@ def stop(connection: sa.Connection, engagement_id: str, *, actor: Principal, rea
     if not (actor.may(Permission.POSTURE_RUN) or actor.may(Permission.ENGAGEMENT_APPROVE)):
         raise Forbidden(f"{actor.label} may neither run nor approve engagements.")
     found = get(connection, engagement_id, lock=True)
-    if found.state is State.STOPPED:
+    if found.state is EngagementState.STOPPED:
         raise EngagementDecided("It is stopped already.")
-    values = {"state": State.STOPPED, "stopped_by": actor.label, "stopped_at": clock.now(), "stop_reason": reason}
+    values = {
+        "state": EngagementState.STOPPED,
+        "stopped_by": actor.label,
+        "stopped_at": clock.now(),
+        "stop_reason": reason,
+    }
     connection.execute(engagements.update().where(engagements.c.id == engagement_id).values(**values))
     outbox.append(connection, EngagementStopped(engagement_id=engagement_id, reason=reason), actor=actor)
     return get(connection, engagement_id)
@@ -244,7 +254,7 @@ def scope_of(rt: Runtime, found: Engagement) -> Scope:
     Raises:
         NotApproved: it is not approved, or the row is not what was approved.
     """
-    if found.state is not State.APPROVED or found.approved_digest is None:
+    if found.state is not EngagementState.APPROVED or found.approved_digest is None:
         raise NotApproved(f"Engagement {found.id} is {found.state}.", engagement_id=found.id)
     _check_digest(found, found.approved_digest)
     literal = [target["address"] for target in found.targets if _literal(target["address"])]
@@ -253,17 +263,17 @@ def scope_of(rt: Runtime, found: Engagement) -> Scope:
     def standing() -> None:
         with rt.db.read() as connection:
             state = connection.execute(sa.select(engagements.c.state).where(engagements.c.id == found.id)).scalar()
-        if state != State.APPROVED:
+        if state != EngagementState.APPROVED:
             raise SocketRefused(f"engagement {found.id} is {state}", reason=Refusal.STOPPED, scope=found.id)
 
     return Scope(
-        name=found.id, entries=tuple(Entry(network=network) for network in networks),
+        name=found.id, entries=tuple(ScopeEntry(network=network) for network in networks),
         methods=frozenset({CONNECT, *map(str, found.methods)}), ports=frozenset(found.ports),
         not_before=found.not_before, not_after=found.not_after, rate=found.rate, burst=found.burst, standing=standing,
     )  # fmt: skip
 
 
-def _check(wanted: Wanted) -> None:
+def _check(wanted: EngagementWanted) -> None:
     problem = ""
     if not wanted.reason.strip():
         problem = "a reason is needed"
@@ -346,6 +356,6 @@ def _check_digest(found: Engagement, expected: str) -> None:
 
 
 def _engagement(row: Any) -> Engagement:
-    values = {**row, "state": State(row["state"]), "methods": tuple(Method(m) for m in row["methods"])}
+    values = {**row, "state": EngagementState(row["state"]), "methods": tuple(Method(m) for m in row["methods"])}
     values |= {name: tuple(row[name]) for name in ("targets", "networks", "ports")}
     return Engagement(**values)

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 from lachan import clock
-from posture.catalogue import Can, Catalogue, Condition, Criterion, Primary
+from posture.catalogue import Can, Catalogue, Criterion, CriterionCondition, Primary
 from posture.probes.observation import Observation, Outcome
 from posture.probes.run import PROBES
 
@@ -122,7 +122,7 @@ def evaluate(
     return tuple(judge.verdict(row) for row in catalogue.device_criteria())
 
 
-def holds(condition: Condition, document: Mapping[str, Any], *, as_of: date) -> bool | None:
+def holds(condition: CriterionCondition, document: Mapping[str, Any], *, as_of: date) -> bool | None:
     """Whether one line of a declaration holds; None when its field is not declared.
 
     Raises:

@@ -40,7 +40,7 @@ from posture.evaluate import Basis, Declaration, Result, Verdict, evaluate, lega
 from posture.models import assessments, catalogues, verdicts
 from posture.probes import run as probes
 from posture.probes.observation import Observation
-from posture.probes.target import Target
+from posture.probes.target import ProbeTarget
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -214,7 +214,7 @@ def _look(rt: Runtime, basis: _Basis) -> tuple[Observation, ...]:
     document = basis.declaration.document if basis.declaration else {}
     scope = engagements.scope_of(rt, basis.engagement)
     scope.check_standing()
-    target = Target(
+    target = ProbeTarget(
         host=basis.engagement.address_of(basis.device.id), scope=scope, ports=basis.engagement.ports,
         deadline=time.monotonic() + TIME_BOX, vendor=basis.device.vendor, try_lockout=basis.engagement.lockout,
         lockout="lockout" in document.get("authentication", {}),

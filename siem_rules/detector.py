@@ -191,7 +191,7 @@ class Detector:
             self._told.clear()
         return urgent
 
-    def _take(self, name: str, record: stream.Record) -> bool:
+    def _take(self, name: str, record: stream.StreamRecord) -> bool:
         """Read a record from the line on that was reached; tell whether it is done, or a slice is full before its end."""
         delivery = Delivery.unpack(record.payload)
         received = delivery.received.timestamp()

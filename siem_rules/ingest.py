@@ -58,7 +58,7 @@ def backlog(rt: Runtime) -> int:
 
 
 @dataclass(frozen=True)
-class Answer:
+class BulkAnswer:
     """What the sender is told: the items in order and whether any was refused."""
 
     took: int
@@ -100,7 +100,7 @@ class Ingest:
                 if key is not None:
                     self._seen.add(key)
 
-    def deliver(self, sender: Sender, items: list[Item], *, batch: str = "") -> Answer:
+    def deliver(self, sender: Sender, items: list[Item], *, batch: str = "") -> BulkAnswer:
         """Keep the lines of a batch and tell the outcome of each item; returns when all is on disk.
 
         Args:
@@ -132,7 +132,7 @@ class Ingest:
             self._wake()
         told = [item.answer(identity=item.id or new_id(), sequence=end) for item in items]
         took = int((time.monotonic() - began) * 1000)
-        return Answer(took, any(item.error is not None for item in items), told)
+        return BulkAnswer(took, any(item.error is not None for item in items), told)
 
     def close(self) -> None:
         """Let go of the stream."""

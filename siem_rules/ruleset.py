@@ -29,7 +29,7 @@ SPAN = 3600
 _COALESCE = "15m"
 
 
-class Outcome(StrEnum):
+class RuleOutcome(StrEnum):
     """What a match proves."""
 
     ATTEMPT = "attempt"
@@ -57,7 +57,7 @@ class Base:
     author: str
     file: str
     subject: str
-    outcome: Outcome
+    outcome: RuleOutcome
     span: float
     alerts: bool
     false_positives: tuple[str, ...] = ()
@@ -246,7 +246,7 @@ def _common(found: Any, file: str) -> dict[str, Any]:
     return {
         "id": str(found.id), "name": found.name, "title": found.title, "description": found.description or "",
         "level": str(found.level.name).lower(), "tags": tuple(str(tag) for tag in found.tags), "author": found.author or "",
-        "file": file, "subject": ours_only["subject"], "outcome": Outcome(ours_only["outcome"]), "alerts": ours_only.get("alert", found._output),
+        "file": file, "subject": ours_only["subject"], "outcome": RuleOutcome(ours_only["outcome"]), "alerts": ours_only.get("alert", found._output),
         "false_positives": tuple(found.falsepositives or ()),
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ _SPEAKER = Sender("device:0", PrincipalKind.DEVICE, "0", "camera")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SampleOutcome:
     """What became of one sample."""
 
     file: str
@@ -41,7 +41,7 @@ class Outcome:
         return self.expected == self.raised
 
 
-def run(rules: RuleSet, *folders: Path) -> Iterator[Outcome]:
+def run(rules: RuleSet, *folders: Path) -> Iterator[SampleOutcome]:
     """Try all samples of some folders, ours by default.
 
     Raises:
@@ -53,7 +53,7 @@ def run(rules: RuleSet, *folders: Path) -> Iterator[Outcome]:
         _check_coverage(rules, folder)
 
 
-def _file(rules: RuleSet, path: Path) -> Iterator[Outcome]:
+def _file(rules: RuleSet, path: Path) -> Iterator[SampleOutcome]:
     from jsonschema import Draft202012Validator
 
     try:
@@ -68,7 +68,9 @@ def _file(rules: RuleSet, path: Path) -> Iterator[Outcome]:
         for name in story["expect"]:
             if rules.get(name) is None:
                 raise RuleInvalid(f"Sample expects the unknown rule {name}.", file=path.name, line=1)
-        yield Outcome(path.name, story["title"], frozenset(story["expect"]), frozenset(raised(rules, story["lines"])))
+        yield SampleOutcome(
+            path.name, story["title"], frozenset(story["expect"]), frozenset(raised(rules, story["lines"]))
+        )
 
 
 def raised(rules: RuleSet, lines: list[dict[str, Any]]) -> set[str]:

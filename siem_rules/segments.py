@@ -26,7 +26,7 @@ from typing import BinaryIO
 from lachan.files import sync_folder
 from lachan.runtime import Runtime
 from siem_rules.errors import SegmentsDamaged, StreamBusy
-from siem_rules.stream import LogStream, Record
+from siem_rules.stream import LogStream, StreamRecord
 
 _HEAD = struct.Struct(">II")  # payload length, CRC-32 of the payload
 _MARK = struct.Struct(">Q")
@@ -53,7 +53,7 @@ class SegmentLog:
         """Become a stream's writer (a file lock)."""
         return Writer(self.root / name)
 
-    def read(self, name: str, start: int, *, limit: int) -> Iterator[Record]:
+    def read(self, name: str, start: int, *, limit: int) -> Iterator[StreamRecord]:
         """Records from an offset on; see `read`."""
         return read(self.root / name, start, limit=limit)
 
@@ -185,7 +185,7 @@ class Writer:
         sync_folder(self.stream)
 
 
-def read(stream: Path, start: int, *, limit: int = 4 << 20) -> Iterator[Record]:
+def read(stream: Path, start: int, *, limit: int = 4 << 20) -> Iterator[StreamRecord]:
     """Records from an offset on, as far as they are on disk; at most about ``limit`` bytes.
 
     An offset that retention has removed continues at the oldest record that is left.
@@ -239,13 +239,13 @@ def expire(stream: Path, *, before: int, keep_bytes: int, older_than: float) -> 
     return removed
 
 
-def _one(head: bytes, file: BinaryIO, path: Path, position: int) -> Record:
+def _one(head: bytes, file: BinaryIO, path: Path, position: int) -> StreamRecord:
     if len(head) == _HEAD.size:
         length, checksum = _HEAD.unpack(head)
         if length <= RECORD_BYTES:
             payload = file.read(length)
             if len(payload) == length and zlib.crc32(payload) == checksum:
-                return Record(position, position + _HEAD.size + length, payload)
+                return StreamRecord(position, position + _HEAD.size + length, payload)
     raise SegmentsDamaged(f"Damaged record at offset {position}.", file=path.name, offset=position)
 
 

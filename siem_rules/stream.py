@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 
-class Record(NamedTuple):
+class StreamRecord(NamedTuple):
     """One record: where it starts, where the next one starts, and its bytes."""
 
     offset: int
@@ -59,7 +59,7 @@ class LogStream(Protocol):
             StreamBusy: it has a living writer.
         """
 
-    def read(self, name: str, start: int, *, limit: int) -> Iterator[Record]:
+    def read(self, name: str, start: int, *, limit: int) -> Iterator[StreamRecord]:
         """Records from an offset on, as far as they are synced; at most about ``limit`` bytes.
 
         An offset that retention has removed continues at the oldest record that is left.

@@ -151,7 +151,7 @@ def _look_up(db: Database, chain: list[bytes], view: View) -> Verified:
         raise refused("unknown-device", "The certificate names a device that is not registered.") from None
     if not ours and row.vendor not in judged.vendors:
         raise refused("other-vendor", "The authority may not speak for devices of this vendor.")
-    if row.state is devices.State.RETIRED:
+    if row.state is devices.DeviceState.RETIRED:
         raise refused("retired", "The device is retired.")
     if ours and known is None:
         raise refused("unregistered", "The certificate is not, octet for octet, one that was issued to this device.")

@@ -45,7 +45,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     table = machine.table(routes.ROUTES if modules is None else modules)
     machine.check(table, open_operations=routes.OPEN)
     routing.check_exceptions(app, routes.OPEN | routes.WITHHELD_WHEN_LIMITED | routes.REMEDIES)
-    app.add_middleware(machine.Dispatcher, table=table, verified=access.verified)
+    app.add_middleware(machine.MachineDispatcher, table=table, verified=access.verified)
     app.add_middleware(_ForwardedChain, proxies=frozenset(rt.settings.proxies))
     app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
     app.add_middleware(middleware.Envelope, door="device", headers=middleware.MACHINE_HEADERS)

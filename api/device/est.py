@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 
 from api import machine
 from api.device.access import Verified
-from api.machine import Answer, Asked, Auth, MachineRoute
+from api.machine import Auth, MachineAnswer, MachineRequest, MachineRoute
 from lachan import der
 from lachan.errors import LachanError
 from lachan.runtime import Runtime
@@ -65,7 +65,7 @@ class EstRoute(APIRoute):
         return answered
 
 
-def refusal(request: Request, error: LachanError) -> Answer:
+def refusal(request: Request, error: LachanError) -> MachineAnswer:
     """One sentence and what to do next (RFC 7030 4.2.3: errors are for humans)."""
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     if error.status == 401:
@@ -75,10 +75,10 @@ def refusal(request: Request, error: LachanError) -> Answer:
         headers.append((b"retry-after", str(error.fields["retry_after"]).encode()))
     if error.status == 500:
         raise error
-    return Answer(error.status, headers, f"{error.detail.rstrip('.')}. {error.hint}\n".encode())
+    return MachineAnswer(error.status, headers, f"{error.detail.rstrip('.')}. {error.hint}\n".encode())
 
 
-def _profile(asked: Asked) -> str | None:
+def _profile(asked: MachineRequest) -> str | None:
     """The profile that the URL's label names; None without a label.
 
     Raises:
@@ -90,7 +90,7 @@ def _profile(asked: Asked) -> str | None:
     return label
 
 
-async def _pkcs10(asked: Asked) -> bytes:
+async def _pkcs10(asked: MachineRequest) -> bytes:
     """The PKCS#10 request in DER; base64 is undone, also with line ends or PEM marks.
 
     Raises:
@@ -110,7 +110,7 @@ async def _pkcs10(asked: Asked) -> bytes:
         raise CsrMalformed("The body is neither DER nor base64.") from None
 
 
-def _credentials(asked: Asked) -> tuple[str, str]:
+def _credentials(asked: MachineRequest) -> tuple[str, str]:
     """Device name and secret from HTTP Basic (RFC 7617).
 
     Raises:
@@ -126,26 +126,26 @@ def _credentials(asked: Asked) -> tuple[str, str]:
     return name, secret
 
 
-def _bindings(asked: Asked) -> tuple[bytes, ...]:
+def _bindings(asked: MachineRequest) -> tuple[bytes, ...]:
     """The channel bindings of this TLS connection: tls-unique (TLS 1.2) and the RFC 9266 exporter (TLS 1.3)."""
     tls = asked.request.scope.get("extensions", {}).get("lachan.tls", {})
     return tuple(binding for binding in (tls.get("tls_unique"), tls.get("exporter")) if binding)
 
 
-async def cacerts(asked: Asked) -> Answer:
+async def cacerts(asked: MachineRequest) -> MachineAnswer:
     """Issuing authority and root as certs-only PKCS#7 (RFC 7030 4.1)."""
     _profile(asked)
     rt = cast(Runtime, asked.request.app.state.rt)
     return _answer(asked, _certs_only(service.hierarchy(rt.db).chain), PKCS7)
 
 
-async def csrattrs(asked: Asked) -> Answer:
+async def csrattrs(asked: MachineRequest) -> MachineAnswer:
     """Key type and signature that we like best (RFC 7030 4.5)."""
     _profile(asked)
     return _answer(asked, ATTRIBUTES, b"application/csrattrs")
 
 
-async def simpleenroll(asked: Asked) -> Answer:
+async def simpleenroll(asked: MachineRequest) -> MachineAnswer:
     """A certificate for the secret's device (RFC 7030 4.2.1); a contained device gets none."""
     label, (name, secret) = _profile(asked), _credentials(asked)
     state, client = asked.request.app.state, asked.request.client
@@ -156,7 +156,7 @@ async def simpleenroll(asked: Asked) -> Answer:
     return _answer(asked, _certs_only([enrolled.certificate]), ISSUED)
 
 
-async def simplereenroll(asked: Asked) -> Answer:
+async def simplereenroll(asked: MachineRequest) -> MachineAnswer:
     """A further certificate for the device that the connection proves (RFC 7030 4.2.2); its names stay."""
     label, state = _profile(asked), asked.request.app.state
     device: Verified = asked.device
@@ -204,7 +204,7 @@ def _certs_only(certificates: list[Any]) -> bytes:
     return pkcs7.serialize_certificates(certificates, Encoding.DER)
 
 
-def _answer(asked: Asked, content: bytes, media_type: bytes) -> Answer:
+def _answer(asked: MachineRequest, content: bytes, media_type: bytes) -> MachineAnswer:
     """Base64, wrapped at 64 as libest needs it; in one line for strongSwan up to 5.9, which names no User-Agent."""
     text = base64.b64encode(content)
     if b"user-agent" in asked.headers:
@@ -212,4 +212,4 @@ def _answer(asked: Asked, content: bytes, media_type: bytes) -> Answer:
     headers = [
         (b"content-type", media_type), (b"content-transfer-encoding", b"base64"), (b"cache-control", b"no-store")
     ]  # fmt: skip
-    return Answer(200, headers, text)
+    return MachineAnswer(200, headers, text)

@@ -11,7 +11,7 @@ from lachan.trust import Answer
 router = APIRouter(prefix="/device/v1", tags=["device"])
 
 
-class Reason(BaseModel):
+class TrustReason(BaseModel):
     """Something that speaks against the device."""
 
     source: str = Field(examples=["containment"])
@@ -27,7 +27,7 @@ class Self(BaseModel):
     vendor: str
     certificate_not_after: str = Field(description="RFC 3339; renew well before.")
     answer: Answer = Field(description="What the doors do with the device now.")
-    reasons: list[Reason] = Field(description="What speaks against it, worst first.")
+    reasons: list[TrustReason] = Field(description="What speaks against it, worst first.")
 
 
 @router.get("/self", summary="Who am I, and may I?")
@@ -40,5 +40,7 @@ async def read_self(request: Request, device: Annotated[Verified, Depends(verifi
         vendor=device.vendor,
         certificate_not_after=device.certificate.not_valid_after_utc.isoformat(),
         answer=decision.answer if decision else Answer.ALLOW,
-        reasons=[Reason(source=s.source, reason=s.reason, ref=s.ref) for s in decision.reasons] if decision else [],
+        reasons=[TrustReason(source=s.source, reason=s.reason, ref=s.ref) for s in decision.reasons]
+        if decision
+        else [],
     )

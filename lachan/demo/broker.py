@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lachan.demo.city import Camera, City, StepFailed, tell
+from lachan.demo.city import Camera, City, DemoFailed, tell
 
 PLUGIN = "mosquitto_dynamic_security.so"
 PLACES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
@@ -126,7 +126,7 @@ class Broker:
         """Register a camera as a client that may speak under ``city/NAME/#``; it connects and is heard.
 
         Raises:
-            StepFailed: the broker refuses, or the heartbeat does not arrive.
+            DemoFailed: the broker refuses, or the heartbeat does not arrive.
         """
         name, password = camera.name, secrets.token_urlsafe(16)
         role = {"command": "createRole", "rolename": f"device-{name}", "acls": _allow(f"city/{name}/#", *_KINDS)}
@@ -142,7 +142,7 @@ class Broker:
         """Show that a camera was disconnected and may publish and subscribe under ``remediation/#`` only; in words.
 
         Raises:
-            StepFailed: it is not so.
+            DemoFailed: it is not so.
         """
 
         def seen() -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Broker:
         """Show that a camera was never disconnected or refused; in words.
 
         Raises:
-            StepFailed: it was.
+            DemoFailed: it was.
         """
         states = [state for _, state in camera.must("mqtt_seen")["changes"]]
         tell(states == ["accepted"], f"at the broker {camera.name} saw {states}")
@@ -176,7 +176,7 @@ class Broker:
         """Show that a released camera publishes again and is heard; in words.
 
         Raises:
-            StepFailed: it does not.
+            DemoFailed: it does not.
         """
         released = time.time()
         city.wait(lambda: camera.must("mqtt_seen")["changes"][-1][1] == "accepted", "the broker accepting it again")
@@ -199,4 +199,4 @@ def _within(source: queue.SimpleQueue[Any], what: str) -> Any:
     try:
         return source.get(timeout=ANSWERS_WITHIN)
     except queue.Empty:
-        raise StepFailed(f"the broker did not {what} within {ANSWERS_WITHIN:g} s") from None
+        raise DemoFailed(f"the broker did not {what} within {ANSWERS_WITHIN:g} s") from None

@@ -35,7 +35,7 @@ TRIES = 3
 UPDATER = Path(__file__).parents[2] / "examples" / "firmware_client.py"
 
 
-class Device:
+class DemoDevice:
     """The camera's state: its folder with key and certificate, and its ways to the door."""
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -47,7 +47,7 @@ class Device:
         self.key = self.folder / "device.key"
         self.certificate = self.folder / "device.pem"
         self.watch: Watch | None = None
-        self.page: Page | None = None
+        self.page: CameraPage | None = None
         self.heartbeat: Any = None
         self.resumable: tuple[ssl.SSLContext, ssl.SSLSession | None] | None = None
 
@@ -189,7 +189,7 @@ class Device:
 
     def serve_page(self, weak: bool) -> dict[str, Any]:
         """Open the camera's own web page (for the posture probes); a weak one takes admin/admin."""
-        self.page = Page(weak, self.folder)
+        self.page = CameraPage(weak, self.folder)
         return {"ok": True, "port": self.page.port}
 
     def mqtt(self, port: int, password: str) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class Device:
 class Watch(threading.Thread):
     """One connection held open and used without a pause, to see when it is cut."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: DemoDevice) -> None:
         super().__init__(daemon=True)
         self.device = device
         self.changes: list[tuple[float, str]] = []
@@ -235,7 +235,7 @@ class Watch(threading.Thread):
             self._stopped.wait(0.005 if state != "closed" else 0.02)
 
 
-class Page:
+class CameraPage:
     """The camera's web page; ``weak`` is what a careless maker ships: plain HTTP and admin/admin.
 
     The other one speaks TLS 1.2 or newer only and has a password of its own.
@@ -297,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for word in ("name", "folder", "door", "root", "tuf-root"):
         parser.add_argument(f"--{word}", required=True)
-    device = Device(parser.parse_args())
+    device = DemoDevice(parser.parse_args())
     commands: dict[str, Callable[..., dict[str, Any]]] = {
         "enrol": device.enrol, "bulk": device.bulk, "update": device.update, "watch": device.watched,
         "seen": device.seen, "resume": device.resume, "page": device.serve_page, "ask": lambda: _status(device),
@@ -312,7 +312,7 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _status(device: Device) -> dict[str, Any]:
+def _status(device: DemoDevice) -> dict[str, Any]:
     status, body = device.send("GET", POLL)
     return {"ok": True, "status": status, "body": body.decode(errors="replace")[:400]}
 

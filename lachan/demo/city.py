@@ -25,7 +25,7 @@ STOP_WITHIN = 15.0  # seconds
 T = TypeVar("T")
 
 
-class StepFailed(LachanError):
+class DemoFailed(LachanError):
     """A step of the story did not come out as it must."""
 
     title, hint = "A step of the demo failed", "Run it again with --keep and look at the installation's log."
@@ -35,10 +35,10 @@ def tell(condition: bool, sentence: str) -> None:
     """Go on only if ``condition`` holds.
 
     Raises:
-        StepFailed: it does not; the sentence says what was expected.
+        DemoFailed: it does not; the sentence says what was expected.
     """
     if not condition:
-        raise StepFailed(sentence)
+        raise DemoFailed(sentence)
 
 
 def log_tail(path: Path) -> str:
@@ -60,7 +60,7 @@ class Person:
         """Send a request and give its JSON back.
 
         Raises:
-            StepFailed: the status is none of ``expect``.
+            DemoFailed: the status is none of ``expect``.
         """
         answer = self.http.request(method, path, **body)
         wanted = (expect,) if isinstance(expect, int) else expect
@@ -92,7 +92,7 @@ class Camera:
         """Tell the camera to do something and wait for its answer.
 
         Raises:
-            StepFailed: its process ended.
+            DemoFailed: its process ended.
         """
         assert self.process.stdin
         assert self.process.stdout
@@ -100,7 +100,7 @@ class Camera:
             self.process.stdin.write(json.dumps({"do": what, **words}) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            raise StepFailed(f"camera {self.name} ended with code {self.process.wait()}") from None
+            raise DemoFailed(f"camera {self.name} ended with code {self.process.wait()}") from None
         line = self.process.stdout.readline()
         tell(bool(line), f"camera {self.name} ended with code {self.process.poll()} instead of doing {what}")
         answer: dict[str, Any] = json.loads(line)
@@ -133,7 +133,7 @@ class City:
         """Run a command with ``--json`` and give its document back.
 
         Raises:
-            StepFailed: it ended with another code than ``expect`` (None accepts any).
+            DemoFailed: it ended with another code than ``expect`` (None accepts any).
         """
         done = subprocess.run(
             [sys.executable, "-m", "lachan", *words, "--json"],
@@ -143,7 +143,7 @@ class City:
             check=False,
         )
         if expect is not None and done.returncode != expect:
-            raise StepFailed(f"lachan {words[0]} {words[1] if len(words) > 1 else ''} ended with {done.returncode}: "
+            raise DemoFailed(f"lachan {words[0]} {words[1] if len(words) > 1 else ''} ended with {done.returncode}: "
                              f"{(done.stdout + done.stderr).strip()[-800:]}")  # fmt: skip
         return json.loads(done.stdout) if done.stdout.strip() else {}
 
@@ -155,7 +155,7 @@ class City:
         """Start all roles and wait until they are ready.
 
         Raises:
-            StepFailed: they were not.
+            DemoFailed: they were not.
         """
         log = (self.folder / "lachan.log").open("ab")
         self.server = subprocess.Popen(
@@ -210,7 +210,7 @@ class City:
         """Ask until the answer is truthy.
 
         Raises:
-            StepFailed: it was not within ``within`` seconds.
+            DemoFailed: it was not within ``within`` seconds.
         """
         pause = threading.Event()
         for _ in range(int(within / every)):
@@ -218,7 +218,7 @@ class City:
             if answer:
                 return answer
             pause.wait(every)
-        raise StepFailed(f"{what}: not within {within:.0f} s")
+        raise DemoFailed(f"{what}: not within {within:.0f} s")
 
     def close(self) -> None:
         """End the cameras, lachan, and what else runs beside it, by their process ids."""

@@ -1,7 +1,7 @@
 """The registry: who each device is, whose it is, where it stands, how much depends on it."""
 
 from lachan.devices import importing
-from lachan.devices.models import Criticality, Device, NewDevice, State, devices
+from lachan.devices.models import Criticality, Device, DeviceState, NewDevice, devices
 from lachan.devices.service import (
     AlreadyRegistered,
     by_name,
@@ -20,8 +20,8 @@ __all__ = [
     "AlreadyRegistered",
     "Criticality",
     "Device",
+    "DeviceState",
     "NewDevice",
-    "State",
     "by_name",
     "devices",
     "find",

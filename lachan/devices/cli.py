@@ -86,7 +86,7 @@ def _import(rt: Any, args: Any, actor: Any) -> int:
         )
     if not new:
         told.say(f"this import was begun before: it goes on at row {found.done} of {found.rows}")
-    while found.state is not importing.State.DONE:
+    while found.state is not importing.ImportState.DONE:
         found = importing.apply(rt, found.id)
         told.step(f"{found.done} of {found.rows} rows done")
     told.end()

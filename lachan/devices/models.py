@@ -25,7 +25,7 @@ class Criticality(StrEnum):
     UNKNOWN = "unknown"
 
 
-class State(StrEnum):
+class DeviceState(StrEnum):
     """The device's life cycle."""
 
     REGISTERED = "registered"
@@ -69,7 +69,7 @@ class Device:
     place: str
     owner: str
     criticality: Criticality
-    state: State
+    state: DeviceState
     firmware_version: str | None
     address: str | None
     last_seen: datetime | None

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from lachan import clock, trust
-from lachan.devices.models import Criticality, Device, NewDevice, State, devices
+from lachan.devices.models import Criticality, Device, DeviceState, NewDevice, devices
 from lachan.errors import Conflict, Invalid, NotFound
 from lachan.events import DeviceChanged, DeviceRegistered, DeviceRetired
 from lachan.identity import Permission, Principal, require, scope
@@ -110,7 +110,7 @@ def register(
     if connection.execute(sa.select(devices.c.id).where(same)).first():
         raise AlreadyRegistered(f"{new.name} or serial number {new.serial_number} of {new.vendor} is registered.")
     device_id = new_id()
-    values = {**new.model_dump(), "id": device_id, "state": State.REGISTERED, "created_at": clock.now()}
+    values = {**new.model_dump(), "id": device_id, "state": DeviceState.REGISTERED, "created_at": clock.now()}
     connection.execute(devices.insert().values(**values, criticality=criticality))
     if record:
         event = DeviceRegistered(
@@ -145,7 +145,7 @@ def retire(connection: sa.Connection, device_id: str, reason: str, *, actor: Pri
     """
     device = get(connection, device_id, principal=actor)
     require(actor, Permission.DEVICES_WRITE, vendor=device.vendor)
-    connection.execute(devices.update().where(devices.c.id == device_id).values(state=State.RETIRED))
+    connection.execute(devices.update().where(devices.c.id == device_id).values(state=DeviceState.RETIRED))
     signal = trust.Signal(
         device_id=device_id, source="registry", answer=trust.Answer.DENY, reason="retired", detail=reason,
         ref=device_id, since=clock.now(),
@@ -208,4 +208,4 @@ _BY_ID = Statement(sa.select(devices).where(devices.c.id == sa.bindparam("id_"))
 
 
 def _device(row: Any) -> Device:
-    return Device(**{**row, "criticality": Criticality(row["criticality"]), "state": State(row["state"])})
+    return Device(**{**row, "criticality": Criticality(row["criticality"]), "state": DeviceState(row["state"])})

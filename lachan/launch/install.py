@@ -153,7 +153,7 @@ def _pip_install(python: str, lock: str, mutex: int) -> None:
 
 def _watch(pip: subprocess.Popen[bytes], log: TextIO, total: int) -> None:
     """Copy pip's output into the log and show the counters until it ends; never silent for longer than ``TICK``."""
-    progress = Progress(total)
+    progress = InstallProgress(total)
     assert pip.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(pip.stdout, selectors.EVENT_READ)
@@ -174,7 +174,7 @@ def _watch(pip: subprocess.Popen[bytes], log: TextIO, total: int) -> None:
     progress.end()
 
 
-class Progress:
+class InstallProgress:
     """What pip has done so far, as one short line.
 
     On a terminal the line is redrawn; elsewhere a new one is printed at most every ``TICK`` seconds.

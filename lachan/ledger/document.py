@@ -36,7 +36,7 @@ class Malformed(ValueError):
 
 
 @dataclass(frozen=True)
-class Scope:
+class ExportScope:
     """Which events an export holds; None means all. Times are RFC 3339 texts: from inclusive, to exclusive, as recorded."""
 
     device_id: str | None = None
@@ -47,7 +47,7 @@ class Scope:
     @property
     def whole(self) -> bool:
         """Whether every event is in scope."""
-        return self == Scope()
+        return self == ExportScope()
 
     def json(self) -> dict[str, str | None]:
         """Spell it as it stands in the header."""
@@ -71,7 +71,7 @@ class Header:
     origin: object
     size: object
     checkpoint: str
-    scope: Scope
+    scope: ExportScope
     contents: Listed | None = None
     since: tuple[str, list[bytes]] | None = None
 
@@ -241,7 +241,7 @@ def _header(value: dict[str, Any]) -> Header:
     scope, since = value["scope"], value["since"]
     if (
         not isinstance(scope, dict)
-        or scope.keys() != Scope().json().keys()
+        or scope.keys() != ExportScope().json().keys()
         or not all(part is None or isinstance(part, str) for part in scope.values())
     ):
         raise Malformed("the scope is malformed")
@@ -249,7 +249,7 @@ def _header(value: dict[str, Any]) -> Header:
         earlier = None if since is None else (_text(since["checkpoint"]), hashes(since["proof"]))
     except (TypeError, KeyError) as error:
         raise Malformed(f"the header is malformed: {error}") from error
-    found = Scope(scope["device_id"], scope["vendor"], scope["from"], scope["to"])
+    found = ExportScope(scope["device_id"], scope["vendor"], scope["from"], scope["to"])
     contents = _listed(value["contents"]) if "contents" in value else None
     return Header(value["origin"], value["size"], _text(value["checkpoint"]), found, contents, earlier)
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from lachan import clock
 from lachan.database import Database
 from lachan.ledger import document, merkle, sealer, tree
-from lachan.ledger.document import FORMAT, SECTION, Scope, b64, encode
+from lachan.ledger.document import FORMAT, SECTION, ExportScope, b64, encode
 from lachan.ledger.errors import NoteRefused, NotSealed
 from lachan.ledger.models import leaves
 from lachan.ledger.note import Checkpoint, parse_checkpoint
@@ -54,7 +54,7 @@ def export(
         NoteRefused: ``since`` is no checkpoint, or of a larger tree; at once.
     """
     start, end = (clock.iso(moment) if moment else None for moment in (period.start, period.end))
-    scope = Scope(device_id, vendor, start, end)
+    scope = ExportScope(device_id, vendor, start, end)
     with rt.db.read() as connection:
         last = sealer.latest(connection)
         if last is None:

@@ -23,7 +23,7 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class LedgerFinding:
     """One thing that is wrong; ``index``, ``id`` and ``name`` of the event where it concerns one."""
 
     fault: Fault
@@ -43,17 +43,17 @@ class Findings:
 
     def __init__(self) -> None:
         self.count = 0
-        self._events: list[Finding] = []
-        self._others: list[Finding] = []
+        self._events: list[LedgerFinding] = []
+        self._others: list[LedgerFinding] = []
 
-    def add(self, finding: Finding) -> None:
+    def add(self, finding: LedgerFinding) -> None:
         """Count a finding, and keep it if it is among the first."""
         self.count += 1
         kept = self._others if finding.index is None else self._events
         if len(kept) < MOST_FINDINGS:
             kept.append(finding)
 
-    def first(self) -> list[Finding]:
+    def first(self) -> list[LedgerFinding]:
         """List the first ones, those that name an event before the others."""
         return [*self._events, *self._others][:MOST_FINDINGS]
 

@@ -2,7 +2,7 @@
 
 from lachan.ledger.merkle import EMPTY_ROOT
 from lachan.ledger.note import Checkpoint
-from lachan.ledger.signing import KEY, Memory, remember, verifier
+from lachan.ledger.signing import KEY, CheckpointMemory, remember, verifier
 from lachan.signer.context import InitContext
 
 
@@ -10,7 +10,7 @@ def init(context: InitContext) -> None:
     """Make what is missing; a second call changes nothing."""
     home = context.settings.signer_home
     if KEY not in context.keys:
-        remember(home, Memory(Checkpoint("", 0, EMPTY_ROOT)))
+        remember(home, CheckpointMemory(Checkpoint("", 0, EMPTY_ROOT)))
         context.keys.generate(KEY, "ed25519")
     folder = context.settings.data / "ledger"
     folder.mkdir(mode=0o700, exist_ok=True)

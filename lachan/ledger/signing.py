@@ -33,7 +33,7 @@ _one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Memory:
+class CheckpointMemory:
     """The last checkpoint of a signer; ``note`` is empty for the empty tree, which nobody signed."""
 
     point: Checkpoint
@@ -78,7 +78,7 @@ def checkpoint(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]
         found = Checkpoint(key.name, size, new_root)
         note = sign(found.text, key, lambda text: signer.keys.sign(KEY, text))
         signer.signed(str(size), found.text.encode())
-        remember(signer.folder, Memory(found, note))
+        remember(signer.folder, CheckpointMemory(found, note))
         return {"size": size, "root": new_root, "note": note}
 
 
@@ -96,7 +96,7 @@ def _extends(last: Checkpoint, new: Checkpoint, proof: list[bytes]) -> None:
         raise SignatureRefused(error.detail, subject=str(new.size)) from error
 
 
-def _told(signer: SignerContext, memory: Memory) -> dict[str, Any]:
+def _told(signer: SignerContext, memory: CheckpointMemory) -> dict[str, Any]:
     last = {"size": memory.point.size, "root": memory.point.root, "note": memory.note}
     return {"unsigned": True, "signer": name_of(signer.folder), **last}
 
@@ -131,7 +131,7 @@ def verifier(keys: KeyStore) -> Verifier:
     return Verifier(origin_of(raw), raw)
 
 
-def recall(folder: Path) -> Memory:
+def recall(folder: Path) -> CheckpointMemory:
     """Read the last checkpoint that this signer signed.
 
     Raises:
@@ -140,12 +140,12 @@ def recall(folder: Path) -> Memory:
     try:
         found = json.loads((folder / "ledger.json").read_bytes())
         root = base64.b64decode(found["root"], validate=True)
-        return Memory(Checkpoint("", int(found["size"]), root), str(found.get("note", "")))
+        return CheckpointMemory(Checkpoint("", int(found["size"]), root), str(found.get("note", "")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SignerStateLost(f"{folder / 'ledger.json'} cannot be read: {error}") from error
 
 
-def remember(folder: Path, last: Memory) -> None:
+def remember(folder: Path, last: CheckpointMemory) -> None:
     """Make a checkpoint the last one, durably, before anybody hears of it."""
     value = {"size": last.point.size, "root": base64.b64encode(last.point.root).decode(), "note": last.note}
     write_atomically(folder / "ledger.json", json.dumps(value).encode(), mode=0o600)

@@ -4,7 +4,7 @@ One pass, each line once: 1. the checkpoint's signature; 2. every event's hash a
 tree stands exactly once, in order, as an event or under a hash, and all together give the signed root; 4. the table of
 contents and the scope agree with the events; 5. with an earlier checkpoint: this tree extends that one. Every event that
 was changed, removed or reordered is named with index, id and name. Memory: one section of the export and one path of the
-tree, however many events there are. Limits: what one export cannot show is said in `Verified.cannot_know`.
+tree, however many events there are. Limits: what one export cannot show is said in `VerifiedExport.cannot_know`.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 
 from lachan.ledger import document, merkle
 from lachan.ledger.coverage import Coverage
-from lachan.ledger.document import Contents, End, EventLine, HashLine, Header, Listed, Malformed, Scope
+from lachan.ledger.document import Contents, End, EventLine, ExportScope, HashLine, Header, Listed, Malformed
 from lachan.ledger.errors import ExportRefused, NoteRefused, ProofRefused
-from lachan.ledger.findings import MOST_FINDINGS, Fault, Finding, Findings
+from lachan.ledger.findings import MOST_FINDINGS, Fault, Findings, LedgerFinding
 from lachan.ledger.note import Checkpoint, Verifier, open_checkpoint
 from lachan.ledger.proofs import Proofs
 
@@ -24,7 +24,7 @@ MOST_NAMES = 10_000  # names of missing events that are remembered
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedExport:
     """What a sound export shows, and what it cannot."""
 
     origin: str
@@ -32,12 +32,12 @@ class Verified:
     root: bytes
     events: int
     erased: int
-    scope: Scope
+    scope: ExportScope
     since: int | None
     cannot_know: tuple[str, ...]
 
 
-def verify(lines: Iterable[bytes], key: Verifier, *, since: str | None = None) -> Verified:
+def verify(lines: Iterable[bytes], key: Verifier, *, since: str | None = None) -> VerifiedExport:
     """Check an export.
 
     Args:
@@ -63,25 +63,25 @@ def verify(lines: Iterable[bytes], key: Verifier, *, since: str | None = None) -
 def _begin(raw: bytes | None, key: Verifier, since: str | None, findings: Findings) -> "_Check | None":
     """Read the header and open both checkpoints; None when what follows would mean nothing."""
     if raw is None:
-        findings.add(Finding(Fault.MALFORMED, "the export has no end: it was cut", line=0))
+        findings.add(LedgerFinding(Fault.MALFORMED, "the export has no end: it was cut", line=0))
         return None
     try:
         head = document.read(raw)
         if not isinstance(head, Header):
             raise Malformed("the first line is no header")
     except Malformed as error:
-        findings.add(Finding(Fault.MALFORMED, f"line 1: {error}", line=1))
+        findings.add(LedgerFinding(Fault.MALFORMED, f"line 1: {error}", line=1))
         return None
     try:
         point = open_checkpoint(head.checkpoint, key)
     except NoteRefused as error:
-        findings.add(Finding(Fault.CHECKPOINT, error.detail, line=1))
+        findings.add(LedgerFinding(Fault.CHECKPOINT, error.detail, line=1))
         return None
     old = None
     try:
         old = open_checkpoint(since, key) if since is not None else None
     except NoteRefused as error:
-        findings.add(Finding(Fault.CHECKPOINT, f"the earlier checkpoint: {error.detail}"))
+        findings.add(LedgerFinding(Fault.CHECKPOINT, f"the earlier checkpoint: {error.detail}"))
     check = _Check(head, point, findings, old, since)
     check.digest.update(raw)
     return check
@@ -112,7 +112,7 @@ class _Check:
     ) -> None:
         """Keep a finding, with the names that the contents or the event give it."""
         names = ("", "") if index is None else self.listed.get(index) or self.late.get(index) or own
-        self.findings.add(Finding(fault, detail, index, *names, line or self.line or None))
+        self.findings.add(LedgerFinding(fault, detail, index, *names, line or self.line or None))
 
     def read(self, lines: Iterable[bytes]) -> None:
         """Take every line behind the header."""
@@ -159,7 +159,7 @@ class _Check:
                 self.found(Fault.CONTENTS, "the table of contents does not list it", index=index, own=own)
         elif sound and listed != own:
             detail = f"the table of contents calls it {' '.join(listed[::-1])}"
-            self.findings.add(Finding(Fault.CONTENTS, detail, index, *own, self.line))
+            self.findings.add(LedgerFinding(Fault.CONTENTS, detail, index, *own, self.line))
         if sound:
             self._vouch(self.proofs.vouched())
         if sound and entry.body is not None and not self.head.scope.holds(entry.data):
@@ -247,7 +247,7 @@ class _Check:
         except ProofRefused as error:
             self.found(Fault.REWRITTEN, error.detail)
 
-    def verified(self) -> Verified:
+    def verified(self) -> VerifiedExport:
         """Give the result of a check that found nothing."""
         unknown = []
         if self.since is None:
@@ -264,7 +264,7 @@ class _Check:
             unknown.append(
                 f"what the {self.erased} erased events said: their hashes are in place, their texts are gone"
             )
-        return Verified(
+        return VerifiedExport(
             self.point.origin, self.point.size, self.point.root, self.events, self.erased, self.head.scope,
             self.old.size if self.old else None, tuple(unknown),
         )  # fmt: skip

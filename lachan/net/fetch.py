@@ -28,7 +28,7 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """What the peer answered.
 
     Attributes:
@@ -52,7 +52,7 @@ class Answer:
         return ", ".join(value for key, value in self.headers if key == name.lower())
 
 
-def http_get(scope: Scope, url: str, *, timeout: float, method: str = "http", **more: object) -> Answer:
+def http_get(scope: Scope, url: str, *, timeout: float, method: str = "http", **more: object) -> HttpAnswer:
     """GET one URL under a scope; never follows a redirect.
 
     Args:
@@ -79,7 +79,7 @@ def http_request(
     body: bytes = b"",
     context: ssl.SSLContext | None = None,
     max_bytes: int = 65_536,
-) -> Answer:
+) -> HttpAnswer:
     """Send one request and read one answer.
 
     Args:
@@ -208,7 +208,7 @@ class _Recorded:
         return io.BytesIO(self._raw)
 
 
-def _parse(raw: bytes, verb: str, *, complete: bool, address: str, elapsed: float) -> Answer:
+def _parse(raw: bytes, verb: str, *, complete: bool, address: str, elapsed: float) -> HttpAnswer:
     answer = http.client.HTTPResponse(_Recorded(raw), method=verb)  # type: ignore[arg-type]
     try:
         answer.begin()
@@ -219,4 +219,4 @@ def _parse(raw: bytes, verb: str, *, complete: bool, address: str, elapsed: floa
     except (http.client.HTTPException, ValueError) as error:
         raise ConnectFailed(f"{address}: no HTTP answer: {type(error).__name__}", reason="protocol") from error
     headers = tuple((name.lower(), value) for name, value in answer.getheaders())
-    return Answer(answer.status, headers, body, not complete, address, elapsed)
+    return HttpAnswer(answer.status, headers, body, not complete, address, elapsed)

@@ -77,7 +77,7 @@ class ConnectFailed(LachanError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScopeEntry:
     """One line of a scope: a network or a name, and the ports open to it.
 
     Attributes:
@@ -114,7 +114,7 @@ class Scope:
     """
 
     name: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ScopeEntry, ...]
     methods: frozenset[str]
     ports: frozenset[int] = frozenset()
     not_before: datetime | None = None
@@ -151,7 +151,7 @@ _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-def parse_entry(text: str) -> Entry:
+def parse_entry(text: str) -> ScopeEntry:
     """Read one line of an allow-list: ``host:port``, ``10.0.0.0/8:443``, ``[fd00::/8]:443`` or without a port.
 
     Raises:
@@ -166,11 +166,11 @@ def parse_entry(text: str) -> Entry:
         raise ValueError(problem)
     ports = frozenset({int(port)}) if port else frozenset()
     try:
-        return Entry(network=ipaddress.ip_network(host, strict=False), ports=ports)
+        return ScopeEntry(network=ipaddress.ip_network(host, strict=False), ports=ports)
     except ValueError:
         if not _NAME.fullmatch(host):
             raise ValueError(problem) from None
-        return Entry(name=host, ports=ports)
+        return ScopeEntry(name=host, ports=ports)
 
 
 def operator_scope(allow: tuple[str, ...], *, methods: frozenset[str] = frozenset({"webhook", "http"})) -> Scope:
@@ -277,7 +277,7 @@ def _carried(address: Address) -> Address:
     return address
 
 
-def _covers(entry: Entry, name: str, address: Address) -> bool:
+def _covers(entry: ScopeEntry, name: str, address: Address) -> bool:
     if entry.network is not None:
         return address.version == entry.network.version and address in entry.network
     return entry.name == name
@@ -307,7 +307,7 @@ def _refuse_special(scope: Scope, host: str, port: int, address: Address) -> Non
         raise _refused(Refusal.OWN_ADDRESS, scope, host, port, address=str(address))
 
 
-def _inside(entry: Entry, special: Network, address: Address) -> bool:
+def _inside(entry: ScopeEntry, special: Network, address: Address) -> bool:
     network = entry.network
     if network is None or network.version != address.version or address not in network:
         return False

@@ -32,7 +32,7 @@ class InitContext:
 
 
 @dataclass(frozen=True)
-class Signed:
+class LoggedSignature:
     """One signature as the log keeps it.
 
     Attributes:
@@ -67,7 +67,7 @@ class SignerContext:
     settings: Settings
     folder: Path
     counts: HourlyCounts = field(default_factory=HourlyCounts)
-    signatures: list[Signed] = field(default_factory=list)
+    signatures: list[LoggedSignature] = field(default_factory=list)
     memory: dict[str, Any] = field(default_factory=dict)
 
     def signed(self, subject: str, data: bytes, *, device_id: str = "", authority: str = "") -> None:
@@ -79,13 +79,13 @@ class SignerContext:
             device_id: for which device, if for one.
             authority: in which authority's name, if in one's.
         """
-        self.signatures.append(Signed(subject, hashlib.sha256(data).hexdigest(), device_id, authority))
+        self.signatures.append(LoggedSignature(subject, hashlib.sha256(data).hexdigest(), device_id, authority))
         if device_id:
             self.counts.add(device_id)
 
     def signed_digest(self, subject: str, digest: bytes) -> None:
         """Record one signature over what was hashed already: `signed` for what is too large to be held as bytes."""
-        self.signatures.append(Signed(subject, digest.hex()))
+        self.signatures.append(LoggedSignature(subject, digest.hex()))
 
 
 @dataclass(frozen=True)

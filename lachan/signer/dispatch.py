@@ -30,7 +30,7 @@ from lachan.signer.counts import HourlyCounts
 from lachan.signer.errors import SignatureRefused
 from lachan.signer.keys import KeyStore
 from lachan.signer.limits import Limiter
-from lachan.signer.siglog import Outcome, SignatureLog
+from lachan.signer.siglog import SignatureLog, SignatureOutcome
 from lachan.wiring import resolve
 
 log = get_logger(__name__)
@@ -39,7 +39,7 @@ QUIET = 60.0  # seconds between two log lines about the same exhausted bucket
 MOST = 64  # requests of one message
 
 
-class Boundary(StrEnum):
+class SignerBoundary(StrEnum):
     """The moments of a message at which a crash must be borne, in their order; tests end the process at each of them."""
 
     ASKED = "asked"
@@ -64,7 +64,7 @@ class Dispatcher:
         keys: the private keys.
         signing: kind → ``"module:function"`` or ``"module:HANDLER"`` (`lachan.wiring.Signing.handler`).
         on_refusal: called after refusals are in the log.
-        reached: told each `Boundary`.
+        reached: told each `SignerBoundary`.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Dispatcher:
         self.log.close()
 
     def _answers(self, kind: str, items: Sequence[dict[str, Any]], *, pid: int, uid: int) -> list[dict[str, Any]]:
-        self._reached(Boundary.ASKED)
+        self._reached(SignerBoundary.ASKED)
         known = kind in self.signing or kind in ("ping", "public", "log")
         found = [self._over_limit(kind if known else "unknown") for _ in items]
         admitted = [item for item, over in zip(items, found, strict=True) if over is None]
@@ -132,9 +132,9 @@ class Dispatcher:
             made = [self._own(kind, item) for item in admitted]
         following = iter(made)
         answers = [over or next(following) for over in found]
-        self._reached(Boundary.BUILT)
+        self._reached(SignerBoundary.BUILT)
         self._keep(kind, answers, pid=pid, uid=uid)
-        self._reached(Boundary.LOGGED)
+        self._reached(SignerBoundary.LOGGED)
         return [each.answer for each in answers]
 
     def _keep(self, kind: str, answers: Sequence[_Answer], *, pid: int, uid: int) -> None:
@@ -145,9 +145,9 @@ class Dispatcher:
         number = self.log.append(kind[:60], lines, pid=pid, uid=uid) - len(lines)
         for each in answers:
             number += len(each.lines)
-            if each.lines and each.lines[0]["outcome"] is Outcome.FAILED:
+            if each.lines and each.lines[0]["outcome"] is SignatureOutcome.FAILED:
                 each.answer["failed"] += f", line {number} of the log"
-        if any(line["outcome"] is Outcome.REFUSED for line in lines):
+        if any(line["outcome"] is SignatureOutcome.REFUSED for line in lines):
             self._on_refusal()
 
     def _sign(self, kind: str, items: Sequence[dict[str, Any]]) -> list[_Answer]:
@@ -173,7 +173,9 @@ class Dispatcher:
             log.exception("signing failed", kind=kind)
             return _failure(error, ",".join(signature.subject for signature in context.signatures)[:200])
         if context.signatures:
-            return _Answer({"ok": ok}, [_line(signature.__dict__, Outcome.SIGNED) for signature in context.signatures])
+            return _Answer(
+                {"ok": ok}, [_line(signature.__dict__, SignatureOutcome.SIGNED) for signature in context.signatures]
+            )
         if ok.get("unsigned") is True:
             return _Answer({"ok": ok})
         log.error("a signing handler recorded no signature", kind=kind)
@@ -226,7 +228,7 @@ def _call(sign: Callable[..., dict[str, Any]], item: dict[str, Any], *seen: Any)
     return sign(context, item, *rest)
 
 
-def _line(fields: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
+def _line(fields: Mapping[str, Any], outcome: SignatureOutcome) -> dict[str, Any]:
     return {**{name: value for name, value in fields.items() if value or name not in _OPTIONAL}, "outcome": outcome}
 
 
@@ -237,11 +239,13 @@ def _refusal(error: LachanError) -> _Answer:
     if error.fields.get("quiet"):
         return _Answer(answer)
     subject = str(error.fields.get("subject", ""))[:200]
-    return _Answer(answer, [_line({"subject": subject, "digest": "", "reason": error.detail[:500]}, Outcome.REFUSED)])
+    return _Answer(
+        answer, [_line({"subject": subject, "digest": "", "reason": error.detail[:500]}, SignatureOutcome.REFUSED)]
+    )
 
 
 def _failure(error: Exception, subject: str) -> _Answer:
-    line = _line({"subject": subject, "digest": "", "reason": repr(error)[:200]}, Outcome.FAILED)
+    line = _line({"subject": subject, "digest": "", "reason": repr(error)[:200]}, SignatureOutcome.FAILED)
     return _Answer({"failed": "internal error"}, [line])
 
 
@@ -249,5 +253,5 @@ def _of_devices(path: Path) -> Iterator[tuple[datetime, str]]:
     """Moment and device of the signatures of the present hour."""
     hour = clock.now().replace(minute=0, second=0, microsecond=0)
     for line in siglog.since(path, hour):
-        if line["outcome"] == Outcome.SIGNED and line.get("device_id"):
+        if line["outcome"] == SignatureOutcome.SIGNED and line.get("device_id"):
             yield clock.parse(line["time"]), line["device_id"]

@@ -20,7 +20,7 @@ from lachan.log import get as get_logger
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerUnavailable
 from lachan.signer.models import reconciled
-from lachan.signer.siglog import Outcome
+from lachan.signer.siglog import SignatureOutcome
 from lachan.wiring import resolve
 from lachan.work import outbox
 
@@ -65,7 +65,7 @@ def _step(rt: Runtime) -> bool:
 
 def _known(rt: Runtime, connection: sa.Connection, line: dict[str, Any]) -> bool:
     signing = rt.wiring.signing.get(line["kind"])
-    if line["outcome"] != Outcome.SIGNED or signing is None or signing.recorded is None:
+    if line["outcome"] != SignatureOutcome.SIGNED or signing is None or signing.recorded is None:
         return True
     return bool(resolve(signing.recorded)(connection, line["subject"]))
 

@@ -19,7 +19,7 @@ from lachan.log import get as get_logger
 from lachan.settings import Settings
 from lachan.signer import siglog
 from lachan.signer.models import delivered
-from lachan.signer.siglog import Outcome
+from lachan.signer.siglog import SignatureOutcome
 from lachan.work import outbox
 from lachan.work.wake import UnixWaker
 
@@ -76,7 +76,7 @@ class Relay:
         """Bring the outbox up to date with the log; tell how many refusals were new."""
         new, start = 0, self._position
         for position, line in siglog.read(self._log, after=start):
-            if line["outcome"] == Outcome.REFUSED:
+            if line["outcome"] == SignatureOutcome.REFUSED:
                 new += self._record(line)
             self._position = position
         if self._position != start:

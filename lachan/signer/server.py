@@ -43,7 +43,7 @@ class SignerServer:
         db: its database.
         keys: the private keys; opened from the signer's folder by default.
         signing: kind → ``"module:function"``; the wiring's by default.
-        reached: told each boundary (`lachan.signer.dispatch.Boundary`).
+        reached: told each boundary (`lachan.signer.dispatch.SignerBoundary`).
 
     Raises:
         KeyLocked: there is no passphrase.

@@ -1,7 +1,7 @@
 """The signer's own append-only log: every signature and every refusal, durable before its answer leaves.
 
 One JSON object per line in ``signatures.log``: ``n`` (counts from 1), ``id``, ``time``, ``kind``, ``subject``, ``digest``
-(SHA-256 of what was signed, hex), ``outcome`` (`Outcome`), ``reason`` of a refusal, ``device_id`` of a signature for a device,
+(SHA-256 of what was signed, hex), ``outcome`` (`SignatureOutcome`), ``reason`` of a refusal, ``device_id`` of a signature for a device,
 ``authority`` of one in an authority's name, and the asking process (``pid``, ``uid``). Requests that arrive together share one fsync: the first of them becomes the leader and writes for all. A line
 that a crash cut short is ended by the next start and never counted; its answer was never sent. When the disk refuses a
 line, nothing is signed until the next start. Limits: one writer; the file grows until an operator archives it.
@@ -22,7 +22,7 @@ from lachan.ids import new_id
 WINDOW = 1 << 20
 
 
-class Outcome(StrEnum):
+class SignatureOutcome(StrEnum):
     """How a request ended."""
 
     SIGNED = "signed"

@@ -17,7 +17,7 @@ from lachan.errors import LachanError
 from posture.probes import web
 from posture.probes.observation import Observation, Outcome, Where, observe
 from posture.probes.probe import FrontPage, Inputs, Probe
-from posture.probes.target import Target, failure
+from posture.probes.target import ProbeTarget, failure
 
 METHOD = "default-login"
 TRIES = 3
@@ -43,7 +43,7 @@ def look(inputs: Inputs) -> list[Observation]:
         return [failure(NAME, error, port=page.port)]
 
 
-def _attempts(target: Target, page: FrontPage, pairs: list[Mapping[str, str]]) -> Observation:
+def _attempts(target: ProbeTarget, page: FrontPage, pairs: list[Mapping[str, str]]) -> Observation:
     where: Where = {"port": page.port, "address": page.answer.address}
     for tried, pair in enumerate(pairs[:TRIES], start=1):
         headers = {"Authorization": authorization(_challenge(page), user=pair["user"], password=pair["password"])}

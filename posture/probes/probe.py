@@ -2,7 +2,7 @@
 
 A `Probe` says which method an engagement must approve for it and which names of the catalogue it answers for; its `look`
 takes `Inputs` and gives observations, and raises nothing for a device's sake. Its budget is the target's: seconds for one
-step and for the run, and bytes taken in (`posture.probes.target.Target`). A new probe is one value in `posture.probes.run.TABLE`.
+step and for the run, and bytes taken in (`posture.probes.target.ProbeTarget`). A new probe is one value in `posture.probes.run.TABLE`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lachan.net.fetch import Answer
+from lachan.net.fetch import HttpAnswer
 from posture.probes.observation import Observation
-from posture.probes.target import Target
+from posture.probes.target import ProbeTarget
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FrontPage:
 
     scheme: str
     port: int
-    answer: Answer
+    answer: HttpAnswer
 
     @property
     def challenges(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class Inputs:
         pages: front pages; by the web probe.
     """
 
-    target: Target
+    target: ProbeTarget
     paths: Sequence[Mapping[str, str]]
     pairs: Sequence[Mapping[str, str]]
     ports: tuple[Port, ...] = ()

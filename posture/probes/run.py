@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from posture.probes import banner, login, sweep, tls, web
 from posture.probes.observation import Observation, Outcome, observe
 from posture.probes.probe import Inputs, Probe
-from posture.probes.target import Target
+from posture.probes.target import ProbeTarget
 
 TABLE: tuple[Probe, ...] = (sweep.PROBE, banner.PROBE, tls.PROBE, web.PROBE, login.PROBE)
 """Every probe there is, in the order in which they look: each may use what those before it found."""
@@ -20,7 +20,7 @@ PROBES: dict[str, tuple[str, ...]] = {probe.method: probe.names for probe in TAB
 
 
 def run(
-    target: Target, *, paths: Iterable[Mapping[str, str]], pairs: Iterable[Mapping[str, str]]
+    target: ProbeTarget, *, paths: Iterable[Mapping[str, str]], pairs: Iterable[Mapping[str, str]]
 ) -> tuple[Observation, ...]:
     """Look at a device with every approved method.
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from lachan.net.sockets import ConnectFailed, SocketRefused
 from posture.probes.observation import Observation, Outcome, observe
 from posture.probes.probe import Inputs, Port, Probe
-from posture.probes.target import CONNECT, ByteBudgetUsedUp, Target, failure
+from posture.probes.target import CONNECT, ByteBudgetUsedUp, ProbeTarget, failure
 
 LISTEN = 0.3  # seconds that a port may take to speak first
 NAME = "net.port_sweep_vs_ixit"
@@ -43,7 +43,7 @@ def look(inputs: Inputs) -> list[Observation]:
     return found
 
 
-def _listen(target: Target, sock: socket.socket) -> bytes:
+def _listen(target: ProbeTarget, sock: socket.socket) -> bytes:
     sock.settimeout(LISTEN)
     try:
         greeting = bytes(sock.recv(512))

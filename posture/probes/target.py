@@ -29,7 +29,7 @@ class ByteBudget:
 
 
 @dataclass(frozen=True)
-class Target:
+class ProbeTarget:
     """What probes are run against.
 
     Attributes:

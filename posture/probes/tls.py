@@ -21,7 +21,7 @@ from lachan.net.sockets import ConnectFailed, SocketRefused
 from posture.probes.hello import VERSIONS, WEAK_SUITES, Flight, NotTls, client_hello
 from posture.probes.observation import Observation, Outcome, observe
 from posture.probes.probe import Inputs, Probe
-from posture.probes.target import Target, failure
+from posture.probes.target import ProbeTarget, failure
 
 METHOD = "tls"
 NAMES = ("tls.versions", "tls.ciphers", "tls.cert")
@@ -41,7 +41,7 @@ def look(inputs: Inputs) -> list[Observation]:
     return found
 
 
-def speaks(target: Target, port: int) -> bool:
+def speaks(target: ProbeTarget, port: int) -> bool:
     """Tell whether a port answers a TLS 1.2 or 1.3 hello with TLS, be it an alert.
 
     Raises:
@@ -55,7 +55,7 @@ def speaks(target: Target, port: int) -> bool:
         return False
 
 
-def probe(target: Target, port: int) -> list[Observation]:
+def probe(target: ProbeTarget, port: int) -> list[Observation]:
     """Look at one TLS port; one observation each for versions, suites and certificate."""
     found: list[Observation] = []
     certificate: bytes | None = None
@@ -82,7 +82,7 @@ def probe(target: Target, port: int) -> list[Observation]:
     return found
 
 
-def _try(target: Target, port: int, version: int, suites: tuple[int, ...] | None = None) -> Flight:
+def _try(target: ProbeTarget, port: int, version: int, suites: tuple[int, ...] | None = None) -> Flight:
     """Send one hello and take in what comes back; hanging up on it is a refusal, silence is nothing.
 
     Raises:
@@ -106,7 +106,7 @@ def _try(target: Target, port: int, version: int, suites: tuple[int, ...] | None
     return flight
 
 
-def _versions(target: Target, port: int, accepted: list[str], unclear: list[str]) -> Observation:
+def _versions(target: ProbeTarget, port: int, accepted: list[str], unclear: list[str]) -> Observation:
     spoken = ", ".join(accepted) or "none"
     old = [name for name in accepted if name in OLD]
     if old:
@@ -120,7 +120,7 @@ def _versions(target: Target, port: int, accepted: list[str], unclear: list[str]
     return observe("tls.versions", outcome, code, detail, port=port, address=target.host, raw=f"accepted: {spoken}")
 
 
-def _suites(target: Target, port: int) -> Observation:
+def _suites(target: ProbeTarget, port: int) -> Observation:
     flight = _try(target, port, VERSIONS["TLS 1.2"], suites=tuple(WEAK_SUITES))
     if flight.hello is None and not flight.silent:
         flight = _try(target, port, VERSIONS["TLS 1.0"], suites=tuple(WEAK_SUITES))
@@ -137,7 +137,7 @@ def _suites(target: Target, port: int) -> Observation:
     )  # fmt: skip
 
 
-def _fetch(target: Target, port: int) -> bytes | None:
+def _fetch(target: ProbeTarget, port: int) -> bytes | None:
     """The certificate through the platform's TLS library, unverified: it is looked at, not trusted."""
     context = unverified()
     try:

@@ -12,12 +12,12 @@ import secrets
 from collections.abc import Iterable, Mapping
 
 from lachan.errors import LachanError
-from lachan.net.fetch import Answer, http_get
+from lachan.net.fetch import HttpAnswer, http_get
 from lachan.net.sockets import ConnectFailed
 from posture.probes import tls
 from posture.probes.observation import Observation, Outcome, Where, observe
 from posture.probes.probe import FrontPage, Inputs, Probe
-from posture.probes.target import Target, failure
+from posture.probes.target import ProbeTarget, failure
 
 METHOD = "http"
 NAMES = (
@@ -28,13 +28,15 @@ _LISTING = re.compile(rb"<title>\s*(?:index of|directory listing for) /", re.IGN
 _VERSION = re.compile(r"/\d|\d+\.\d+")
 
 
-def url(target: Target, scheme: str, port: int, path: str = "/") -> str:
+def url(target: ProbeTarget, scheme: str, port: int, path: str = "/") -> str:
     """The URL of a path on the target."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     return f"{scheme}://{host}:{port}{path}"
 
 
-def get(target: Target, page: str, headers: Mapping[str, str] | None = None, *, method: str = METHOD) -> Answer:
+def get(
+    target: ProbeTarget, page: str, headers: Mapping[str, str] | None = None, *, method: str = METHOD
+) -> HttpAnswer:
     """GET one URL of the target, unverified where it is TLS."""
     context = tls.unverified() if page.startswith("https:") else None
     answer = http_get(target.scope, page, timeout=target.left(), method=method, headers=headers, context=context)
@@ -57,7 +59,7 @@ def look(inputs: Inputs) -> list[Observation]:
     return found
 
 
-def front(target: Target, port: int, *, scheme: str) -> FrontPage:
+def front(target: ProbeTarget, port: int, *, scheme: str) -> FrontPage:
     """Fetch the front page.
 
     Raises:
@@ -68,7 +70,7 @@ def front(target: Target, port: int, *, scheme: str) -> FrontPage:
     return FrontPage(scheme, port, get(target, url(target, scheme, port)))
 
 
-def probe(target: Target, page: FrontPage, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
+def probe(target: ProbeTarget, page: FrontPage, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
     """Look at one HTTP port, from its front page on."""
     found = [_banner(target, page), *_authentication(target, page), *_plain(target, page)]
     try:
@@ -78,7 +80,7 @@ def probe(target: Target, page: FrontPage, paths: Iterable[Mapping[str, str]]) -
     return found
 
 
-def _banner(target: Target, page: FrontPage) -> Observation:
+def _banner(target: ProbeTarget, page: FrontPage) -> Observation:
     said = "; ".join(filter(None, (page.answer.header("server"), page.answer.header("x-powered-by"))))
     where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
     if _VERSION.search(said):
@@ -88,7 +90,7 @@ def _banner(target: Target, page: FrontPage) -> Observation:
     return observe("http.banner", Outcome.SILENT, "nothing_found", "names no version", **where)
 
 
-def _authentication(target: Target, page: FrontPage) -> list[Observation]:
+def _authentication(target: ProbeTarget, page: FrontPage) -> list[Observation]:
     where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
     names = ("http.auth_scheme", "http.basic_over_cleartext")
     if not page.challenges:
@@ -107,7 +109,7 @@ def _authentication(target: Target, page: FrontPage) -> list[Observation]:
     return [first, observe(names[1], Outcome.SILENT, "nothing_found", "no Basic login without TLS here", **where)]
 
 
-def _plain(target: Target, page: FrontPage) -> list[Observation]:
+def _plain(target: ProbeTarget, page: FrontPage) -> list[Observation]:
     if page.scheme != "http":
         return []
     where: Where = {"port": page.port, "address": page.answer.address, "raw": _head(page.answer)}
@@ -121,7 +123,7 @@ def _plain(target: Target, page: FrontPage) -> list[Observation]:
     return [observe("net.plaintext_services", Outcome.SILENT, "nothing_found", text, **where)]
 
 
-def _addresses(target: Target, page: FrontPage, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
+def _addresses(target: ProbeTarget, page: FrontPage, paths: Iterable[Mapping[str, str]]) -> list[Observation]:
     control = get(target, url(target, page.scheme, page.port, f"/{secrets.token_hex(8)}"))
     where: Where = {"port": page.port, "address": page.answer.address}
     names = {"backup": "http.backup_file", "listing": "http.backup_file", "config": "http.unauth_config_read"}
@@ -149,7 +151,7 @@ def _addresses(target: Target, page: FrontPage, paths: Iterable[Mapping[str, str
     ]
 
 
-def _given(entry: Mapping[str, str], answer: Answer) -> bool:
+def _given(entry: Mapping[str, str], answer: HttpAnswer) -> bool:
     if answer.status != 200 or not answer.body:
         return False
     if entry["kind"] == "listing":
@@ -157,11 +159,11 @@ def _given(entry: Mapping[str, str], answer: Answer) -> bool:
     return entry.get("marker", "").encode() in answer.body
 
 
-def _head(answer: Answer) -> str:
+def _head(answer: HttpAnswer) -> str:
     return f"HTTP {answer.status}\n" + "".join(f"{name}: {value}\n" for name, value in answer.headers)
 
 
-def _text(answer: Answer) -> str:
+def _text(answer: HttpAnswer) -> str:
     return "\n" + answer.body[:2048].decode("utf-8", "replace")
 
 

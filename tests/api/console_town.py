@@ -24,7 +24,7 @@ from lachan.ids import new_id
 from lachan.work import outbox
 from ota_signing import bins
 from ota_signing.models import artifacts, releases
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 from pki.models import certificates
 from posture.catalogue import catalogue
 from posture.models import verdicts
@@ -243,7 +243,7 @@ def _release(made: Console) -> None:
         "proposer": "token:ci", "proposer_id": "ci", "state": "proposed", "proposed_at": now, "model": "TL-200",
         "version": "2.0.2", "approvals_needed": 2, "downgrade": False, "notes": HOSTILE,
     }  # fmt: skip
-    statement = Statement.of(values)
+    statement = ReleaseStatement.of(values)
     with made.town.rt.db.write() as connection:
         connection.execute(
             artifacts.insert().values(

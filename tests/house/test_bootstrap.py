@@ -333,7 +333,7 @@ def test_whoever_takes_one_of_our_names_is_named(checkout: Checkout) -> None:
 
 
 def test_progress_is_never_silent_for_long(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = install.Progress(2)
+    progress = install.InstallProgress(2)
     progress.line("Collecting a==1")
     progress.line("  Downloading a-1.whl (3 kB)")
     progress.show()

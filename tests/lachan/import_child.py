@@ -75,7 +75,7 @@ def main() -> None:
     if way == "work":
         Worker(rt).run_due()
     else:
-        while found.state is importing.State.APPLYING:
+        while found.state is importing.ImportState.APPLYING:
             found = importing.apply(rt, found.id)
     rt.close()
     print(steps[0])

@@ -43,7 +43,7 @@ def begun(rt: Runtime, text: str | bytes, **more: Any) -> importing.Import:
 
 def finished(rt: Runtime, found: importing.Import) -> importing.Import:
     """Apply what is left."""
-    while found.state is importing.State.APPLYING:
+    while found.state is importing.ImportState.APPLYING:
         found = importing.apply(rt, found.id)
     return found
 
@@ -306,13 +306,13 @@ def test_each_chunk_is_due_work_of_its_own_and_other_work_runs_between(
     assert failed == 1  # it was its turn, and nobody knows how to do it
     assert worker.run_due() == 2
     with rt.db.read() as c:
-        assert importing.get(c, waiting.id).state is importing.State.DONE
+        assert importing.get(c, waiting.id).state is importing.ImportState.DONE
         assert not c.execute(sa.select(jobs.jobs).where(jobs.jobs.c.kind == "devices.import")).all()
 
 
 def test_a_file_without_a_good_row_is_done_at_once(rt: Runtime) -> None:
     found = begun(rt, HEADER + "\nCAM,A,m,1,s\n", due=True)
-    assert (found.state, found.accepted, found.rejected) == (importing.State.DONE, 0, 1)
+    assert (found.state, found.accepted, found.rejected) == (importing.ImportState.DONE, 0, 1)
     (closing,) = facts(rt, found.id)
     assert (closing.chunks, closing.rejected, closing.merkle_root) == (0, 1, merkle.EMPTY_ROOT.hex())
     with rt.db.read() as c:

@@ -48,7 +48,7 @@ def go_on(rt: Runtime, file: Path, way: str) -> None:
             connection.execute(jobs.jobs.update().values(lease_until=clock.now() - timedelta(seconds=1)))
         Worker(rt).run_due()
     else:
-        while found.state is importing.State.APPLYING:
+        while found.state is importing.ImportState.APPLYING:
             found = importing.apply(rt, found.id)
 
 
@@ -59,7 +59,7 @@ def check(rt: Runtime, step: int) -> str:
         facts = [stored.event for stored in outbox.read(connection, names=("DevicesImported",))]
         ends = importing.find(connection, principal=system("t"))
         left = connection.scalars(sa.select(jobs.jobs.c.kind)).all()
-    assert [one.state for one in ends] == [importing.State.DONE] * len(ends), step
+    assert [one.state for one in ends] == [importing.ImportState.DONE] * len(ends), step
     took = [one for one in ends if one.accepted]  # where the end was reached, sending again made one that takes nothing
     assert [(one.accepted, one.rejected) for one in took] == [(ROWS, 0)], step
     mine = [fact for fact in facts if fact.import_id == took[0].id]

@@ -8,7 +8,7 @@ import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lachan.ledger import merkle
-from lachan.ledger.document import Scope, b64, encode
+from lachan.ledger.document import ExportScope, b64, encode
 from lachan.ledger.note import Checkpoint, Verifier, origin_of, sign
 
 PRIVATE = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"lachan tests").digest())
@@ -32,7 +32,12 @@ def checkpoint(bodies: list[bytes], key: Ed25519PrivateKey = PRIVATE) -> str:
 
 
 def write(
-    bodies: list[bytes], *, scope: Scope = Scope(), since: int | None = None, section: int = 256, form: int = 2
+    bodies: list[bytes],
+    *,
+    scope: ExportScope = ExportScope(),
+    since: int | None = None,
+    section: int = 256,
+    form: int = 2,
 ) -> list[bytes]:
     """Write the lines of an export of this history; ``form`` 1 has its contents in the header."""
     leaves = [merkle.leaf_hash(text) for text in bodies]

@@ -23,7 +23,7 @@ from lachan.runtime import Runtime
 from lachan.settings import Settings
 from lachan.signer import siglog
 from lachan.signer.errors import SignerRefused
-from lachan.signer.siglog import Outcome
+from lachan.signer.siglog import SignatureOutcome
 from tests.ledger.test_sealer import check, happen
 from tests.support.signer import run_init, running_signer
 
@@ -125,7 +125,7 @@ def signed(rt: Runtime) -> dict[int, str]:
     return {
         int(line["subject"]): line["digest"]
         for _, line in siglog.read(rt.settings.signer_home / "signatures.log")
-        if line["outcome"] == Outcome.SIGNED
+        if line["outcome"] == SignatureOutcome.SIGNED
     }
 
 

@@ -18,7 +18,7 @@ from lachan.runtime import Runtime
 from lachan.signer import siglog
 from lachan.signer.client import SignerClient
 from lachan.signer.errors import SignerRefused
-from lachan.signer.siglog import Outcome
+from lachan.signer.siglog import SignatureOutcome
 from lachan.work import outbox
 from lachan.work.outbox import events as event_table
 from tests.support.wait import until
@@ -69,7 +69,7 @@ def unrecorded(rt: Runtime) -> list[int]:
     signed = {
         int(line["subject"])
         for _, line in siglog.read(rt.settings.signer_home / "signatures.log")
-        if (line["kind"], line["outcome"]) == ("checkpoint", Outcome.SIGNED)
+        if (line["kind"], line["outcome"]) == ("checkpoint", SignatureOutcome.SIGNED)
     }
     with rt.db.read() as connection:
         return sorted(signed - set(connection.execute(sa.select(checkpoints.c.size)).scalars()))

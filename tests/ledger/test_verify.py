@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lachan.ledger import document, merkle
-from lachan.ledger.document import Scope, b64, encode
+from lachan.ledger.document import ExportScope, b64, encode
 from lachan.ledger.errors import ExportRefused
 from lachan.ledger.findings import Fault
 from lachan.ledger.note import Checkpoint, sign
@@ -19,16 +19,21 @@ BODIES = [body(i) for i in range(23)]
 FORMS = {"2": {}, "2-sections-of-4": {"section": 4}, "2-sections-of-1": {"section": 1}, "1": {"form": 1}}
 FULLS = {name: write(BODIES, **form) for name, form in FORMS.items()}
 FULL = FULLS["2"]
-SCOPED = write(BODIES, scope=Scope(device_id="d0"))
+SCOPED = write(BODIES, scope=ExportScope(device_id="d0"))
 EVENTS = range(len(BODIES))
 forms = st.sampled_from(list(FORMS.values()))
 every_form = pytest.mark.parametrize("full", FULLS.values(), ids=FULLS)
 every_scoped = pytest.mark.parametrize(
-    "scoped", [write(BODIES, scope=Scope(device_id="d0"), **form) for form in FORMS.values()], ids=FORMS
+    "scoped", [write(BODIES, scope=ExportScope(device_id="d0"), **form) for form in FORMS.values()], ids=FORMS
 )
 sizes = st.integers(1, 70)
 scopes = st.sampled_from(
-    [Scope(), Scope(device_id="d0"), Scope(device_id="d1", start="2026-11-22T10:00:07"), Scope(vendor="none")]
+    [
+        ExportScope(),
+        ExportScope(device_id="d0"),
+        ExportScope(device_id="d1", start="2026-11-22T10:00:07"),
+        ExportScope(vendor="none"),
+    ]
 )
 
 
@@ -48,7 +53,7 @@ def names(findings: list[dict], i: int, fault: Fault | None = None) -> bool:
 
 @given(sizes, scopes, forms, st.data())
 @settings(max_examples=250, deadline=None)
-def test_an_honest_export_holds(size: int, scope: Scope, form: dict, data: st.DataObject):
+def test_an_honest_export_holds(size: int, scope: ExportScope, form: dict, data: st.DataObject):
     bodies = [body(i) for i in range(size)]
     old = data.draw(st.integers(0, size))
     found = verify(write(bodies, scope=scope, since=old, **form), KEY, since=checkpoint(bodies[:old]))
@@ -71,7 +76,7 @@ def test_an_empty_ledger():
 
 @given(sizes, scopes, forms, st.data())
 @settings(max_examples=400, deadline=None)
-def test_any_change_to_an_event_line_is_named(size: int, scope: Scope, form: dict, data: st.DataObject):
+def test_any_change_to_an_event_line_is_named(size: int, scope: ExportScope, form: dict, data: st.DataObject):
     """Whatever one field of an event's line becomes: the event is named, though the forger made the digest fit."""
     lines = write([body(i) for i in range(size)], scope=scope, **form)
     events = [n for n, line in enumerate(lines) if line.startswith(b'{"type":"event"')]
@@ -204,9 +209,9 @@ def test_an_event_removed_from_a_scoped_export_is_named(scoped: list[bytes]):
 
 
 def test_a_full_export_that_is_scoped_in_truth():
-    lines = edit(SCOPED, 0, scope=Scope().json())
+    lines = edit(SCOPED, 0, scope=ExportScope().json())
     assert {f["fault"] for f in refused(lines)} == {Fault.REMOVED}
-    assert refused(edit(FULL, 0, scope=Scope(device_id="d0").json()))[0]["fault"] == Fault.OUT_OF_SCOPE
+    assert refused(edit(FULL, 0, scope=ExportScope(device_id="d0").json()))[0]["fault"] == Fault.OUT_OF_SCOPE
 
 
 def test_lines_cut_from_the_end():
@@ -255,7 +260,7 @@ def test_a_changed_hash_outside_the_scope_is_shown():
         if line.startswith(b'{"type":"hash"'):
             findings = refused(edit(SCOPED, number, hash=b64(bytes(32))))
             assert [(f["fault"], f["line"]) for f in findings] == [(Fault.HASHES, number + 1)]
-    nothing = write(BODIES, scope=Scope(vendor="none"))
+    nothing = write(BODIES, scope=ExportScope(vendor="none"))
     assert refused(edit(nothing, 1, hash=b64(bytes(32))))[0]["fault"] == Fault.HASHES
 
 
@@ -332,7 +337,7 @@ def test_a_cut_tail(size: int, data: st.DataObject):
 
 @given(sizes, scopes, st.data())
 @settings(max_examples=150, deadline=None)
-def test_a_history_that_was_rewritten_and_signed_again(size: int, scope: Scope, data: st.DataObject):
+def test_a_history_that_was_rewritten_and_signed_again(size: int, scope: ExportScope, data: st.DataObject):
     bodies = [body(i) for i in range(size)]
     old = data.draw(st.integers(1, size))
     place = data.draw(st.integers(0, old - 1))
@@ -350,7 +355,10 @@ def test_a_history_that_was_rewritten_and_signed_again(size: int, scope: Scope, 
 def test_a_scoped_export_needs_the_proof_from_that_checkpoint():
     (finding,) = refused(SCOPED, since=checkpoint(BODIES[:11]))
     assert finding["fault"] == Fault.UNPROVEN
-    assert verify(write(BODIES, scope=Scope(device_id="d0"), since=11), KEY, since=checkpoint(BODIES[:11])).since == 11
+    assert (
+        verify(write(BODIES, scope=ExportScope(device_id="d0"), since=11), KEY, since=checkpoint(BODIES[:11])).since
+        == 11
+    )
 
 
 def test_an_earlier_checkpoint_of_somebody_else():

@@ -18,12 +18,12 @@ from tuf.api.metadata import Metadata, Snapshot, SuccinctRoles, Targets, Timesta
 from lachan import clock
 from ota_signing import bins, listing, online
 from ota_signing.online import Online
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 from ota_signing.tuf_metadata import RELEASES_LIFE, KeyStoreSigner, OnlineKeys
 
 WORDS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 STATEMENTS = st.builds(
-    Statement, release_id=WORDS, vendor=WORDS, model=WORDS, version=WORDS, proposer=WORDS, downgrade=st.booleans(),
+    ReleaseStatement, release_id=WORDS, vendor=WORDS, model=WORDS, version=WORDS, proposer=WORDS, downgrade=st.booleans(),
     sha256=st.binary(min_size=32, max_size=32).map(bytes.hex), length=st.integers(0, 2**53 - 1),
     approvals_needed=st.integers(1, 10),
 )  # fmt: skip
@@ -39,15 +39,15 @@ def keys() -> OnlineKeys:
 KEYS = keys()
 
 
-def statement(number: int, **more: str) -> Statement:
+def statement(number: int, **more: str) -> ReleaseStatement:
     words = {"release_id": f"r{number}", "vendor": "acme", "model": "cam1", "version": f"1.{number}", **more}
-    return Statement(
+    return ReleaseStatement(
         **words, sha256=hashlib.sha256(b"%d" % number).hexdigest(), length=number, approvals_needed=2, proposer="x",
         downgrade=False,
     )  # fmt: skip
 
 
-def listed(*statements: Statement) -> online.Listing:
+def listed(*statements: ReleaseStatement) -> online.Listing:
     """A listing of these."""
     found: dict[int, dict[str, bytes]] = {slot: {} for slot in range(bins.SLOTS)}
     for one in statements:
@@ -62,7 +62,7 @@ def advance(before: Online, what: online.Listing, *, revision: int = 0, at: time
 
 
 @given(STATEMENTS)
-def test_a_statement_is_canonical_json(made: Statement) -> None:
+def test_a_statement_is_canonical_json(made: ReleaseStatement) -> None:
     assert made.encode() == rfc8785.dumps({"type": "lachan-firmware-release/1", **asdict(made)})
 
 
@@ -86,7 +86,7 @@ def test_there_are_more_bins_when_they_fill() -> None:
 
 @settings(deadline=None)  # each example signs 35 files
 @given(st.lists(STATEMENTS, max_size=4))
-def test_what_is_signed_is_what_clients_read(made: list[Statement]) -> None:
+def test_what_is_signed_is_what_clients_read(made: list[ReleaseStatement]) -> None:
     """python-tuf makes the canonical bytes again from what it parsed, and the signature must fit those."""
     made = [
         one

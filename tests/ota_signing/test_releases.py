@@ -11,7 +11,7 @@ from lachan.identity.principal import PersonNeeded
 from ota_signing import publishing, releases, service
 from ota_signing.errors import LowerVersion, OwnProposal, VersionSpent, WrongState
 from ota_signing.schemas import ReleaseState
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 from tests.conftest import person
 from tests.ota_signing.conftest import FIRMWARE, House
 
@@ -21,10 +21,10 @@ def test_the_statement_names_everything_that_matters() -> None:
         "release_id": "r", "vendor": "acme", "model": "cam1", "version": "1", "sha256": "ab" * 32, "length": 7,
         "approvals_needed": 2, "proposer": "token:ci", "downgrade": False,
     }  # fmt: skip
-    statement = Statement(**words)
+    statement = ReleaseStatement(**words)
     assert statement.encode().startswith(b'{"approvals_needed":2,"downgrade":false,"length":7,')
     changed = {"length": 8, "approvals_needed": 3, "downgrade": True}
-    digests = {Statement(**{**words, name: changed.get(name, "x")}).digest for name in words}
+    digests = {ReleaseStatement(**{**words, name: changed.get(name, "x")}).digest for name in words}
     assert len(digests | {statement.digest}) == len(words) + 1
 
 

@@ -17,7 +17,7 @@ from ota_signing.models import approvals
 from ota_signing.models import artifacts as artifact_rows
 from ota_signing.models import releases as release_rows
 from ota_signing.schemas import ReleaseState
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 from ota_signing.store import Store
 from tests.ota_signing.conftest import FIRMWARE, House
 from tests.support.wait import until
@@ -135,7 +135,7 @@ def test_rows_changed_together_are_refused(house: House) -> None:
         ask(house, release.id)
     with house.rt.db.read() as connection:
         row = connection.execute(sa.select(release_rows)).mappings().one()
-    digest = Statement.of(row).digest
+    digest = ReleaseStatement.of(row).digest
     change(house, release_rows.update().values(digest=digest))
     change(house, approvals.update().values(digest=digest))
     with pytest.raises(SignerRefused, match="approval-unrecorded"):

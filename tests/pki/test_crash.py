@@ -22,7 +22,7 @@ from lachan.errors import Unavailable
 from lachan.runtime import Runtime
 from lachan.signer import dispatch, reconcile, siglog
 from lachan.signer.errors import SignerUnavailable
-from lachan.signer.siglog import Outcome
+from lachan.signer.siglog import SignatureOutcome
 from pki import errors, models, service, unrecorded
 from pki.enrolment import enrolling, renewing
 from pki.states import Reason
@@ -73,7 +73,9 @@ def cutter(request: pytest.FixtureRequest) -> Iterator[Any]:
 def serials_signed(rt: Runtime, device_id: str) -> list[str]:
     lines = (line for _, line in siglog.read(rt.settings.signer_home / "signatures.log"))
     return [
-        line["subject"] for line in lines if line["outcome"] == Outcome.SIGNED and line.get("device_id") == device_id
+        line["subject"]
+        for line in lines
+        if line["outcome"] == SignatureOutcome.SIGNED and line.get("device_id") == device_id
     ]
 
 
@@ -130,7 +132,7 @@ def test_the_signer_dies_at_every_boundary(rt: Runtime, tmp_path: Path, short_fo
     run_init(moved, tmp_path / "offline")
     program = cutter(moved)
     lost = {}
-    for boundary in dispatch.Boundary:
+    for boundary in dispatch.SignerBoundary:
         cam, request = camera(moved, f"cam-{boundary}"), csr(key())
         program.begin(role="signer", boundary=boundary)
         assert program.said() == "ready"
@@ -143,7 +145,11 @@ def test_the_signer_dies_at_every_boundary(rt: Runtime, tmp_path: Path, short_fo
             check_books(moved, cam, got)
             moved.signer.close()
         lost[boundary] = len(serials_signed(moved, cam.id)) - 1
-    assert lost == {dispatch.Boundary.ASKED: 0, dispatch.Boundary.BUILT: 0, dispatch.Boundary.LOGGED: 1}
+    assert lost == {
+        dispatch.SignerBoundary.ASKED: 0,
+        dispatch.SignerBoundary.BUILT: 0,
+        dispatch.SignerBoundary.LOGGED: 1,
+    }
 
 
 class Slow(Blocking):

@@ -49,7 +49,7 @@ def test_certificate_carries_the_registry_not_the_request(signer_rt: Runtime) ->
     assert fact.event.serial_number == f"{certificate.serial_number:x}"
     assert fact.actor == f"device:{cam.id}"
     with signer_rt.db.read() as connection:
-        assert devices.get(connection, cam.id).state is devices.State.ENROLLED
+        assert devices.get(connection, cam.id).state is devices.DeviceState.ENROLLED
 
 
 def test_other_strong_keys_are_certified(signer_rt: Runtime) -> None:

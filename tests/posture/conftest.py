@@ -12,7 +12,7 @@ from lachan import clock, devices
 from lachan.identity import Principal, Role
 from lachan.runtime import Runtime
 from posture import engagements
-from posture.engagements import Engagement, Method, Wanted
+from posture.engagements import Engagement, EngagementWanted, Method
 from tests.conftest import person
 from tests.posture.cameras import BadCamera
 
@@ -32,14 +32,14 @@ def register(
         return devices.register(connection, new, actor=person("root", Role.ADMIN))
 
 
-def wanted(device_id: str, *ports: int, **changes: Any) -> Wanted:
+def wanted(device_id: str, *ports: int, **changes: Any) -> EngagementWanted:
     """A request that holds now, for loopback, fast."""
     now = clock.now()
     values: dict[str, Any] = {
         "reason": "test", "device_ids": (device_id,), "ports": ports, "methods": ALL, "loopback": True,
         "not_before": now - timedelta(minutes=1), "not_after": now + timedelta(hours=1), "rate": 1000.0, "burst": 1000,
     }  # fmt: skip
-    return Wanted(**{**values, **changes})
+    return EngagementWanted(**{**values, **changes})
 
 
 def approved(rt: Runtime, device_id: str, *ports: int, approver: Principal = APPROVER, **changes: Any) -> Engagement:

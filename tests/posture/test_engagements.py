@@ -16,7 +16,7 @@ from lachan.net.sockets import Refusal, SocketRefused, permit
 from lachan.runtime import Runtime
 from lachan.work import outbox
 from posture import engagements
-from posture.engagements import Method, State
+from posture.engagements import EngagementState, Method
 from posture.errors import EngagementDecided, EngagementInvalid, EngagementNotFound, NotApproved, OwnApproval
 from posture.models import engagements as table
 from tests.conftest import person
@@ -40,7 +40,11 @@ def approve(rt: Runtime, engagement_id: str, actor: Principal = APPROVER) -> eng
 def test_asked_approved_and_told(rt: Runtime) -> None:
     device = register(rt)
     found = approve(rt, request(rt, device.id, 80, 443, methods=(Method.TLS,)).id)
-    assert (found.state, found.requested_by, found.approved_by) == (State.APPROVED, "person:an", "person:binh")
+    assert (found.state, found.requested_by, found.approved_by) == (
+        EngagementState.APPROVED,
+        "person:an",
+        "person:binh",
+    )
     assert found.approved_digest == found.digest
     scope = engagements.scope_of(rt, found)
     assert scope.methods == {"connect", "tls"}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lachan import clock
-from posture.catalogue import Condition, catalogue
+from posture.catalogue import CriterionCondition, catalogue
 from posture.evaluate import (
     IMPLEMENTED,
     OBSERVED_FOR,
@@ -243,12 +243,12 @@ def test_evidence_expires() -> None:
     ],
 )  # fmt: skip
 def test_lines_on_a_declaration(test: str, value: Any, document: dict[str, Any], answer: bool | None) -> None:
-    assert holds(Condition("a.b", test, value), document, as_of=DAY) is answer
+    assert holds(CriterionCondition("a.b", test, value), document, as_of=DAY) is answer
 
 
 def test_an_unknown_line_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="unknown test"):
-        holds(Condition("a", "guess", 1), {"a": 1}, as_of=DAY)
+        holds(CriterionCondition("a", "guess", 1), {"a": 1}, as_of=DAY)
 
 
 def test_fifty_rows_fifty_verdicts() -> None:

@@ -13,26 +13,26 @@ from typing import Any
 
 import pytest
 
-from lachan.net.sockets import Entry, Scope
+from lachan.net.sockets import Scope, ScopeEntry
 from posture.catalogue import catalogue
 from posture.engagements import Method
 from posture.probes import login
 from posture.probes.observation import EXCERPT, Observation, Outcome, redact
 from posture.probes.run import PROBES, run
-from posture.probes.target import ByteBudget, Target
+from posture.probes.target import ByteBudget, ProbeTarget
 from tests.posture.cameras import BadCamera, BadHandler, ChangedHandler, GoodCamera, make_certificate
 from tests.support import wait
 
 METHODS = frozenset({"connect", *map(str, Method)})
 
 
-def target(*ports: int, methods: frozenset[str] = METHODS, **more: Any) -> Target:
-    entry = Entry(network=ipaddress.ip_network("127.0.0.1"), ports=frozenset(ports))
+def target(*ports: int, methods: frozenset[str] = METHODS, **more: Any) -> ProbeTarget:
+    entry = ScopeEntry(network=ipaddress.ip_network("127.0.0.1"), ports=frozenset(ports))
     scope = Scope("t", (entry,), methods, rate=1000.0, burst=1000)
-    return Target(host="127.0.0.1", scope=scope, ports=ports, **more)
+    return ProbeTarget(host="127.0.0.1", scope=scope, ports=ports, **more)
 
 
-def look(made: Target) -> dict[str, Observation]:
+def look(made: ProbeTarget) -> dict[str, Observation]:
     """The weightiest observation of each probe."""
     order = list(Outcome)
     found: dict[str, Observation] = {}

@@ -14,7 +14,16 @@ from lachan import clock
 from lachan.errors import Invalid
 from lachan.net import sockets
 from lachan.net.fetch import http_get, http_request
-from lachan.net.sockets import ConnectFailed, Entry, Meter, Refusal, Scope, SocketRefused, operator_scope, parse_entry
+from lachan.net.sockets import (
+    ConnectFailed,
+    Meter,
+    Refusal,
+    Scope,
+    ScopeEntry,
+    SocketRefused,
+    operator_scope,
+    parse_entry,
+)
 
 
 class Witness:
@@ -115,7 +124,7 @@ def test_special_addresses_need_their_own_line(address: str) -> None:
     assert refused.value.reason is Refusal.SPECIAL_ADDRESS
     exact = Scope(
         "t",
-        (Entry(network=ipaddress.ip_network(address.removeprefix("::ffff:"))),),
+        (ScopeEntry(network=ipaddress.ip_network(address.removeprefix("::ffff:"))),),
         frozenset({"http"}),
         frozenset({80}),
     )

@@ -15,20 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lachan import clock
-from lachan.net.sockets import Entry, Scope
+from lachan.net.sockets import Scope, ScopeEntry
 from posture.probes import tls
 from posture.probes.hello import VERSIONS, Flight, NotTls, ServerHello, client_hello
 from posture.probes.observation import Outcome
-from posture.probes.target import Target
+from posture.probes.target import ProbeTarget
 from tests.posture.cameras import BadCamera, SServer, make_certificate
 
 
-def target(port: int) -> Target:
-    entry = Entry(network=ipaddress.ip_network("127.0.0.1"), ports=frozenset({port}))
+def target(port: int) -> ProbeTarget:
+    entry = ScopeEntry(network=ipaddress.ip_network("127.0.0.1"), ports=frozenset({port}))
     scope = Scope(
         "t", (entry,), frozenset({"connect", "tls", "http", "default-login", "banner"}), rate=1000.0, burst=1000
     )
-    return Target(host="127.0.0.1", scope=scope, ports=(port,))
+    return ProbeTarget(host="127.0.0.1", scope=scope, ports=(port,))
 
 
 def look(port: int) -> dict[str, tuple[Outcome, str, str]]:

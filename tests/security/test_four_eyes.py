@@ -13,9 +13,9 @@ from lachan.runtime import Runtime
 from lachan.signer.errors import SignerRefused
 from ota_signing import service
 from ota_signing.models import releases as release_rows
-from ota_signing.statement import Statement
+from ota_signing.statement import ReleaseStatement
 from posture import engagements
-from posture.engagements import Method, Wanted
+from posture.engagements import EngagementWanted, Method
 from posture.errors import EngagementInvalid
 from tests.api.support import Town
 from tests.conftest import person
@@ -36,9 +36,9 @@ def test_a_token_makes_neither_people_nor_sessions(doors: Town) -> None:
         assert client.get("/api/v1/users", headers=bearer).status_code == 200
 
 
-def wanted(device_id: str, **more: Any) -> Wanted:
+def wanted(device_id: str, **more: Any) -> EngagementWanted:
     now = clock.now()
-    return Wanted(
+    return EngagementWanted(
         reason="look", device_ids=(device_id,), ports=(80,), methods=(Method.HTTP,), not_before=now,
         not_after=now + timedelta(hours=1), **more,
     )  # fmt: skip
@@ -80,7 +80,7 @@ def test_a_release_cannot_ask_for_fewer_approvals_than_the_installation_does(hou
     release = house.propose()
     with house.rt.db.write() as connection:
         row = connection.execute(sa.select(release_rows).where(release_rows.c.id == release.id)).mappings().one()
-        lowered = Statement.of({**row, "approvals_needed": 1})
+        lowered = ReleaseStatement.of({**row, "approvals_needed": 1})
         values = {"approvals_needed": 1, "digest": lowered.digest}
         connection.execute(release_rows.update().where(release_rows.c.id == release.id).values(**values))
     service.approve(house.rt, house.person("an"), release.id, digest=lowered.digest)

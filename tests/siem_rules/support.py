@@ -83,7 +83,7 @@ def documents(*found: dict[str, Any], ids: str = "") -> bytes:
     return joined(parts)
 
 
-def send(rt: Runtime, sender: Principal, body: bytes, *, batch: str = "") -> ingest.Answer:
+def send(rt: Runtime, sender: Principal, body: bytes, *, batch: str = "") -> ingest.BulkAnswer:
     """Deliver a body as somebody, the way the doors do."""
     return ingest.instance(rt).deliver(Sender.of(sender), bulk.read(body), batch=batch)
 

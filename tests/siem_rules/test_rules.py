@@ -42,7 +42,7 @@ def test_our_rules_are_five_or_more_and_each_names_its_subject() -> None:
 
 
 @pytest.mark.parametrize("outcome", list(samples.run(ruleset.ours())), ids=lambda one: f"{one.file}: {one.title}")
-def test_sample(outcome: samples.Outcome) -> None:
+def test_sample(outcome: samples.SampleOutcome) -> None:
     assert outcome.raised == outcome.expected
 
 

@@ -11,7 +11,7 @@ from lachan.ledger import sealer
 from lachan.ledger.models import checkpoints
 from lachan.runtime import Runtime
 from lachan.signer import reconcile, siglog
-from lachan.signer.siglog import Outcome, SignatureLog
+from lachan.signer.siglog import SignatureLog, SignatureOutcome
 from lachan.wiring import Signing
 from lachan.work import outbox
 
@@ -48,11 +48,11 @@ def test_a_signature_beside_the_books_is_found_once(ledger_rt: Runtime):
 def test_many_lines_are_compared_in_pieces(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch):
     rt = ledger_rt
     path = rt.settings.signer_home / "signatures.log"
-    lines = [{"subject": str(i), "digest": "0" * 64, "outcome": Outcome.SIGNED} for i in range(4000)]
+    lines = [{"subject": str(i), "digest": "0" * 64, "outcome": SignatureOutcome.SIGNED} for i in range(4000)]
     log = SignatureLog(path)
     log.append("toy", lines)
     log.append("crl", lines[:1])  # a kind without a finder is not compared
-    log.append("toy", [{**lines[7], "outcome": Outcome.REFUSED, "reason": "no"}])
+    log.append("toy", [{**lines[7], "outcome": SignatureOutcome.REFUSED, "reason": "no"}])
     log.close()
     assert path.stat().st_size > 1 << 19, "more than one answer of the signer"
     monkeypatch.setitem(rt.wiring.signing, "toy", Signing("", 1, f"{__name__}:in_the_books"))

@@ -7,11 +7,11 @@ import pytest
 from lachan.runtime import Runtime
 from lachan.signer import siglog
 from lachan.signer.relay import Relay
-from lachan.signer.siglog import Outcome, SignatureLog
+from lachan.signer.siglog import SignatureLog, SignatureOutcome
 from lachan.work import outbox
 
-REFUSED = {"subject": "s", "digest": "", "outcome": Outcome.REFUSED, "reason": "why"}
-SIGNED = {"subject": "s", "digest": "00", "outcome": Outcome.SIGNED}
+REFUSED = {"subject": "s", "digest": "", "outcome": SignatureOutcome.REFUSED, "reason": "why"}
+SIGNED = {"subject": "s", "digest": "00", "outcome": SignatureOutcome.SIGNED}
 
 
 def test_numbers_go_on_after_a_crash_in_the_middle_of_a_line(tmp_path: Path):

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from api.people.access import may, runtime
 from api.people.console import pages
-from api.people.v1.alerts import Verdict
+from api.people.v1.alerts import AlertVerdict
 from lachan import clock
 from lachan.devices import devices
 from lachan.identity import Permission, Principal
@@ -70,7 +70,7 @@ def alert_page(request: Request, alert_id: str, caller: Reader, rt: Open) -> Res
         name = _names(connection, [row["device_id"]]).get(row["device_id"]) if row["device_id"] else None
     return pages.render(
         request, "alert.html", alert=row, name=name, runs=runs, playbooks=loaded, values=_values(row), evidence=_evidence(row),
-        verdicts=list(Verdict),
+        verdicts=list(AlertVerdict),
     )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def comment_by_form(
 
 
 @router.post("/alerts/{alert_id}/close")
-def close_by_form(alert_id: str, verdict: Annotated[Verdict, Form()], caller: Worker, rt: Open) -> Response:
+def close_by_form(alert_id: str, verdict: Annotated[AlertVerdict, Form()], caller: Worker, rt: Open) -> Response:
     """It turned out to be something."""
     rt.db.run(lambda connection: service.close(connection, caller, alert_id, verdict=str(verdict)))
     rt.wake()

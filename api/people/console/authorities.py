@@ -25,7 +25,7 @@ _SOON = timedelta(days=30)
 
 
 @dataclass(frozen=True)
-class Authority:
+class AuthorityRow:
     """An authority's own certificate."""
 
     name: str
@@ -114,10 +114,10 @@ def _lists(connection: sa.Connection) -> list[Any]:
     return list(connection.execute(query.order_by(crls.c.authority)))
 
 
-def _authorities(rt: Runtime) -> list[Authority]:
+def _authorities(rt: Runtime) -> list[AuthorityRow]:
     try:
         found = pki.hierarchy(rt.db)
     except LachanError:
         return []
     named = (("root", found.root), *((authority.name, authority.certificate) for authority in found.authorities))
-    return [Authority(name, made.subject.rfc4514_string(), made.not_valid_after_utc) for name, made in named]
+    return [AuthorityRow(name, made.subject.rfc4514_string(), made.not_valid_after_utc) for name, made in named]

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lachan import clock, trust
-from lachan.devices import Device, State
+from lachan.devices import Device, DeviceState
 from lachan.identity import Permission, Principal
 from lachan.trust import Answer, Signal, trust_signals
 
@@ -22,7 +22,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Reason:
+class DecisionReason:
     """One reason of a decision and where its evidence stands; ``link`` is empty when the reader may not see it."""
 
     signal: Signal
@@ -31,7 +31,7 @@ class Reason:
 
 def shown(device: Device, answer: Answer) -> str:
     """The decision's code: one of the four answers, or unknown."""
-    if answer is Answer.ALLOW and device.state is State.REGISTERED:
+    if answer is Answer.ALLOW and device.state is DeviceState.REGISTERED:
         return UNKNOWN
     return str(answer)
 
@@ -55,9 +55,9 @@ def worst(at: datetime) -> sa.Subquery:
     return sa.select(c.device_id, sa.func.max(rank).label("rank")).where(live).group_by(c.device_id).subquery()
 
 
-def reasons(signals: Iterable[Signal], reader: Principal) -> list[Reason]:
+def reasons(signals: Iterable[Signal], reader: Principal) -> list[DecisionReason]:
     """The reasons with their links, worst first as the decision has them."""
-    return [Reason(signal, _link(signal, reader)) for signal in signals]
+    return [DecisionReason(signal, _link(signal, reader)) for signal in signals]
 
 
 def _link(signal: Signal, reader: Principal) -> str:

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from api.people.access import may, runtime
 from api.people.console import decisions, pages
 from lachan import clock
-from lachan.devices import Criticality, Device, State, devices
+from lachan.devices import Criticality, Device, DeviceState, devices
 from lachan.identity import Permission, Principal, scope
 from lachan.runtime import Runtime
 from lachan.trust import Answer
@@ -31,7 +31,7 @@ _Text = Annotated[str, Query(max_length=100)]
 
 
 @dataclass(frozen=True)
-class Row:
+class FleetRow:
     """A device as the table shows it; None is unknown."""
 
     device: Device
@@ -65,7 +65,7 @@ def fleet_page(
     return pages.render(
         request, "fleet.html", rows=rows, wards=wards, totals=totals, filters={**asked, "q": q, "decision": decision},
         following=_key(rows[-1]) if len(found) > PAGE else "", answers=[*map(str, Answer), decisions.UNKNOWN],
-        states=list(State), criticalities=list(Criticality), after=after,
+        states=list(DeviceState), criticalities=list(Criticality), after=after,
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def _devices(
         calm = devices.c.id.not_in(sa.select(worst.c.device_id).where(worst.c.rank > 0))
         query = sa.select(devices).where(calm, devices.c.name > (name if rank == "0" else "")).order_by(devices.c.name)
         if decision:
-            new = devices.c.state == State.REGISTERED
+            new = devices.c.state == DeviceState.REGISTERED
             query = query.where(new if decision == decisions.UNKNOWN else sa.not_(new))
         found += _read(connection, caller, query, filters, q, PAGE + 1 - len(found))
     return found
@@ -138,16 +138,16 @@ def _read(
 
 def _device(row: Any) -> Device:
     columns = {name: row[name] for name in Device.__dataclass_fields__}
-    return Device(**{**columns, "criticality": Criticality(row["criticality"]), "state": State(row["state"])})
+    return Device(**{**columns, "criticality": Criticality(row["criticality"]), "state": DeviceState(row["state"])})
 
 
-def described(connection: sa.Connection, caller: Principal, found: list[Device]) -> list[Row]:
+def described(connection: sa.Connection, caller: Principal, found: list[Device]) -> list[FleetRow]:
     """The devices of a page with what the other rooms know of them."""
     ids = [device.id for device in found]
     answers = decisions.of_many(connection, found)
     expiry = _expiry(connection, ids) if caller.may(Permission.PKI_READ) else {}
     judged = _verdicts(connection, ids) if caller.may(Permission.POSTURE_READ) else {}
-    return [Row(d, answers[d.id], expiry.get(d.id), judged.get(d.id)) for d in found]
+    return [FleetRow(d, answers[d.id], expiry.get(d.id), judged.get(d.id)) for d in found]
 
 
 def _expiry(connection: sa.Connection, ids: list[str]) -> dict[str, datetime]:
@@ -191,23 +191,23 @@ def _counted(connection: sa.Connection, caller: Principal) -> tuple[list[Ward], 
     place, state, number = devices.c.ward, devices.c.state, sa.func.count()
     everything = sa.select(place, state, number).group_by(place, state)
     for ward, life, count in connection.execute(scope(caller, everything, devices.c.vendor)):
-        name = decisions.UNKNOWN if life == State.REGISTERED else str(Answer.ALLOW)
+        name = decisions.UNKNOWN if life == DeviceState.REGISTERED else str(Answer.ALLOW)
         totals[name] = totals.get(name, 0) + count
-        if life != State.RETIRED:
+        if life != DeviceState.RETIRED:
             wards.setdefault(ward, Ward(ward)).devices += count
     worst = decisions.worst(clock.now())
     query = sa.select(place, state, worst.c.rank, number).join(worst, worst.c.device_id == devices.c.id)
     query = query.where(worst.c.rank > 0).group_by(place, state, worst.c.rank)
     for ward, life, rank, count in connection.execute(scope(caller, query, devices.c.vendor)):
-        totals[decisions.UNKNOWN if life == State.REGISTERED else str(Answer.ALLOW)] -= count
+        totals[decisions.UNKNOWN if life == DeviceState.REGISTERED else str(Answer.ALLOW)] -= count
         answer = str(list(Answer)[rank])
         totals[answer] = totals.get(answer, 0) + count
-        if life != State.RETIRED:
+        if life != DeviceState.RETIRED:
             wards[ward].bad += count
     return sorted(wards.values(), key=lambda one: (-one.bad, one.ward))[:_WARDS], totals
 
 
-def _key(row: Row) -> str:
+def _key(row: FleetRow) -> str:
     """The place after a row, for the next page."""
     known: Iterable[str] = [str(answer) for answer in Answer]
     rank = Answer(row.decision).rank if row.decision in known else 0

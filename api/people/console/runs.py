@@ -23,7 +23,7 @@ PAGE = 50
 
 
 @dataclass
-class Step:
+class RunStep:
     """A step as people read it: intended when, with what; ended when, with what. None is not yet, or unknown."""
 
     name: str
@@ -77,11 +77,11 @@ def _names(connection: Any, digest: str) -> dict[str, str]:
     return {step: str(body.get("name", "")) for step, body in workflow.items()}
 
 
-def steps(journal: list[dict[str, Any]], names: dict[str, str]) -> list[Step]:
+def steps(journal: list[dict[str, Any]], names: dict[str, str]) -> list[RunStep]:
     """The journal's rows as steps, in their order."""
-    found: dict[str, Step] = {}
+    found: dict[str, RunStep] = {}
     for entry in journal:
-        step = found.setdefault(entry["step_id"], Step(names.get(entry["step_id"]) or entry["step_id"]))
+        step = found.setdefault(entry["step_id"], RunStep(names.get(entry["step_id"]) or entry["step_id"]))
         if entry["phase"] == "intent":
             step.intended, step.intent = entry["at"], entry["body"]
         else:

@@ -29,7 +29,7 @@ _OF_KIND = {kind: tuple(n for n, (k, _) in SENTENCES.items() if k == kind) for k
 
 
 @dataclass(frozen=True)
-class Entry:
+class TimelineEntry:
     """One line of the timeline; ``happened`` is None where a log line does not say."""
 
     kind: str
@@ -42,7 +42,9 @@ class Entry:
     event_id: str
 
 
-def read(rt: Runtime, reader: Principal, device_id: str, *, kind: str = "", before: int = 0) -> tuple[list[Entry], int]:
+def read(
+    rt: Runtime, reader: Principal, device_id: str, *, kind: str = "", before: int = 0
+) -> tuple[list[TimelineEntry], int]:
     """A stretch of the timeline and the place where the next one begins (0: that was all).
 
     Args:
@@ -52,7 +54,7 @@ def read(rt: Runtime, reader: Principal, device_id: str, *, kind: str = "", befo
         kind: only this kind.
         before: the place that the stretch before named.
     """
-    entries: list[Entry] = []
+    entries: list[TimelineEntry] = []
     following = 0
     if kind != "log" and reader.may(Permission.EVENTS_READ):
         entries, following = _facts(rt, reader, device_id, kind, before)
@@ -62,7 +64,7 @@ def read(rt: Runtime, reader: Principal, device_id: str, *, kind: str = "", befo
     return entries, following
 
 
-def _facts(rt: Runtime, reader: Principal, device_id: str, kind: str, before: int) -> tuple[list[Entry], int]:
+def _facts(rt: Runtime, reader: Principal, device_id: str, kind: str, before: int) -> tuple[list[TimelineEntry], int]:
     names = _OF_KIND.get(kind, ()) if kind else ()
     with rt.db.read() as connection:
         rows = outbox.read(
@@ -71,7 +73,7 @@ def _facts(rt: Runtime, reader: Principal, device_id: str, kind: str, before: in
         )  # fmt: skip
         found = shown_to(connection, reader, rows[:FACTS])
     entries = [
-        Entry(
+        TimelineEntry(
             labels.kind(fact.name), fact.happened_at, fact.recorded_at, fact.name, fact.data, fact.actor,
             link(reader, fact.name, fact.data or {}, device_id), fact.id,
         )
@@ -80,7 +82,7 @@ def _facts(rt: Runtime, reader: Principal, device_id: str, kind: str, before: in
     return entries, rows[FACTS - 1].seq if len(rows) > FACTS else 0
 
 
-def _lines(rt: Runtime, device_id: str) -> list[Entry]:
+def _lines(rt: Runtime, device_id: str) -> list[TimelineEntry]:
     try:
         found = logs.newest(rt, limit=LINES, sender=f"device:{device_id}")
     except (LachanError, OSError):
@@ -88,7 +90,7 @@ def _lines(rt: Runtime, device_id: str) -> list[Entry]:
     return [_line(line) for line in found]
 
 
-def _line(line: logs.Line) -> Entry:
+def _line(line: logs.Line) -> TimelineEntry:
     """A line as people read it: the message and the time that it claims, where it is JSON that has them."""
     happened, text = None, line.line
     try:
@@ -98,10 +100,10 @@ def _line(line: logs.Line) -> Entry:
         text = document["message"] if isinstance(document["message"], str) else text
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         pass  # a plain line, or an attacker's idea of JSON: shown as it is
-    return Entry("log", happened, line.received, "", {"line": text}, line.sender, "", "")
+    return TimelineEntry("log", happened, line.received, "", {"line": text}, line.sender, "", "")
 
 
-def _place(entry: Entry) -> datetime:
+def _place(entry: TimelineEntry) -> datetime:
     return entry.recorded if entry.kind == "log" else entry.happened or entry.recorded
 
 

@@ -25,7 +25,7 @@ Open = Annotated[Runtime, Depends(runtime)]
 AlertId = Annotated[str, Path(max_length=36, pattern=_CLEAN)]
 
 
-class Verdict(StrEnum):
+class AlertVerdict(StrEnum):
     """What an alert turned out to be."""
 
     TRUE_POSITIVE = "true_positive"
@@ -34,7 +34,7 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
 
 
-class State(StrEnum):
+class AlertState(StrEnum):
     """How far people are with an alert."""
 
     OPEN = "open"
@@ -127,7 +127,7 @@ class Closing(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    verdict: Verdict
+    verdict: AlertVerdict
 
 
 @router.get("", summary="List alerts")
@@ -135,7 +135,7 @@ def list_alerts(
     caller: Reader,
     rt: Open,
     page: Annotated[Wanted, Depends(wanted)],
-    state: Annotated[State | None, Query()] = None,
+    state: Annotated[AlertState | None, Query()] = None,
     device_id: Annotated[str, Query(max_length=36, pattern=_CLEAN)] = "",
     severity: Annotated[Severity | None, Query()] = None,
 ) -> Page[AlertOut]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
-from api.people.v1.runs import DecisionOut, Note
+from api.people.v1.runs import Note, RunDecisionOut
 from api.problems import documented
 from lachan.enforcement import Level
 from lachan.identity import Permission, Principal
@@ -62,7 +62,7 @@ class PointOut(BaseModel):
 class ContainmentDetail(ContainmentOut):
     """One containment with its decisions and evidence."""
 
-    decisions: list[DecisionOut]
+    decisions: list[RunDecisionOut]
     releases: int = Field(description="How many persons have approved its release.")
     releases_needed: int
     points: list[PointOut]
@@ -81,7 +81,7 @@ class NewContainment(BaseModel):
     )
 
 
-class Approval(Note):
+class ContainmentApproval(Note):
     """Why somebody approves, and what they saw when they decided."""
 
     level: Level | None = Field(None, description="The `wanted` that was read; another one by now is refused.")
@@ -156,7 +156,9 @@ def propose_containment(
 
 
 @router.post("/{containment_id}/approve", summary="Approve a containment", responses=documented(403, 404, 409))
-def approve_containment(containment_id: str, body: Approval, caller: Approver, rt: Open) -> ContainmentDetail:
+def approve_containment(
+    containment_id: str, body: ContainmentApproval, caller: Approver, rt: Open
+) -> ContainmentDetail:
     """Approve what the containment waits for; a person's session only, and never the proposer's."""
     service.approve_containment(rt, caller, containment_id=containment_id, note=body.note, level=body.level)
     with rt.db.read() as connection:

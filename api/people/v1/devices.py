@@ -13,7 +13,7 @@ from api.people.access import may, runtime
 from api.people.v1.events import EventOut, shown_to
 from api.problems import documented
 from lachan import devices
-from lachan.devices import Criticality, Device, NewDevice, State
+from lachan.devices import Criticality, Device, DeviceState, NewDevice
 from lachan.errors import LachanError
 from lachan.identity import Permission, Principal, require
 from lachan.runtime import Runtime
@@ -47,7 +47,7 @@ class DeviceOut(BaseModel):
     place: str
     owner: str
     criticality: Criticality = Field(description="What is lost when it is cut off; unknown counts as essential.")
-    state: State
+    state: DeviceState
     firmware_version: str | None
     address: str | None
     last_seen: datetime | None = Field(description="Written down every few seconds.")
@@ -59,7 +59,7 @@ class DeviceOut(BaseModel):
         return entity_tag(self.model_dump_json(exclude={"last_seen"}).encode())
 
 
-class Change(BaseModel):
+class DeviceChange(BaseModel):
     """What may be changed of a device."""
 
     model_config = ConfigDict(extra="forbid")
@@ -87,7 +87,7 @@ def list_devices(
     site: Annotated[str | None, Query(max_length=100)] = None,
     vendor: Annotated[str | None, Query(max_length=100)] = None,
     model: Annotated[str | None, Query(max_length=100)] = None,
-    state: State | None = None,
+    state: DeviceState | None = None,
     criticality: Criticality | None = None,
     q: Annotated[str | None, Query(max_length=100, description="Part of name, serial number, address or ward.")] = None,
 ) -> Page[DeviceOut]:
@@ -120,7 +120,7 @@ def read_device(device_id: str, caller: Reader, rt: Open, response: Response) ->
 @router.patch("/{device_id}", summary="Set criticality", responses=documented(404, 412))
 def change_device(
     device_id: str,
-    body: Change,
+    body: DeviceChange,
     caller: Annotated[Principal, Depends(may(Permission.CRITICALITY_WRITE))],
     rt: Open,
     response: Response,

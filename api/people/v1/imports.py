@@ -38,7 +38,7 @@ BLOCK = 1 << 20  # bytes that wait for the disk at once
 FIRST = 20  # refused rows that an answer shows
 
 
-class BadRow(BaseModel):
+class BadRowOut(BaseModel):
     """A row that was not taken."""
 
     row: int = Field(description="The line of the file at which it begins.")
@@ -51,14 +51,14 @@ class ImportOut(BaseModel):
     """An import, and how far it is."""
 
     id: str
-    state: importing.State
+    state: importing.ImportState
     actor: str
     sha256: str = Field(description="Of the file.")
     rows: int = Field(description="Rows of the file.")
     done: int = Field(description="Rows of which it is known what became of them.")
     accepted: int = Field(description="Rows whose device is registered now.")
     rejected: int = Field(description="Rows that were not taken.")
-    first_rejected: list[BadRow] = Field(description=f"The first {FIRST} of them.")
+    first_rejected: list[BadRowOut] = Field(description=f"The first {FIRST} of them.")
     rejected_csv: str = Field(description="Where all of them are.", examples=["/api/v1/imports/…/rejected"])
     merkle_root: str | None = Field(description="Over the roots of its chunks, as the closing fact has it (RFC 9162).")
     created_at: datetime
@@ -73,7 +73,7 @@ def _out(rt: Runtime, found: importing.Import) -> ImportOut:
     bad_rows = islice(importing.rejected(rt, found.id), FIRST if found.rejected else 0)
     return ImportOut(
         id=found.id, state=found.state, actor=found.actor, sha256=found.sha256, rows=found.rows, done=found.done,
-        accepted=found.accepted, rejected=found.rejected, first_rejected=[BadRow(**asdict(bad)) for bad in bad_rows],
+        accepted=found.accepted, rejected=found.rejected, first_rejected=[BadRowOut(**asdict(bad)) for bad in bad_rows],
         rejected_csv=f"{_place(found)}/rejected", merkle_root=found.merkle_root, created_at=found.created_at,
         finished_at=found.finished_at,
     )  # fmt: skip

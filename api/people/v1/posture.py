@@ -16,7 +16,7 @@ from lachan.runtime import Runtime
 from posture import declarations, engagements, jobs, service
 from posture.catalogue import Criterion, Instrument, catalogue
 from posture.counts import By, counts
-from posture.engagements import Engagement, Method, State
+from posture.engagements import Engagement, EngagementState, Method
 from posture.evaluate import Basis, Result, legal_day
 
 router = APIRouter(prefix="/api/v1", tags=["posture"])
@@ -95,7 +95,7 @@ class EngagementOut(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: str
-    state: State
+    state: EngagementState
     reason: str
     targets: list[dict[str, str]]
     networks: list[str]
@@ -255,7 +255,9 @@ def request_engagement(body: EngagementIn, caller: Runner, rt: Open) -> Engageme
     """Ask for leave to look at devices; nothing is allowed until another person approves it."""
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(body).items()}
     return rt.db.run(
-        lambda connection: _engagement(engagements.request(connection, engagements.Wanted(**fields), actor=caller))
+        lambda connection: _engagement(
+            engagements.request(connection, engagements.EngagementWanted(**fields), actor=caller)
+        )
     )
 
 

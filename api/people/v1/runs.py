@@ -53,7 +53,7 @@ class EntryOut(BaseModel):
     body: dict[str, Any]
 
 
-class DecisionOut(BaseModel):
+class RunDecisionOut(BaseModel):
     """One person's decision."""
 
     kind: str
@@ -70,7 +70,7 @@ class RunDetail(RunOut):
     facts: dict[str, Any] = Field(description="What the alert said when the run began.")
     plan: list[dict[str, Any]] = Field(description="What it would do once approved.")
     journal: list[EntryOut]
-    decisions: list[DecisionOut]
+    decisions: list[RunDecisionOut]
 
 
 class Note(BaseModel):

@@ -31,7 +31,7 @@ class NewToken(BaseModel):
     site: str | None = Field(None, max_length=100, description="A collector's site.")
 
 
-class Issued(BaseModel):
+class IssuedToken(BaseModel):
     """A new token."""
 
     id: str
@@ -64,7 +64,7 @@ def list_tokens(caller: Admin, rt: Open, page: Annotated[Wanted, Depends(wanted)
 
 
 @router.post("", summary="Issue a token", status_code=201)
-def issue_token(body: NewToken, caller: Admin, rt: Open, response: Response) -> Issued:
+def issue_token(body: NewToken, caller: Admin, rt: Open, response: Response) -> IssuedToken:
     """Make a token; the answer shows it for the only time."""
     text = rt.db.run(
         lambda connection: tokens.issue(
@@ -79,7 +79,7 @@ def issue_token(body: NewToken, caller: Admin, rt: Open, response: Response) -> 
         )
     )
     response.headers["Cache-Control"] = "no-store"
-    return Issued(id=tokens.parse(text)[0], token=text, api_key=tokens.api_key(text))
+    return IssuedToken(id=tokens.parse(text)[0], token=text, api_key=tokens.api_key(text))
 
 
 @router.delete("/{token_id}", summary="Revoke a token", status_code=204, responses=documented(404))

@@ -30,7 +30,7 @@ class ReasonOut(BaseModel):
     until: datetime | None
 
 
-class DecisionOut(BaseModel):
+class TrustDecisionOut(BaseModel):
     """The decision for one device."""
 
     device_id: str
@@ -44,11 +44,11 @@ def read_decision(
     device_id: str,
     caller: Annotated[Principal, Depends(may(Permission.TRUST_READ))],
     rt: Annotated[Runtime, Depends(runtime)],
-) -> DecisionOut:
+) -> TrustDecisionOut:
     """Give the present decision for one device, with its reasons; another vendor's device is not found."""
     with rt.db.read() as connection:
         version = trust.version(connection)
         devices.get(connection, device_id, principal=caller)
         decision = trust.decision(connection, device_id)
     reasons = [ReasonOut.model_validate(signal) for signal in decision.reasons]
-    return DecisionOut(device_id=device_id, answer=decision.answer, reasons=reasons, version=version)
+    return TrustDecisionOut(device_id=device_id, answer=decision.answer, reasons=reasons, version=version)

@@ -7,9 +7,21 @@ work of its own; `report` shows what was refused.
 
 from lachan.devices.importing.applying import apply, find, get
 from lachan.devices.importing.checking import BadRow
-from lachan.devices.importing.models import Import, State
+from lachan.devices.importing.models import Import, ImportState
 from lachan.devices.importing.reading import BadFile
 from lachan.devices.importing.report import as_csv, rejected
 from lachan.devices.importing.staging import KeyReused, begin
 
-__all__ = ["BadFile", "BadRow", "Import", "KeyReused", "State", "apply", "as_csv", "begin", "find", "get", "rejected"]
+__all__ = [
+    "BadFile",
+    "BadRow",
+    "Import",
+    "ImportState",
+    "KeyReused",
+    "apply",
+    "as_csv",
+    "begin",
+    "find",
+    "get",
+    "rejected",
+]

@@ -21,9 +21,8 @@ from lachan import clock, merkle
 from lachan.blobs import BlobStore
 from lachan.database import UtcDateTime, for_update
 from lachan.devices.importing.checking import BadRow
-from lachan.devices.importing.models import REFUSED, ROWS, Import, State, imports, refusals, store
-from lachan.devices.models import Criticality, NewDevice, devices
-from lachan.devices.models import State as DeviceState
+from lachan.devices.importing.models import REFUSED, ROWS, Import, ImportState, imports, refusals, store
+from lachan.devices.models import Criticality, DeviceState, NewDevice, devices
 from lachan.errors import NotFound
 from lachan.events import DevicesImported
 from lachan.identity import Principal, scope
@@ -109,10 +108,10 @@ def apply(rt: "Runtime", import_id: str, *, due: bool = False) -> Import:
     """
     with rt.db.read() as connection:
         before = get(connection, import_id)
-    if before.state is State.APPLYING:
+    if before.state is ImportState.APPLYING:
         chunk = _read(store(rt.settings), before)
         before = rt.db.run(lambda connection: _apply(connection, before, chunk, due=due))
-    if before.state is State.DONE:
+    if before.state is ImportState.DONE:
         forget(rt, import_id)
     return before
 
@@ -166,7 +165,7 @@ def _apply(connection: sa.Connection, before: Import, chunk: _Chunk, *, due: boo
 def close(connection: sa.Connection, found: Import) -> Import:
     """End an import whose rows are all applied, with the fact that holds the root over its chunks; in the caller's unit."""
     root = _frontier(found).root().hex()
-    done = replace(found, state=State.DONE, merkle_root=root, finished_at=clock.now())
+    done = replace(found, state=ImportState.DONE, merkle_root=root, finished_at=clock.now())
     _write(connection, done, open_key=None)
     fact = DevicesImported(
         accepted=done.accepted, rejected=done.rejected, merkle_root=root, import_id=done.id, chunks=done.chunk,
@@ -198,7 +197,7 @@ def sweep(rt: "Runtime") -> None:
             rows = connection.execute(sa.select(imports.c.id, imports.c.state).where(imports.c.id.in_(page)))
             states = {row.id: row.state for row in rows}
         for import_id in page:
-            if states.get(import_id) == State.DONE:
+            if states.get(import_id) == ImportState.DONE:
                 forget(rt, import_id)
             elif import_id not in states and _age(import_id) > ORPHANED:
                 forget(rt, import_id, all_of_it=True)

@@ -20,7 +20,7 @@ AREA = "imports"  # of the blob store
 ROWS, REFUSED = ".rows", ".refused"  # after an import's id: its blobs of good rows still to be applied, and of bad ones
 
 
-class State(StrEnum):
+class ImportState(StrEnum):
     """How far an import is; it was validated before it has a row."""
 
     APPLYING = "applying"
@@ -84,7 +84,7 @@ class Import:
     actor: str
     vendor: str | None
     sha256: str
-    state: State
+    state: ImportState
     rows: int
     accepted: int
     rejected: int
@@ -104,7 +104,7 @@ class Import:
     def of(cls, row: Any) -> "Import":
         """An import of its row (a mapping)."""
         known = {one.name: row[one.name] for one in fields(cls)}
-        return cls(**{**known, "state": State(row["state"])})
+        return cls(**{**known, "state": ImportState(row["state"])})
 
 
 def store(settings: Settings) -> BlobStore:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from lachan import clock
 from lachan.devices.importing import applying
 from lachan.devices.importing.checking import PAGE, Checker, Good
-from lachan.devices.importing.models import REFUSED, ROWS, Import, State, imports, store
+from lachan.devices.importing.models import REFUSED, ROWS, Import, ImportState, imports, store
 from lachan.devices.importing.reading import rows as read_rows
 from lachan.errors import Invalid
 from lachan.identity import Principal
@@ -153,7 +153,7 @@ def _stage(
         bad.seek(0)
         blobs.put(import_id + REFUSED, iter(lambda: bad.read(BLOCK), b""))
     return Import(
-        id=import_id, actor=actor.label, vendor=actor.vendor, sha256=digest, state=State.APPLYING, rows=counts.rows,
+        id=import_id, actor=actor.label, vendor=actor.vendor, sha256=digest, state=ImportState.APPLYING, rows=counts.rows,
         accepted=0, rejected=counts.bad, chunk=0, position=0, peaks=b"", merkle_root=None, created_at=clock.now(),
         finished_at=None,
     )  # fmt: skip
