@@ -61,7 +61,7 @@ class _Room:
 
     @contextmanager
     def for_sender(self, label: str) -> Iterator[_Share]:
-        """A share that is given back at the end of the block."""
+        """Give a share that is given back at the end of the block."""
         share = _Share(self, label)
         try:
             yield share

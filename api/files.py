@@ -37,6 +37,6 @@ class MappedFile(Response):
 
 
 def knows(if_none_match: str, tag: str) -> bool:
-    """Whether a caller has the version with this strong entity tag already (RFC 9110 13.1.2, compared weakly)."""
+    """Tell whether a caller has the version with this strong entity tag already (RFC 9110 13.1.2, compared weakly)."""
     tags = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
     return tag in tags or "*" in tags

@@ -50,7 +50,7 @@ class HttpInner(HttpToolsProtocol):
                 self.send_400_response("Request head too large.")
 
     def on_message_begin(self) -> None:
-        """A request's first byte."""
+        """Note a request's first byte."""
         super().on_message_begin()
         self._in_head, self._head_size = True, 0
         if not self.outer.deadlines.watched:
@@ -59,28 +59,28 @@ class HttpInner(HttpToolsProtocol):
         extensions |= {"lachan.tls": self.facts, "lachan.connection": self.outer}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field; trailers (after the head) are dropped."""
+        """Keep a header field; trailers (after the head) are dropped."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is complete; the body must keep coming."""
+        """Note that the head is complete; the body must keep coming."""
         self._in_head = False
         self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete; the peer owes nothing."""
+        """Note that the request is complete; the peer owes nothing."""
         self.outer.deadlines.unwatch()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is complete; what is written next is another answer's head."""
+        """Note that an answer is complete; what is written next is another answer's head."""
         self.head_due = True
         super().on_response_complete()
 

@@ -59,7 +59,7 @@ class MachineRequest:
     headers: dict[bytes, bytes] = field(default_factory=dict)
 
     async def body(self, *, limit: int) -> bytes:
-        """The request's body.
+        """Give the request's body.
 
         Raises:
             TooLarge: it has more than ``limit`` bytes.

@@ -80,7 +80,7 @@ class Envelope:
 
 
 class BodyLimit:
-    """Refuses bodies that are larger than the path may have, by their announced length and by counting.
+    """Refuse bodies that are larger than the path may have, by their announced length and by counting.
 
     Args:
         app: The next layer.
@@ -141,7 +141,7 @@ class _Overflow(BaseException):
 
 
 class EntityTags:
-    """Gives JSON answers to GET an ETag and answers 304 when the caller has them already (RFC 9110 13.1.2)."""
+    """Give JSON answers to GET an ETag and answer 304 when the caller has them already (RFC 9110 13.1.2)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -183,5 +183,5 @@ def _tagged(start: Message, body: Message, known: str) -> tuple[Message, Message
 
 
 def entity_tag(content: bytes) -> str:
-    """The ETag of a representation, from its bytes."""
+    """Give the ETag of a representation, from its bytes."""
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'

@@ -50,7 +50,7 @@ class Wanted:
     after: tuple[str | int, ...]
 
     def key(self, *kinds: type) -> tuple[Any, ...] | None:
-        """The sort key, checked; None for the first page.
+        """Give the sort key, checked; None for the first page.
 
         Raises:
             BadCursor: If the cursor has not exactly these kinds of members.

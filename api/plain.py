@@ -37,7 +37,7 @@ class PlainProtocol(HttpInner):
         self.deadlines = Deadlines(door.limits, abort=self._abort, paused=lambda: self.flow.read_paused)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A TCP connection: take it, or drop it when there are too many."""
+        """Take a TCP connection, or drop it when there are too many."""
         plain = cast(asyncio.Transport, transport)
         address = str((plain.get_extra_info("peername") or ("",))[0])
         if not self.door.room.admit(address):
@@ -53,7 +53,7 @@ class PlainProtocol(HttpInner):
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The TCP connection is gone."""
+        """Note that the TCP connection is gone."""
         self.deadlines.end()
         if self._address is not None:
             self.door.room.dismiss(self._address)
@@ -61,12 +61,12 @@ class PlainProtocol(HttpInner):
             super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The peer does not read; it may not do so for ever."""
+        """Note that the peer does not read; it may not do so for ever."""
         self.deadlines.unread()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """The peer reads again."""
+        """Note that the peer reads again."""
         self.deadlines.read()
         super().resume_writing()
 

@@ -78,7 +78,7 @@ def problem(
 
 
 def of_error(request: Request, error: LachanError) -> JSONResponse:
-    """The problem document of an error that lachan raised on purpose."""
+    """Give the problem document of an error that lachan raised on purpose."""
     headers: dict[str, str] = {}
     if "retry_after" in error.fields:
         headers["Retry-After"] = str(max(1, int(float(error.fields["retry_after"]) + 0.999)))
@@ -99,7 +99,7 @@ def of_error(request: Request, error: LachanError) -> JSONResponse:
 
 
 def opaque(request: Request) -> JSONResponse:
-    """The problem document of an error nobody foresaw: it tells nothing but the request id."""
+    """Give the problem document of an error nobody foresaw: it tells nothing but the request id."""
     return problem(
         request,
         status=500,
@@ -151,7 +151,7 @@ def install(app: FastAPI, *, challenge: str) -> None:
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses=`` of a route: each status with the problem document's schema."""
+    """Give the ``responses=`` of a route: each status with the problem document's schema."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,

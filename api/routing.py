@@ -27,7 +27,7 @@ def include(app: FastAPI, modules: tuple[str, ...], *, dependencies: list[Depend
 
 
 def api_routes(app: FastAPI) -> list[APIRoute]:
-    """The app's own routes, in order."""
+    """Give the app's own routes, in order."""
     found = (context.original_route for context in iter_route_contexts(app.routes))
     return [route for route in found if isinstance(route, APIRoute)]
 
@@ -65,6 +65,6 @@ def _calls(dependant: Dependant) -> Iterator[object]:
 
 
 def permissions(route: APIRoute) -> set[str]:
-    """The permissions that a route's ``may(…)`` dependencies ask for."""
+    """Give the permissions that a route's ``may(…)`` dependencies ask for."""
     found = (getattr(call, "permission", None) for call in _calls(route.dependant))
     return {str(permission) for permission in found if permission is not None}

@@ -116,7 +116,7 @@ class TlsProtocol(asyncio.Protocol):
     # -- asyncio's side ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A TCP connection: take it, or drop it when the peer has too many."""
+        """Take a TCP connection, or drop it when the peer has too many."""
         self.raw = cast(asyncio.Transport, transport)
         self._address = str((transport.get_extra_info("peername") or ("",))[0])
         self._admitted = self.door.admit(self, self._address)
@@ -141,7 +141,7 @@ class TlsProtocol(asyncio.Protocol):
         """TCP end without close_notify: nothing more to say."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The TCP connection is gone."""
+        """Note that the TCP connection is gone."""
         self.deadlines.end()
         if self._admitted:
             self._admitted = False
@@ -150,13 +150,13 @@ class TlsProtocol(asyncio.Protocol):
             self.inner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The peer does not read: the application must wait, and the peer may not do so for ever."""
+        """Let the application wait while the peer does not read, which it may not do for ever."""
         self.deadlines.unread()
         if self.ready:
             self.inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """The peer reads again."""
+        """Note that the peer reads again."""
         self.deadlines.read()
         if self.ready:
             self.inner.resume_writing()
@@ -183,7 +183,7 @@ class TlsProtocol(asyncio.Protocol):
         self.inner.connection_made(_Plain(self))
 
     def _facts(self) -> dict[str, Any]:
-        """What EST may know of the handshake; see ``scope["extensions"]["lachan.tls"]``."""
+        """Tell what EST may know of the handshake; see ``scope["extensions"]["lachan.tls"]``."""
         leaf = self.tls.get_peer_certificate(as_cryptography=True)
         rest = self.tls.get_peer_cert_chain(as_cryptography=True) or []  # on a server it lacks the leaf
         chain = [] if leaf is None else [item.public_bytes(Encoding.DER) for item in (leaf, *rest)]
@@ -302,7 +302,7 @@ class _Plain(asyncio.Transport):
         self._outer.raw.abort()
 
     def is_closing(self) -> bool:
-        """Whether the end has begun."""
+        """Tell whether the end has begun."""
         return self._outer.raw.is_closing()
 
     def pause_reading(self) -> None:

@@ -302,7 +302,7 @@ class serving:  # noqa: N801 - reads as a verb in a with statement
         import threading
 
         class Quiet(http.server.SimpleHTTPRequestHandler):
-            """Says nothing."""
+            """Say nothing."""
 
             def log_message(self, *_: object) -> None:
                 """Nothing."""

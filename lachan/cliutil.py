@@ -21,7 +21,7 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser for ``lachan NAME`` that knows ``--data`` and ``--json``."""
+    """Give a parser for ``lachan NAME`` that knows ``--data`` and ``--json``."""
     made = argparse.ArgumentParser(prog=f"lachan {name}", description=description)
     common(made)
     return made
@@ -101,7 +101,7 @@ class Progress:
 
 
 def exit_code(error: LachanError) -> int:
-    """The exit code that an error ends a command with."""
+    """Give the exit code that an error ends a command with."""
     if isinstance(error, Unavailable):
         return UNAVAILABLE
     return MISSING if isinstance(error, NotFound) else FAILED
@@ -130,7 +130,7 @@ def guarded(run: Callable[[], int], *, as_json: bool = False) -> int:
 
 @contextmanager
 def opened(data: str | None) -> Iterator[Any]:
-    """The runtime of a data folder that ``lachan init`` made.
+    """Give the runtime of a data folder that ``lachan init`` made.
 
     Raises:
         Invalid: no folder is named.

@@ -14,7 +14,7 @@ _offset = timedelta(seconds=float(os.environ.get("LACHAN_CLOCK_OFFSET", "0")))
 
 
 def now() -> datetime:
-    """The present moment, aware, in UTC."""
+    """Give the present moment, aware, in UTC."""
     return datetime.now(UTC) + _offset
 
 
@@ -36,7 +36,7 @@ def iso(moment: datetime) -> str:
 
 
 def parse(text: str) -> datetime:
-    """The moment of an RFC 3339 text.
+    """Give the moment of an RFC 3339 text.
 
     Raises:
         ValueError: the text is no date, or it names no zone.

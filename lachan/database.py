@@ -127,7 +127,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for looking only; what it writes is rolled back."""
+        """Give a connection for looking only; what it writes is rolled back."""
         with self.engine.connect() as connection:
             yield connection
 
@@ -242,7 +242,7 @@ class Database:
         self.engine.dispose()
 
     def _make_lanes(self, file: Path, wait: float) -> dict[bool, Lane]:
-        """The two lanes of SQLite's writer: True for what is urgent, False for what is not."""
+        """Give the two lanes of SQLite's writer: True for what is urgent, False for what is not."""
         engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool, connect_args={"timeout": wait})
         sa.event.listen(engine, "connect", _sqlite_pragmas)
         sa.event.listen(engine, "connect", _sqlite_writer)
@@ -264,7 +264,7 @@ def after_commit(connection: sa.Connection, callback: Callable[[], None]) -> Non
 
 
 def away(error: sa.exc.SQLAlchemyError) -> Unavailable | None:
-    """The error for callers if the database, and not what they asked of it, is in trouble; None otherwise.
+    """Give the error for callers if the database, and not what they asked of it, is in trouble; None otherwise.
 
     On PostgreSQL that is: no connection, too many of them, a server that stops or starts, no room (classes 08, 53, 57P, 58).
     """

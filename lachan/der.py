@@ -117,17 +117,17 @@ def extension(identifier: str, value: bytes, *, critical: bool = False) -> bytes
 
 
 def relative_name(identifier: str, value: bytes) -> bytes:
-    """A RelativeDistinguishedName of one attribute."""
+    """Give a RelativeDistinguishedName of one attribute."""
     return tlv(0x31, sequence(oid(identifier), value))
 
 
 def signed(body: bytes, algorithm: bytes, signature: bytes, *more: bytes) -> bytes:
-    """The common outer shape of certificate, CRL and BasicOCSPResponse."""
+    """Give the common outer shape of certificate, CRL and BasicOCSPResponse."""
     return sequence(body, algorithm, bits(signature), *more)
 
 
 class Reader:
-    """Takes DER apart from front to back.
+    """Take DER apart from front to back.
 
     Args:
         data: the octets; every read moves on by one element.
@@ -141,11 +141,11 @@ class Reader:
         return self._at < len(self._data)
 
     def peek(self) -> int:
-        """The next tag octet, or -1 at the end."""
+        """Give the next tag octet, or -1 at the end."""
         return self._data[self._at] if self else -1
 
     def take(self, tag: int) -> bytes:
-        """The content of the next element.
+        """Give the content of the next element.
 
         Raises:
             MalformedDer: another tag stands there, or the element is cut short or not in its shortest form.
@@ -159,11 +159,11 @@ class Reader:
         return self._data[start : self._at]
 
     def inside(self, tag: int) -> Reader:
-        """A reader of the next element's content."""
+        """Give a reader of the next element's content."""
         return Reader(self.take(tag))
 
     def optional(self, tag: int) -> Reader | None:
-        """A reader of the next element's content if it has this tag."""
+        """Give a reader of the next element's content if it has this tag."""
         return self.inside(tag) if self.peek() == tag else None
 
     def skip(self) -> None:

@@ -58,7 +58,7 @@ class EnforcementPoint(Protocol):
     name: str
 
     def plan(self, rt: "Runtime", target: Target, level: Level) -> list[str]:
-        """What `apply` would change, in words; changes nothing."""
+        """Tell what `apply` would change, in words; changes nothing."""
 
     def apply(self, rt: "Runtime", target: Target, level: Level, *, intent: str) -> Evidence:
         """Bring the device to ``level``; calling again with the same ``intent`` changes nothing more."""
@@ -87,7 +87,7 @@ class OwnPoint(EnforcementPoint, Protocol):
 
 
 def points(rt: "Runtime") -> dict[str, EnforcementPoint]:
-    """The points that are active under the present settings, by name.
+    """Give the points that are active under the present settings, by name.
 
     A room names a class or a factory ``(rt) -> point or None``; None means that the settings do not use it.
     """

@@ -24,7 +24,7 @@ class Event:
         Event.KINDS[cls.__name__] = cls
 
     def body(self) -> dict[str, Any]:
-        """The JSON-able fields."""
+        """Give the JSON-able fields."""
         flat = dict(vars(self))
         return flat if all(type(value) in _SCALARS for value in flat.values()) else asdict(self)
 
@@ -58,7 +58,7 @@ class UnknownFact(Event):
     data: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """The fields as they stand in the table."""
+        """Give the fields as they stand in the table."""
         return self.data
 
 
@@ -70,7 +70,7 @@ del Event.KINDS["UnknownFact"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRegistered(Event):
-    """Device registered."""
+    """One device was added to the registry; told by `lachan.devices` (an import tells of its rows together)."""
 
     name: str
     vendor: str
@@ -81,7 +81,7 @@ class DeviceRegistered(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceChanged(Event):
-    """Device changed."""
+    """A person or import changed one field of a device's registry row; told by `lachan.devices`."""
 
     field_name: str
     before: str
@@ -106,14 +106,14 @@ class DevicesImported(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRetired(Event):
-    """Device retired."""
+    """A person took a device out of service for good; told by `lachan.devices`."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserAdded(Event):
-    """User added."""
+    """An administrator let a person in, with these roles; told by `lachan.identity.people`."""
 
     user: str
     roles: tuple[str, ...]
@@ -121,28 +121,28 @@ class UserAdded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SignInLinkMade(Event):
-    """Sign in link made."""
+    """Somebody made a one-time sign-in link for a person; told by `lachan.identity.people`."""
 
     user: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignedIn(Event):
-    """Signed in."""
+    """A person's session began; told by `lachan.identity.people`."""
 
     user: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignedOut(Event):
-    """Signed out."""
+    """A person ended a session; told by `lachan.identity.people` (an expired session tells nothing)."""
 
     user: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenIssued(Event):
-    """Token issued."""
+    """An administrator made a machine's token; told by `lachan.identity.tokens`, which keeps its hash only."""
 
     token_id: str
     name: str
@@ -152,7 +152,7 @@ class TokenIssued(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRevoked(Event):
-    """Token revoked."""
+    """An administrator made a token worthless; told by `lachan.identity.tokens`."""
 
     token_id: str
     name: str
@@ -160,7 +160,7 @@ class TokenRevoked(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditorRead(Event):
-    """Auditor read."""
+    """An auditor looked at something; told by the people door, once a while for the same thing."""
 
     user: str
     resource: str
@@ -171,7 +171,7 @@ class AuditorRead(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AuthorityCreated(Event):
-    """Authority created."""
+    """An authority, root or issuing, got its certificate; told by `pki.setup`."""
 
     name: str
     fingerprint: str
@@ -179,7 +179,7 @@ class AuthorityCreated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EnrolmentSecretIssued(Event):
-    """Enrolment secret issued."""
+    """Somebody made a one-time secret that a device may enrol with; told by `pki.secrets`."""
 
     secret_id: str
     profile: str
@@ -188,7 +188,7 @@ class EnrolmentSecretIssued(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EnrolmentRefused(Event):
-    """Enrolment refused."""
+    """A device asked for a certificate and got none; told by `pki.enrolment`."""
 
     reason: str
     detail: str = ""
@@ -196,7 +196,7 @@ class EnrolmentRefused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateIssued(Event):
-    """Certificate issued."""
+    """A certificate was signed and recorded as valid; told by `pki.issuing` in the same unit."""
 
     serial_number: str
     fingerprint: str
@@ -206,7 +206,7 @@ class CertificateIssued(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateSuspended(Event):
-    """Certificate suspended."""
+    """A certificate was put on hold, which can be lifted; told by `pki.revocation`."""
 
     serial_number: str
     reason: str
@@ -214,7 +214,7 @@ class CertificateSuspended(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateReleased(Event):
-    """Certificate released."""
+    """The last hold of a certificate was lifted, so it is valid again; told by `pki.revocation`."""
 
     serial_number: str
     reason: str
@@ -222,7 +222,7 @@ class CertificateReleased(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateRevoked(Event):
-    """Certificate revoked."""
+    """A certificate was withdrawn for good; told by `pki.revocation`."""
 
     serial_number: str
     reason: str
@@ -230,7 +230,7 @@ class CertificateRevoked(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SignatureRefused(Event):
-    """Signature refused."""
+    """The signer said no to a request; told by `lachan.signer.relay` from the signer's own log."""
 
     kind: str
     subject: str
@@ -253,7 +253,7 @@ class SignerDiscrepancy(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactUploaded(Event):
-    """Artifact uploaded."""
+    """A firmware image is whole in the store; told by `ota_signing.service`."""
 
     artifact_id: str
     sha256: str
@@ -263,7 +263,7 @@ class ArtifactUploaded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseProposed(Event):
-    """Release proposed."""
+    """Somebody asked that an artifact become a release, which needs approvals; told by `ota_signing.service`."""
 
     release_id: str
     vendor: str
@@ -275,7 +275,7 @@ class ReleaseProposed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FirmwareApproved(Event):
-    """Firmware approved."""
+    """One person approved a release for exactly this digest; told by `ota_signing.service`."""
 
     release_id: str
     approver: str
@@ -284,7 +284,7 @@ class FirmwareApproved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FirmwareSigned(Event):
-    """Firmware signed."""
+    """The signer signed a release that had its approvals; told by `ota_signing.publishing`."""
 
     release_id: str
     digest: str
@@ -292,7 +292,7 @@ class FirmwareSigned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FirmwarePublished(Event):
-    """Firmware published."""
+    """A signed release may now be offered to devices; told by `ota_signing.service`."""
 
     release_id: str
     version: str
@@ -300,7 +300,7 @@ class FirmwarePublished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FirmwareHalted(Event):
-    """Firmware halted."""
+    """A release is offered to nobody any more; told by `ota_signing`, by a person's word or a failed audit."""
 
     release_id: str
     reason: str
@@ -308,7 +308,7 @@ class FirmwareHalted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FirmwareResumed(Event):
-    """Firmware resumed."""
+    """A person had a halted release offered again; told by `ota_signing.service`."""
 
     release_id: str
     reason: str
@@ -316,7 +316,7 @@ class FirmwareResumed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FirmwareInstalled(Event):
-    """Firmware installed."""
+    """A device reported how an installation ended; told by `ota_signing.delivery`."""
 
     release_id: str
     version: str
@@ -328,7 +328,7 @@ class FirmwareInstalled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RulesLoaded(Event):
-    """Rules loaded."""
+    """The detector took up another set of rules; kept for the tables that hold it."""
 
     digest: str
     count: int
@@ -336,7 +336,7 @@ class RulesLoaded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AlertRaised(Event):
-    """Alert raised."""
+    """An episode opened an alert or made one graver; told by `siem_rules.alerts`; playbooks start by it."""
 
     alert_id: str
     rule_id: str
@@ -352,14 +352,14 @@ class AlertRaised(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AlertAcknowledged(Event):
-    """Alert acknowledged."""
+    """A person took note of an alert; told by `siem_rules.service`."""
 
     alert_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlertAssigned(Event):
-    """Alert assigned."""
+    """A person gave an alert to somebody; told by `siem_rules.service`."""
 
     alert_id: str
     assignee: str
@@ -367,7 +367,7 @@ class AlertAssigned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AlertCommented(Event):
-    """Alert commented."""
+    """A person wrote on an alert; told by `siem_rules.service`."""
 
     alert_id: str
     comment: str
@@ -375,7 +375,7 @@ class AlertCommented(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class AlertClosed(Event):
-    """Alert closed."""
+    """A person ended an alert's episode with a verdict; told by `siem_rules.service`."""
 
     alert_id: str
     verdict: str
@@ -386,7 +386,7 @@ class AlertClosed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PlaybookLoaded(Event):
-    """Playbook loaded."""
+    """A signed playbook of a trusted signer was taken in; told by `soar_playbooks.playbooks`."""
 
     playbook_id: str
     version: str
@@ -396,7 +396,7 @@ class PlaybookLoaded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PlaybookRefused(Event):
-    """Playbook refused."""
+    """A playbook could not be started or gone on with; told by `soar_playbooks.runs`."""
 
     file: str
     reason: str
@@ -405,7 +405,7 @@ class PlaybookRefused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PlaybookModeChanged(Event):
-    """Playbook mode changed."""
+    """A playbook was switched between proposing and enforcing; told by `soar_playbooks.playbooks`."""
 
     playbook_id: str
     before: str
@@ -423,7 +423,7 @@ class PlaybookSignerChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """Run started."""
+    """A playbook began for a device; told by `soar_playbooks.runs.triggers`."""
 
     run_id: str
     playbook_id: str
@@ -434,7 +434,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ApprovalNeeded(Event):
-    """Approval needed."""
+    """A run or a containment waits for people; told by `soar_playbooks`."""
 
     run_id: str
     needed: int
@@ -453,7 +453,7 @@ class RunApproved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunRejected(Event):
-    """Run rejected."""
+    """A person refused what a run waited for; told by `soar_playbooks.runs.decisions`."""
 
     run_id: str
     person: str
@@ -471,7 +471,7 @@ class RunResolved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event):
-    """Run finished."""
+    """A run reached its end, well or not; told by `soar_playbooks.runs`."""
 
     run_id: str
     outcome: str
@@ -479,7 +479,7 @@ class RunFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcomeUnknown(Event):
-    """Run outcome unknown."""
+    """Nobody knows whether a step took effect; told by `soar_playbooks.runs.executor`, for a person to say."""
 
     run_id: str
     step: str
@@ -487,7 +487,7 @@ class RunOutcomeUnknown(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ContainmentWaiting(Event):
-    """Containment waiting."""
+    """A guard held a containment back until people decide; told by `soar_playbooks.containment`."""
 
     run_id: str
     guard: str
@@ -497,7 +497,7 @@ class ContainmentWaiting(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceContained(Event):
-    """Device contained."""
+    """A containment took effect at this level; told by `soar_playbooks.containment`."""
 
     containment_id: str
     level: str
@@ -516,7 +516,7 @@ class ContainmentRejected(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EnforcementSettled(Event):
-    """Enforcement settled."""
+    """An enforcement point is as wanted; told by `soar_playbooks.containment.reconciler`, with evidence."""
 
     containment_id: str
     point: str
@@ -525,7 +525,7 @@ class EnforcementSettled(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseApproved(Event):
-    """Release approved."""
+    """One person agreed to a release from containment; told by `soar_playbooks.containment.approvals`."""
 
     containment_id: str
     person: str
@@ -535,7 +535,7 @@ class ReleaseApproved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ContainmentEnded(Event):
-    """Containment ended."""
+    """A containment's row ended, by release, expiry or replacement; told by `soar_playbooks.containment`."""
 
     containment_id: str
     by: str
@@ -544,7 +544,7 @@ class ContainmentEnded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class HumanPaged(Event):
-    """Human paged."""
+    """Somebody must look at once; told by `soar_playbooks` where it may not act by itself."""
 
     reason: str
     run_id: str = ""
@@ -553,7 +553,7 @@ class HumanPaged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class KillSwitchChanged(Event):
-    """Kill switch changed."""
+    """Somebody stopped all automatic containment, or allowed it again; told by `soar_playbooks.containment`."""
 
     active: bool
     reason: str
@@ -561,7 +561,7 @@ class KillSwitchChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionsClosed(Event):
-    """Sessions closed."""
+    """The device door cut live connections of a device it no longer admits; told by `api.device.reporter`."""
 
     connections: int
 
@@ -571,7 +571,7 @@ class SessionsClosed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EngagementRequested(Event):
-    """Engagement requested."""
+    """Somebody asked for leave to probe a device; told by `posture.engagements`."""
 
     engagement_id: str
     methods: tuple[str, ...]
@@ -579,7 +579,7 @@ class EngagementRequested(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EngagementApproved(Event):
-    """Engagement approved."""
+    """Somebody else gave that leave for exactly this digest; told by `posture.engagements`."""
 
     engagement_id: str
     approver: str
@@ -588,7 +588,7 @@ class EngagementApproved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EngagementStopped(Event):
-    """Engagement stopped."""
+    """A person withdrew the leave to probe; told by `posture.engagements`."""
 
     engagement_id: str
     reason: str
@@ -596,7 +596,7 @@ class EngagementStopped(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class DeclarationAccepted(Event):
-    """Declaration accepted."""
+    """A manufacturer's declaration is the current one of its model; told by `posture.declarations`."""
 
     declaration_id: str
     vendor: str
@@ -605,7 +605,7 @@ class DeclarationAccepted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PostureAssessed(Event):
-    """Posture assessed."""
+    """A device was judged by all criteria; told by `posture.service`."""
 
     run_id: str
     merkle_root: str
@@ -615,7 +615,7 @@ class PostureAssessed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictChanged(Event):
-    """Verdict changed."""
+    """A criterion's verdict is another than before; told by `posture.service` (an unchanged one tells nothing)."""
 
     criterion: str
     before: str
@@ -625,7 +625,7 @@ class VerdictChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrustChanged(Event):
-    """Trust changed."""
+    """The decision on a device became another; kept for the tables that hold it."""
 
     before: str
     after: str

@@ -13,7 +13,7 @@ _count = 0
 
 
 def new_id() -> str:
-    """A new UUIDv7 in its usual text form; later ids of one process sort after earlier ones."""
+    """Give a new UUIDv7 in its usual text form; later ids of one process sort after earlier ones."""
     global _last, _count
     with _lock:
         stamp = time.time_ns() // 1_000_000

@@ -15,7 +15,7 @@ class _Lines(logging.Formatter):
     """A record as one line of JSON; control characters of what an attacker wrote are escaped by JSON itself."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Give the line."""
         line: dict[str, Any] = {
             "@timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "log.level": record.levelname.lower(),

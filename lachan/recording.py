@@ -1,4 +1,4 @@
-"""Moves recorded log lines to another time: a replay moves every time by one constant and changes nothing else."""
+"""Move recorded log lines to another time: a replay moves every time by one constant and changes nothing else."""
 
 import json
 import re

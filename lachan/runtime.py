@@ -77,7 +77,7 @@ class Runtime:
         self.waker.wake(name)
 
     def keep(self, kind: type[K], make: Callable[[], K]) -> K:
-        """What a room keeps for the life of this process: made at the first call, closed with the runtime.
+        """Tell what a room keeps for the life of this process: made at the first call, closed with the runtime.
 
         Args:
             kind: its class, which is its name here.

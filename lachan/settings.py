@@ -151,7 +151,7 @@ class Settings(BaseSettings):
 
 @cache
 def _whole() -> type[Settings]:
-    """The core's settings and every room's part, as one class: a misspelt name in any of them is refused.
+    """Give the core's settings and every room's part, as one class: a misspelt name in any of them is refused.
 
     Raises:
         WiringFault: two parts have a field of the same name.

@@ -45,7 +45,7 @@ class Compiled:
     columns: tuple[tuple[int, Convert], ...]
 
     def parameters(self, binds: Mapping[str, Any]) -> list[Any]:
-        """The driver's parameters.
+        """Give the driver's parameters.
 
         Raises:
             TypeError: a name is missing, or is none of the statement's.
@@ -122,7 +122,7 @@ class Statement:
         return None if row is None else row[0]
 
     def compiled(self, connection: sa.Connection) -> Compiled:
-        """The statement for the database of a connection, made at the first call."""
+        """Give the statement for the database of a connection, made at the first call."""
         name = connection.dialect.name
         found = self._compiled.get(name)
         if found is None:
@@ -173,7 +173,7 @@ def _done(compiled: Compiled, cursor: Any) -> Done:
 
 
 def insert_new(table: sa.Table, *columns: str, index: Sequence[str]) -> Statement:
-    """An insert that changes no row if there is one with the same ``index`` columns; its count tells."""
+    """Give an insert that changes no row if there is one with the same ``index`` columns; its count tells."""
 
     def core(name: str) -> Any:
         if name == "postgresql":
@@ -186,7 +186,7 @@ def insert_new(table: sa.Table, *columns: str, index: Sequence[str]) -> Statemen
 
 
 def insert_or_replace(table: sa.Table, *columns: str, index: Sequence[str]) -> Statement:
-    """An insert that gives the row with the same ``index`` columns, if there is one, the new values."""
+    """Give an insert that gives the row with the same ``index`` columns, if there is one, the new values."""
 
     def core(name: str) -> Any:
         if name == "postgresql":
@@ -218,7 +218,7 @@ def _translated(connection: sa.Connection, compiled: Compiled, parameters: Any, 
 
 @cache
 def _dialect(name: str) -> sa.Dialect:
-    """A dialect with parameters by place; each costs a quarter of a second to import."""
+    """Give a dialect with parameters by place; each costs a quarter of a second to import."""
     if name == "sqlite":
         from sqlalchemy.dialects.sqlite.pysqlite import dialect as sqlite
 

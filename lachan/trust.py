@@ -142,7 +142,7 @@ class Snapshot:
 
 
 def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decision:
-    """The worst answer among the signals in force at ``at``, with all of them as reasons."""
+    """Give the worst answer among the signals in force at ``at``, with all of them as reasons."""
     live = [s for s in signals if s.since <= at and (s.until is None or at < s.until)]
     live.sort(key=lambda s: (-s.answer.rank, s.since, s.source, s.ref))
     return Decision(device_id, live[0].answer if live else Answer.ALLOW, tuple(live))
@@ -167,19 +167,19 @@ def clear_signal(connection: sa.Connection, *, device_id: str, source: str, ref:
 
 
 def signals(connection: sa.Connection, device_id: str | None = None) -> list[Signal]:
-    """The stored signals of one device, or of all."""
+    """Give the stored signals of one device, or of all."""
     if device_id is not None:
         return [_signal(row._asdict()) for row in _OF_DEVICE.all(connection, device_id_=device_id)]
     return [_signal(row) for row in connection.execute(sa.select(trust_signals)).mappings()]
 
 
 def decision(connection: sa.Connection, device_id: str) -> Decision:
-    """The present decision for one device, from the database."""
+    """Give the present decision for one device, from the database."""
     return decide(device_id, signals(connection, device_id), at=clock.now())
 
 
 def of_columns(values: Sequence[Any]) -> Signal:
-    """The signal that a row of `trust_signals` is, its values in the table's own order."""
+    """Give the signal that a row of `trust_signals` is, its values in the table's own order."""
     found = dict(zip(trust_signals.c.keys(), values, strict=True))
     return Signal(**{**found, "answer": Answer(found["answer"])})
 
@@ -218,12 +218,12 @@ def touch(connection: sa.Connection, *, told: Callable[[int], None] | None = Non
 
 
 def version(connection: sa.Connection) -> int:
-    """The present version; 0 before anything was ever said."""
+    """Give the present version; 0 before anything was ever said."""
     return _VERSION.scalar(connection) or 0
 
 
 def contained(connection: sa.Connection) -> int:
-    """How many devices some signal that stands now puts into quarantine or denies."""
+    """Tell how many devices some signal that stands now puts into quarantine or denies."""
     c = trust_signals.c
     standing = sa.and_(c.answer.in_([Answer.QUARANTINE, Answer.DENY]), sa.or_(c.until.is_(None), c.until > clock.now()))
     return connection.execute(sa.select(sa.func.count(c.device_id.distinct())).where(standing)).scalar_one()
@@ -262,7 +262,7 @@ class _AtCommit:
 
 
 def _at_commit(connection: sa.Connection) -> _AtCommit:
-    """What the present transaction does right before it commits; made at the first call."""
+    """Tell what the present transaction does right before it commits; made at the first call."""
     found: _AtCommit | None = connection.info.get("trust_at_commit")
     transaction = connection.get_transaction()
     if found is None or found.transaction is not transaction:

@@ -47,7 +47,7 @@ def registry() -> dict[str, Verb]:
 
 
 def get(name: str) -> Verb:
-    """The verb of that name.
+    """Give the verb of that name.
 
     Raises:
         NotFound: no room brings it.

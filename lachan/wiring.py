@@ -162,7 +162,7 @@ def check(found: Wiring) -> None:
 
 @cache
 def resolve(name: str) -> Callable[..., Any]:
-    """The object that ``"module:attribute"`` names.
+    """Give the object that ``"module:attribute"`` names.
 
     Raises:
         ImportError: the module or the attribute does not exist (a mistake in some ``wiring.py``).

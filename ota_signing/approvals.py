@@ -134,7 +134,7 @@ def _check_words(release_id: str, digest: str, approval: sa.RowMapping, event: s
 
 
 def _told(event: sa.RowMapping) -> tuple[str, str, str] | None:
-    """What a `lachan.events.FirmwareApproved` tells: release, approver, digest; None of anything else."""
+    """Tell what a `lachan.events.FirmwareApproved` tells: release, approver, digest; None of anything else."""
     if event["name"] != FirmwareApproved.__name__ or event["body"] is None:
         return None
     try:

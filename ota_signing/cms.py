@@ -59,7 +59,7 @@ def detached(
 
 
 def _signer(leaf: x509.Certificate, attributes: bytes, signature: bytes) -> bytes:
-    """A SignerInfo. The signature is over the SET OF attributes, which travel as [0] (RFC 5652 5.4)."""
+    """Give a SignerInfo. The signature is over the SET OF attributes, which travel as [0] (RFC 5652 5.4)."""
     return der.sequence(
         der.integer(1),
         der.sequence(leaf.issuer.public_bytes(), der.integer(leaf.serial_number)),

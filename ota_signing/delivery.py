@@ -55,7 +55,7 @@ class Firmware:
 
 
 def offer(rt: "Runtime", device_id: str) -> Offer | None:
-    """What a device should install now; None when it is up to date.
+    """Tell what a device should install now; None when it is up to date.
 
     Raises:
         TrustWithheld: the device's trust decision is quarantine or deny.
@@ -82,7 +82,7 @@ def offer(rt: "Runtime", device_id: str) -> Offer | None:
 
 
 def firmware(rt: "Runtime", device_id: str, release_id: str) -> Firmware:
-    """The file and signature of a release, for a device that it is made for.
+    """Give the file and signature of a release, for a device that it is made for.
 
     Raises:
         TrustWithheld: the device's trust decision is quarantine or deny.
@@ -93,7 +93,7 @@ def firmware(rt: "Runtime", device_id: str, release_id: str) -> Firmware:
 
 
 def target(rt: "Runtime", device_id: str, path: str) -> Firmware:
-    """The file of a TUF target path with its hash prefix (``vendor/model/version/<sha256>.firmware.bin``).
+    """Give the file of a TUF target path with its hash prefix (``vendor/model/version/<sha256>.firmware.bin``).
 
     Raises:
         TrustWithheld: the device's trust decision is quarantine or deny.
@@ -148,7 +148,7 @@ def report(
 
 
 def _locked(connection: sa.Connection, device_id: str) -> devices.Device:
-    """The device, its row locked, so that its reports are taken one after another."""
+    """Give the device, its row locked, so that its reports are taken one after another."""
     row = sa.select(devices.devices.c.id).where(devices.devices.c.id == device_id)
     connection.execute(for_update(row, connection))
     return devices.get(connection, device_id)
@@ -161,7 +161,7 @@ def _refuse_flood(connection: sa.Connection, device_id: str) -> None:
 
 
 def history(connection: sa.Connection, device_id: str, *, limit: int = 50) -> list[Install]:
-    """A device's reports, newest first."""
+    """Give a device's reports, newest first."""
     query = sa.select(installs).where(installs.c.device_id == device_id)
     rows = connection.execute(query.order_by(installs.c.reported_at.desc(), installs.c.id.desc()).limit(limit))
     return [Install(**{**row, "outcome": InstallOutcome(row["outcome"])}) for row in rows.mappings()]

@@ -66,7 +66,7 @@ def sign(rt: "Runtime", release_id: str) -> None:
 
 
 def sign_job(rt: "Runtime", job: "Job") -> None:
-    """The job ``ota.sign``: a refusal is written to the release and not tried again; all else is."""
+    """Run the job ``ota.sign``: a refusal is written to the release and not tried again; all else is."""
     release_id = job.payload["release_id"]
     try:
         sign(rt, release_id)
@@ -104,7 +104,7 @@ def audit(rt: "Runtime") -> None:
 
 
 def refresh_job(rt: "Runtime", job: "Job") -> None:
-    """The job ``ota.tuf.publish``: something was published, halted or resumed."""
+    """Run the job ``ota.tuf.publish``: something was published, halted or resumed."""
     refresh(rt)
 
 

@@ -45,7 +45,7 @@ def find(
 
 
 def signature(connection: sa.Connection, release_id: str, *, principal: Principal) -> bytes:
-    """The detached CMS signature (DER) of a release.
+    """Give the detached CMS signature (DER) of a release.
 
     Raises:
         NoSuchRelease: there is none, or it is another vendor's.

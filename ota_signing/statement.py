@@ -45,7 +45,7 @@ class ReleaseStatement:
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> "ReleaseStatement":
-        """The statement that a row of ``ota_releases`` makes now, whatever it made when it was approved."""
+        """Give the statement that a row of ``ota_releases`` makes now, whatever it made when it was approved."""
         return cls(
             release_id=row["id"], vendor=row["vendor"], model=row["model"], version=row["version"],
             sha256=row["sha256"], length=row["length"], approvals_needed=row["approvals_needed"],
@@ -72,7 +72,7 @@ _FIELDS = tuple(field.name for field in fields(ReleaseStatement))
 
 
 def slug(text: str) -> str:
-    """A URL-safe path segment for a name; names that must be altered get a hash, so that no two fall together."""
+    """Give a URL-safe path segment for a name; names that must be altered get a hash, so that no two fall together."""
     if _PLAIN.fullmatch(text):
         return text
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "_", text).strip("._") or "x"

@@ -34,7 +34,7 @@ class Store:
         self._incoming = settings.data / "artifacts" / "incoming"
 
     def path(self, sha256: str) -> Path:
-        """Where the file of that digest lies, or would lie.
+        """Tell where the file of that digest lies, or would lie.
 
         Raises:
             ArtifactMissing: the text is no SHA-256, so no file can have it.

@@ -49,7 +49,7 @@ def encode(metadata: Metadata[Any], signers: Sequence[Signer]) -> bytes:
 def root(
     at: datetime, *, version: int, root_keys: Sequence[Key], targets_keys: Sequence[Key], snapshot: Key, timestamp: Key
 ) -> Metadata[Root]:
-    """A root that trusts two of the root keys, two of the targets keys, and the online keys."""
+    """Give a root that trusts two of the root keys, two of the targets keys, and the online keys."""
     made = Root(version=version, expires=whole(at + ROOT_LIFE), consistent_snapshot=True)
     for role, keys, threshold in (
         ("root", root_keys, 2), ("targets", targets_keys, 2), ("snapshot", [snapshot], 1),
@@ -88,7 +88,7 @@ def listed(encoded: bytes) -> dict[str, str]:
 
 
 def half_over(expires: datetime, life: timedelta, now: datetime) -> bool:
-    """Whether less than half of a role's life is left."""
+    """Tell whether less than half of a role's life is left."""
     return now > expires - life / 2
 
 

@@ -1,4 +1,4 @@
-"""Holds every profile against pkilint before anything is signed from it.
+"""Hold every profile against pkilint before anything is signed from it.
 
 Steps: `lint` issues a sample from the profile's template with a throw-away key and throws the linter's findings back;
 `approve` does so for all profiles and records their digests in the signer's folder; `is_approved` is what the signer asks.
@@ -92,7 +92,7 @@ def approve(folder: Path, profiles: dict[str, Profile]) -> None:
 
 
 def is_approved(folder: Path, profile: Profile) -> bool:
-    """Whether this very content was linted in this installation."""
+    """Tell whether this very content was linted in this installation."""
     return profile.digest in _record(folder)
 
 

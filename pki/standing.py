@@ -44,7 +44,7 @@ def _moment(name: str) -> sa.BindParameter[Any]:
 
 
 def _any(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Whether another certificate fits."""
+    """Tell whether another certificate fits."""
     return sa.exists(sa.select(sa.literal(1)).select_from(_other).where(*where).correlate(devices.devices))
 
 

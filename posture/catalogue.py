@@ -66,7 +66,7 @@ class Instrument:
     note: str = ""
 
     def holds(self, as_of: date) -> bool:
-        """Whether it holds on that day; drafts and texts without a known date never do."""
+        """Tell whether it holds on that day; drafts and texts without a known date never do."""
         if self.valid_from is None or self.status in ("draft", "text_not_seen"):
             return False
         return self.valid_from <= as_of and (self.valid_until is None or as_of < self.valid_until)
@@ -133,17 +133,17 @@ class Catalogue:
     document: Mapping[str, Any]
 
     def device_criteria(self) -> tuple[Criterion, ...]:
-        """The rows that are judged on one device."""
+        """Give the rows that are judged on one device."""
         return tuple(row for row in self.criteria.values() if row.scope == "device")
 
     def in_force(self, criterion: Criterion, as_of: date) -> tuple[Instrument, ...]:
-        """The instruments that ask for a criterion on a day."""
+        """Give the instruments that ask for a criterion on a day."""
         return tuple(self.instruments[i] for i, _ in criterion.instruments if self.instruments[i].holds(as_of))
 
 
 @cache
 def catalogue() -> Catalogue:
-    """The catalogue that lies beside the code, loaded once."""
+    """Give the catalogue that lies beside the code, loaded once."""
     return load(content.FOLDER)
 
 

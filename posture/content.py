@@ -1,4 +1,4 @@
-"""Reads the YAML content of this room, checks it against its JSON Schema, and knows the line of every mistake."""
+"""Read the YAML content of this room, checks it against its JSON Schema, and knows the line of every mistake."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load(name: str, *, kind: str, folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def line_of(node: yaml.Node | None, path: list[str | int]) -> int:
-    """The line (from 1) where a path of keys and indexes stands in a composed YAML document."""
+    """Give the line (from 1) where a path of keys and indexes stands in a composed YAML document."""
     line = 1
     for step in path:
         if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
@@ -61,7 +61,7 @@ def line_of(node: yaml.Node | None, path: list[str | int]) -> int:
 
 
 def lines(name: str, *, collection: str, key: str, folder: Path = FOLDER) -> dict[str, int]:
-    """The line of each row of a list, by the row's ``key``."""
+    """Give the line of each row of a list, by the row's ``key``."""
     tree = yaml.compose((folder / name).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     data = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
     return {row[key]: line_of(tree, [collection, number]) for number, row in enumerate(data[collection])}

@@ -51,7 +51,7 @@ def accept(connection: sa.Connection, document: Mapping[str, Any], *, actor: Pri
 
 
 def current(connection: sa.Connection, *, vendor: str, model: str) -> Declaration | None:
-    """The declaration in force for a model, None when the manufacturer never sent one."""
+    """Give the declaration in force for a model, None when the manufacturer never sent one."""
     c = declarations.c
     query = sa.select(declarations).where(c.vendor == vendor, c.model == model).order_by(c.id.desc()).limit(1)
     row = connection.execute(query).mappings().first()

@@ -118,7 +118,7 @@ class Engagement:
     stop_reason: str | None
 
     def address_of(self, device_id: str) -> str:
-        """The approved address of a device.
+        """Give the approved address of a device.
 
         Raises:
             NotApproved: the engagement does not name the device.
@@ -249,7 +249,7 @@ def find(connection: sa.Connection, *, principal: Principal, after: str = "", li
 
 
 def scope_of(rt: Runtime, found: Engagement) -> Scope:
-    """The socket factory's key for an approved engagement.
+    """Give the socket factory's key for an approved engagement.
 
     Raises:
         NotApproved: it is not approved, or the row is not what was approved.

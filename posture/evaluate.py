@@ -76,7 +76,7 @@ class Verdict:
     valid_until: datetime | None = None
 
     def at(self, moment: datetime) -> Verdict:
-        """The verdict as it stands at a moment: unknown once its evidence has expired."""
+        """Give the verdict as it stands at a moment: unknown once its evidence has expired."""
         if self.valid_until is None or moment < self.valid_until or self.result is Result.UNKNOWN:
             return self
         detail = f"was {self.result} until {self.valid_until:%Y-%m-%d}; the evidence has expired"
@@ -93,7 +93,7 @@ class Declaration:
 
 
 def legal_day(moment: datetime) -> date:
-    """The calendar day in Hà Nội: instruments begin and end at midnight there."""
+    """Give the calendar day in Hà Nội: instruments begin and end at midnight there."""
     return moment.astimezone(HANOI).date()
 
 
@@ -123,7 +123,7 @@ def evaluate(
 
 
 def holds(condition: CriterionCondition, document: Mapping[str, Any], *, as_of: date) -> bool | None:
-    """Whether one line of a declaration holds; None when its field is not declared.
+    """Tell whether one line of a declaration holds; None when its field is not declared.
 
     Raises:
         ValueError: the condition's test is unknown (a mistake in bindings.yaml).
@@ -264,7 +264,7 @@ class _Judge:
         return Verdict(row.id, Result.UNKNOWN, reason, Basis.NONE, text, tuple(o.digest for o in seen))
 
     def _declared(self, row: Criterion) -> bool:
-        """Whether the declaration satisfies all lines of the row."""
+        """Tell whether the declaration satisfies all lines of the row."""
         if self.declaration is None or not row.declared:
             return False
         return all(holds(line, self.declaration.document, as_of=self.as_of) for line in row.declared)

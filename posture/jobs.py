@@ -52,7 +52,7 @@ def ask(rt: Runtime, connection: sa.Connection, device_id: str, engagement_id: s
 
 
 def run_assessment(rt: Runtime, job: Job) -> None:
-    """The job behind `ask`; idempotent by the run's id. A refusal ends it: the run then has no assessment."""
+    """Run the job behind `ask`; idempotent by the run's id. A refusal ends it: the run then has no assessment."""
     payload = job.payload
     try:
         service.assess(
@@ -73,7 +73,7 @@ def rt_log(error: LachanError, payload: dict[str, Any]) -> None:
 
 
 def on_declaration(rt: Runtime, stored: StoredEvent) -> None:
-    """A new declaration: judge the vendor's assessed devices of that model anew, from what was seen before."""
+    """Take in a new declaration: judge the vendor's assessed devices of that model anew, from what was seen before."""
     c = devices.devices.c
     query = sa.select(c.id).where(c.vendor == stored.event.vendor, c.model == stored.event.model).distinct()
     with rt.db.read() as connection:

@@ -149,7 +149,7 @@ def visible(connection: sa.Connection, assessment_id: str, *, principal: Princip
 
 
 def latest(connection: sa.Connection, device_id: str) -> Assessment:
-    """The newest assessment of a device.
+    """Give the newest assessment of a device.
 
     Raises:
         AssessmentNotFound: it was never assessed.
@@ -296,7 +296,7 @@ def _replace(
 
 
 def _row(device_id: str, verdict: Verdict, day: date) -> str:
-    """The canonical JSON text of a verdict (RFC 8785): a leaf of the assessment's tree."""
+    """Give the canonical JSON text of a verdict (RFC 8785): a leaf of the assessment's tree."""
     body = {
         "device_id": device_id, "criterion": verdict.criterion, "result": str(verdict.result),
         "reason": verdict.reason, "basis": str(verdict.basis), "detail": verdict.detail,
@@ -325,5 +325,5 @@ def _verdict(row: Any) -> Verdict:
 
 
 def rows_root(rows: Sequence[str]) -> str:
-    """The Merkle root (hex) over rows as stored; an auditor compares it with the event's."""
+    """Give the Merkle root (hex) over rows as stored; an auditor compares it with the event's."""
     return merkle.root(hashlib.sha256(b"\0" + row.encode()).digest() for row in rows).hex()

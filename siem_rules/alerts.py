@@ -66,7 +66,7 @@ def record(connection: sa.Connection, finding: Finding, fetch: Fetch) -> str:
 
 
 def deduplicated(findings: Iterable[Finding]) -> list[Finding]:
-    """The same findings with those of one episode made one, in order of the first: a flood becomes few writes."""
+    """Give the same findings with those of one episode made one, in order of the first: a flood becomes few writes."""
     made: dict[tuple[str, ...], list[Finding]] = {}
     order: list[list[Finding]] = []
     for finding in findings:

@@ -63,7 +63,7 @@ Resolve = Callable[[str, str | None], tuple[Known, ...]]
 
 
 def bind(event: LogEvent, subject_field: str, resolve: Resolve) -> Binding:
-    """Who the event speaks of by a rule's subject field.
+    """Tell who the event speaks of by a rule's subject field.
 
     Args:
         event: the line.
@@ -87,7 +87,7 @@ def bind(event: LogEvent, subject_field: str, resolve: Resolve) -> Binding:
 
 
 def _itself(sender: Sender, claim: str, resolve: Resolve, *, silent: bool) -> Known | None:
-    """The speaking device, if its line speaks of itself; ``silent`` lines name nobody but in their syslog head."""
+    """Give the speaking device, if its line speaks of itself; ``silent`` lines name nobody but in their syslog head."""
     own = next((device for device in resolve(sender.id, None) if device.id == sender.id), None)
     if own is None or (not silent and not claim):
         return None
@@ -131,7 +131,7 @@ def _bound(device: Known, subject: str) -> Binding:
 
 
 class Registry:
-    """Looks devices up by name, id or address, with a short memory."""
+    """Look devices up by name, id or address, with a short memory."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

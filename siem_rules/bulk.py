@@ -26,7 +26,7 @@ class BulkRefused(Exception):
         self.kind, self.reason, self.status = kind, reason, status
 
     def document(self) -> dict[str, Any]:
-        """The error as Elasticsearch answers it."""
+        """Give the error as Elasticsearch answers it."""
         cause = {"type": self.kind, "reason": self.reason}
         return {"error": {"root_cause": [cause], **cause}, "status": self.status}
 
@@ -52,7 +52,7 @@ class Item:
     error: dict[str, str] | None = None
 
     def answer(self, *, identity: str, sequence: int) -> dict[str, Any]:
-        """The item's entry in the answer."""
+        """Give the item's entry in the answer."""
         told: dict[str, Any] = {"_index": self.index, "_id": identity, "status": self.status}
         if self.error is not None:
             told["error"] = self.error | {"index": self.index}
@@ -65,7 +65,7 @@ class Item:
 
 
 def read(body: bytes, *, default_index: str = "") -> list[Item]:
-    """The items of a body.
+    """Give the items of a body.
 
     Args:
         body: the decompressed request body.

@@ -60,7 +60,7 @@ class Delivery:
     lines: tuple[bytes, ...]
 
     def pack(self) -> bytes:
-        """The bytes that the log keeps."""
+        """Give the bytes that the log keeps."""
         sender = self.sender
         header = {
             "who": [sender.label, sender.kind, sender.id, sender.name, sender.site],
@@ -70,7 +70,7 @@ class Delivery:
 
     @classmethod
     def unpack(cls, payload: bytes) -> "Delivery":
-        """The batch that `pack` wrote."""
+        """Give the batch that `pack` wrote."""
         head, *lines = payload.split(b"\n")
         header = orjson.loads(head)
         label, kind, identity, name, site = header["who"]
@@ -89,7 +89,7 @@ class Delivery:
 
 
 def line_key(identity: str | None, batch: str, place: int) -> str | None:
-    """The key of one line: the sender's ``_id``, or its batch key and the place in the batch, or None."""
+    """Give the key of one line: the sender's ``_id``, or its batch key and the place in the batch, or None."""
     if identity is not None:
         return f"i:{identity}"
     return f"b:{place}:{batch}" if batch else None

@@ -179,7 +179,7 @@ class Detector:
             _log.exception("a finding of rule %s cannot be recorded", finding.rule.id)
 
     def _urgent(self) -> bool:
-        """Whether a finding says something new; that a known episode goes on may wait a second."""
+        """Tell whether a finding says something new; that a known episode goes on may wait a second."""
         urgent = False
         for finding in self._findings[self._judged :]:
             key = (finding.rule.id, *finding.group)

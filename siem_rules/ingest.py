@@ -67,7 +67,7 @@ class BulkAnswer:
 
 
 class Ingest:
-    """Takes batches for one stream of its own.
+    """Take batches for one stream of its own.
 
     Args:
         log: where the lines are kept.

@@ -25,7 +25,7 @@ class Line:
 
 
 def newest(rt: Runtime, *, limit: int = 50, sender: str = "") -> list[Line]:
-    """The newest lines, newest first.
+    """Give the newest lines, newest first.
 
     Args:
         rt: the installation.

@@ -82,7 +82,7 @@ class Matcher:
 
 
 def compile_condition(node: Any) -> Matcher:
-    """The matcher of a parsed condition.
+    """Give the matcher of a parsed condition.
 
     Raises:
         Unsupported: the condition uses what this matcher does not know.
@@ -131,7 +131,7 @@ def _leaf(name: str, value: SigmaType) -> Matcher:
 
 
 def _value(value: SigmaType) -> Callable[[Any], bool]:
-    """The test of one value of the event, never None."""
+    """Give the test of one value of the event, never None."""
     if isinstance(value, SigmaTimestampPart):
         return _timestamp_part(value)
     if isinstance(value, SigmaString):
@@ -162,7 +162,7 @@ def _value(value: SigmaType) -> Callable[[Any], bool]:
 
 
 def text(found: Any) -> str:
-    """A value of the event as rules see it: JSON's words for booleans, no trailing ``.0``."""
+    """Give a value of the event as rules see it: JSON's words for booleans, no trailing ``.0``."""
     if isinstance(found, str):
         return found
     if isinstance(found, bool):

@@ -96,7 +96,7 @@ class RuleSet:
     correlations: dict[str, Correlation]
 
     def get(self, identity: str) -> Rule | Correlation | None:
-        """A rule by id or by name."""
+        """Give a rule by id or by name."""
         return next((found for found in self.all if identity in (found.id, found.name)), None)
 
     @property
@@ -105,7 +105,7 @@ class RuleSet:
         return [*self.rules.values(), *self.correlations.values()]
 
     def without(self, names: Iterable[str]) -> "RuleSet":
-        """The rules without some (by id or name) and without the correlations that count them."""
+        """Give the rules without some (by id or name) and without the correlations that count them."""
         gone = {rule.id for rule in self.all if rule.id in names or rule.name in names}
         for _ in self.correlations:
             gone |= {one.id for one in self.correlations.values() if gone & set(one.inputs)}
@@ -175,7 +175,7 @@ def _documents(path: Path) -> Iterable[tuple[dict[str, Any], yaml.Node]]:
 
 
 def _plain(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with dates as text, as the schema and pySigma want them."""
+    """Give the document with dates as text, as the schema and pySigma want them."""
     return {key: value.isoformat() if hasattr(value, "isoformat") else value for key, value in document.items()}
 
 
@@ -192,7 +192,7 @@ def _check(document: dict[str, Any], node: yaml.Node, file: str) -> None:
 
 
 def _line(node: yaml.Node, path: list[Any]) -> int:
-    """The line of the deepest part of a path that exists."""
+    """Give the line of the deepest part of a path that exists."""
     for step in path:
         if isinstance(node, yaml.MappingNode):
             found = [value for key, value in node.value if key.value == step]

@@ -58,15 +58,15 @@ class SegmentLog:
         return read(self.root / name, start, limit=limit)
 
     def record_at(self, name: str, offset: int) -> bytes | None:
-        """The payload of one record; see `record_at`."""
+        """Give the payload of one record; see `record_at`."""
         return record_at(self.root / name, offset)
 
     def position(self, name: str) -> int:
-        """The offset up to which the stream is on disk."""
+        """Give the offset up to which the stream is on disk."""
         return synced(self.root / name)
 
     def starts(self, name: str) -> list[int]:
-        """The first offset of each segment."""
+        """Give the first offset of each segment."""
         return [base for base, _ in segment_files(self.root / name)]
 
     def expire(self, name: str, *, before: int, keep_bytes: int, older_than: float) -> int:
@@ -75,7 +75,7 @@ class SegmentLog:
 
 
 def opened(rt: Runtime) -> LogStream:
-    """The log of an installation: segments in its data folder."""
+    """Give the log of an installation: segments in its data folder."""
     return SegmentLog(rt.settings.data / "logs")
 
 
@@ -95,7 +95,7 @@ def segment_files(stream: Path) -> list[tuple[int, Path]]:
 
 
 def synced(stream: Path) -> int:
-    """The offset up to which the stream is on disk; 0 for a new one."""
+    """Give the offset up to which the stream is on disk; 0 for a new one."""
     with suppress(FileNotFoundError):
         content = (stream / "synced").read_bytes()
         if len(content) == _MARK.size:
@@ -211,7 +211,7 @@ def read(stream: Path, start: int, *, limit: int = 4 << 20) -> Iterator[StreamRe
 
 
 def record_at(stream: Path, offset: int) -> bytes | None:
-    """The payload of the record at an offset; None if retention has removed it."""
+    """Give the payload of the record at an offset; None if retention has removed it."""
     for record in read(stream, offset, limit=1):
         return record.payload if record.offset == offset else None
     return None

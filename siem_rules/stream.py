@@ -69,10 +69,10 @@ class LogStream(Protocol):
         """
 
     def record_at(self, name: str, offset: int) -> bytes | None:
-        """The payload of the record at an offset; None if retention has removed it."""
+        """Give the payload of the record at an offset; None if retention has removed it."""
 
     def position(self, name: str) -> int:
-        """The offset up to which the stream is synced; 0 for a new one."""
+        """Give the offset up to which the stream is synced; 0 for a new one."""
 
     def starts(self, name: str) -> list[int]:
         """Offsets, in order, at which reading may begin; the first is the oldest record that is left."""

@@ -38,7 +38,7 @@ class Condition(Protocol):
         """How many inputs it tells apart."""
 
     def satisfied(self, times: Sequence[list[float]], start: float, end: float) -> bool:
-        """Whether the events from ``start`` to ``end`` satisfy it; ``times`` are sorted, one list per slot."""
+        """Tell whether the events from ``start`` to ``end`` satisfy it; ``times`` are sorted, one list per slot."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Group(Generic[T]):
         return self._extend(at)
 
     def window(self, end: float) -> list[Entry[T]]:
-        """The events of the window that ends at a moment."""
+        """Give the events of the window that ends at a moment."""
         low = bisect_left(self.entries, (end - self.span,))
         return self.entries[low : bisect_right(self.entries, (end, math.inf))]
 

@@ -72,7 +72,7 @@ class _Kept:
 
 
 async def runtime(request: Request) -> Runtime:
-    """The open installation, for routes of any door."""
+    """Give the open installation, for routes of any door."""
     return cast(Runtime, request.app.state.rt)
 
 
@@ -103,7 +103,7 @@ async def verified(request: Request) -> Verified:
 
 
 async def speaker(device: Annotated[Verified, Depends(verified)]) -> Principal:
-    """The device as a Principal: it may speak of itself."""
+    """Give the device as a Principal: it may speak of itself."""
     return Principal(
         kind=PrincipalKind.DEVICE,
         id=device.device_id,
@@ -189,7 +189,7 @@ def check_trust(view: View, device: Verified, *, operation: str) -> None:
 
 
 def must_close(view: View, connection: TlsProtocol) -> str | None:
-    """The id of the device whose live connection must be closed under this view; None to leave it open."""
+    """Give the id of the device whose live connection must be closed under this view; None to leave it open."""
     kept = connection.identity
     if not isinstance(kept, _Kept):
         return None  # nobody was let in on it yet; its next request is judged

@@ -88,7 +88,7 @@ def judge(chain: Sequence[bytes], anchors: Sequence[Anchor], *, at: datetime) ->
 
 
 def refused(reason: str, detail: str) -> CertificateRefused:
-    """The refusal of a certificate for one reason."""
+    """Give the refusal of a certificate for one reason."""
     return CertificateRefused(detail, reason=reason)
 
 

@@ -41,7 +41,7 @@ class DeviceDoor:
         del rt  # every method is handed it
 
     def plan(self, rt: Runtime, target: Target, level: Level) -> list[str]:
-        """What `apply` would change, in words."""
+        """Tell what `apply` would change, in words."""
         del rt
         if _WANTED[level] is Answer.ALLOW:
             return []
@@ -104,7 +104,7 @@ def _order(connection: sa.Connection, device_id: str, level: Level, intent: str,
 
 
 def _seen(connection: sa.Connection, target: Target, level: Level | None) -> Evidence:
-    """Whether the decision is at least as hard as the level, and every running door acts on the order's version.
+    """Tell whether the decision is at least as hard as the level, and every running door acts on the order's version.
 
     Without an order (the device is let in again) the version of now counts.
     """
@@ -117,7 +117,7 @@ def _seen(connection: sa.Connection, target: Target, level: Level | None) -> Evi
 
 
 def _doors(connection: sa.Connection, device_id: str, version: int) -> dict[str, Any]:
-    """How many running doors act on a version, how many are behind, and how many connections they closed."""
+    """Tell how many running doors act on a version, how many are behind, and how many connections they closed."""
     live = _DOORS.all(connection, since_=clock.now() - ALIVE)
     closed = _CLOSED.scalar(connection, device_id_=device_id, version_=version)
     behind = sum(row.snapshot_version < version for row in live)

@@ -48,10 +48,10 @@ class EstUnsupported(LachanError):
 
 
 class EstRoute(APIRoute):
-    """Turns refusals, those of the door's guard too, into plain text."""
+    """Turn refusals, those of the door's guard too, into plain text."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """The usual handler, with `refusal` around it."""
+        """Give the usual handler, with `refusal` around it."""
         handler = super().get_route_handler()
 
         async def answered(request: Request) -> Response:
@@ -79,7 +79,7 @@ def refusal(request: Request, error: LachanError) -> MachineAnswer:
 
 
 def _profile(asked: MachineRequest) -> str | None:
-    """The profile that the URL's label names; None without a label.
+    """Give the profile that the URL's label names; None without a label.
 
     Raises:
         ProfileUnknown: no profile of devices has that name.
@@ -91,7 +91,7 @@ def _profile(asked: MachineRequest) -> str | None:
 
 
 async def _pkcs10(asked: MachineRequest) -> bytes:
-    """The PKCS#10 request in DER; base64 is undone, also with line ends or PEM marks.
+    """Give the PKCS#10 request in DER; base64 is undone, also with line ends or PEM marks.
 
     Raises:
         EstMediaType: Content-Type is not application/pkcs10.
@@ -127,7 +127,7 @@ def _credentials(asked: MachineRequest) -> tuple[str, str]:
 
 
 def _bindings(asked: MachineRequest) -> tuple[bytes, ...]:
-    """The channel bindings of this TLS connection: tls-unique (TLS 1.2) and the RFC 9266 exporter (TLS 1.3)."""
+    """Give the channel bindings of this TLS connection: tls-unique (TLS 1.2) and the RFC 9266 exporter (TLS 1.3)."""
     tls = asked.request.scope.get("extensions", {}).get("lachan.tls", {})
     return tuple(binding for binding in (tls.get("tls_unique"), tls.get("exporter")) if binding)
 
@@ -146,7 +146,7 @@ async def csrattrs(asked: MachineRequest) -> MachineAnswer:
 
 
 async def simpleenroll(asked: MachineRequest) -> MachineAnswer:
-    """A certificate for the secret's device (RFC 7030 4.2.1); a contained device gets none."""
+    """Give a certificate for the secret's device (RFC 7030 4.2.1); a contained device gets none."""
     label, (name, secret) = _profile(asked), _credentials(asked)
     state, client = asked.request.app.state, asked.request.client
     enrolled = await service.enrolling(
@@ -157,7 +157,7 @@ async def simpleenroll(asked: MachineRequest) -> MachineAnswer:
 
 
 async def simplereenroll(asked: MachineRequest) -> MachineAnswer:
-    """A further certificate for the device that the connection proves (RFC 7030 4.2.2); its names stay."""
+    """Give a further certificate for the device that the connection proves (RFC 7030 4.2.2); its names stay."""
     label, state = _profile(asked), asked.request.app.state
     device: Verified = asked.device
     enrolled = await service.renewing(

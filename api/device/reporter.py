@@ -30,7 +30,7 @@ _log = logging.getLogger("lachan.api.device")
 
 
 class Reporter:
-    """Writes the device door's records.
+    """Write the device door's records.
 
     Attributes:
         door: The id of this door process.

@@ -46,7 +46,7 @@ class View:
 
 
 class TrustWatch:
-    """Keeps the door's `View`.
+    """Keep the door's `View`.
 
     Args:
         rt: The open installation.
@@ -72,7 +72,7 @@ class TrustWatch:
             self._thread.join(timeout=5)
 
     def current(self) -> View:
-        """The present view.
+        """Give the present view.
 
         Raises:
             TrustUnknown: If there is none, or it was not confirmed for `STALE` seconds.

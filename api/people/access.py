@@ -40,12 +40,12 @@ class Caller:
 
 
 async def runtime(request: Request) -> Runtime:
-    """The open installation."""
+    """Give the open installation."""
     return cast(Runtime, request.app.state.rt)
 
 
 def may(permission: Permission) -> Callable[[Request], Awaitable[Principal]]:
-    """The dependency that lets through who has a permission.
+    """Give the dependency that lets through who has a permission.
 
     Raises (when called for a request):
         Unauthenticated: If nobody, or nobody we can recognise, asks.
@@ -68,7 +68,7 @@ def may(permission: Permission) -> Callable[[Request], Awaitable[Principal]]:
 
 
 async def signed_in(request: Request) -> Caller | None:
-    """Who asks, for pages that strangers see too; None for strangers."""
+    """Tell who asks, for pages that strangers see too; None for strangers."""
     try:
         return await who(request)
     except Unauthenticated:
@@ -76,7 +76,7 @@ async def signed_in(request: Request) -> Caller | None:
 
 
 async def who(request: Request) -> Caller | None:
-    """Who asks; None when no credentials came. Looked up once per request.
+    """Tell who asks; None when no credentials came. Looked up once per request.
 
     Raises:
         Unauthenticated: If credentials came that are not, or no longer, good.
@@ -153,7 +153,7 @@ def _record_read(rt: Runtime, principal: Principal, resource: str) -> None:
 
 
 def _first(request: Request, what: tuple[str, ...], period: float) -> bool:
-    """Whether this is the first time of something within a period; remembers at most 10 000 things."""
+    """Tell whether this is the first time of something within a period; remembers at most 10 000 things."""
     known: dict[tuple[str, ...], float] = request.app.state.__dict__["_state"].setdefault("remembered", {})
     now = time.monotonic()
     if known.get(what, 0.0) > now:

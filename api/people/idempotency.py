@@ -113,7 +113,7 @@ def _applies(path: str, headers: Headers) -> bool:
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body, which must wait here; whoever asks was not yet asked what they may.
+    """Give the whole body, which must wait here; whoever asks was not yet asked what they may.
 
     Raises:
         TooLarge: If it is larger than a JSON body of this door has reason to be.
@@ -132,7 +132,7 @@ def _digest(request: Request, body: bytes) -> str:
 
 
 def _once(body: bytes, then: Receive) -> Receive:
-    """The body that was read already; afterwards whatever really comes (the peer's leaving)."""
+    """Give the body that was read already; afterwards whatever really comes (the peer's leaving)."""
     sent = False
 
     async def receive() -> Message:
@@ -146,7 +146,7 @@ def _once(body: bytes, then: Receive) -> Receive:
 
 
 class _Answer:
-    """Holds an answer back."""
+    """Hold an answer back."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

@@ -1,4 +1,4 @@
-"""Hides other vendors' devices inside what a manufacturer reads.
+"""Hide other vendors' devices inside what a manufacturer reads.
 
 Lists and lookups are narrowed by queries; but a fact about one's own device may mention another's id inside (who sent
 the lines that raised an alert, who acted). Steps: find everything that looks like an id in the texts → ask the registry
@@ -23,7 +23,7 @@ _BATCH = 500
 
 
 def hide(connection: sa.Connection, caller: Principal, value: Any) -> Any:
-    """The same JSON value without ids of devices that the caller may not know of.
+    """Give the same JSON value without ids of devices that the caller may not know of.
 
     Args:
         connection: An open connection.

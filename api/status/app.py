@@ -18,7 +18,7 @@ BODY = 64 * 1024  # an OCSP request
 
 
 async def runtime(request: Request) -> Runtime:
-    """The open installation."""
+    """Give the open installation."""
     return cast(Runtime, request.app.state.rt)
 
 

@@ -66,7 +66,7 @@ def revocation_list(request: Request, name: str, rt: Open) -> Response:
 
 
 async def posted(request: Request) -> bytes:
-    """The body; the door limits its size."""
+    """Give the body; the door limits its size."""
     return await request.body()
 
 

@@ -59,7 +59,7 @@ class DemoDevice:
         return made
 
     def connect(self, *, certificate: bool = True) -> http.client.HTTPSConnection:
-        """A new connection to the device door."""
+        """Give a new connection to the device door."""
         context = self.context(certificate=certificate)
         return http.client.HTTPSConnection(self.door.hostname or "", self.door.port, context=context, timeout=20)
 
@@ -160,7 +160,7 @@ class DemoDevice:
         return {"ok": True}
 
     def seen(self) -> dict[str, Any]:
-        """What the watch saw: (seconds since the epoch, status or ``closed``), one entry per change."""
+        """Tell what the watch saw: (seconds since the epoch, status or ``closed``), one entry per change."""
         assert self.watch
         return {"ok": True, "changes": list(self.watch.changes)}
 
@@ -260,7 +260,7 @@ class CameraPage:
                 self.wfile.write(body)
 
             def version_string(self) -> str:
-                """What the ``Server`` header tells: the careful one names no version."""
+                """Tell what the ``Server`` header tells: the careful one names no version."""
                 return super().version_string() if weak else "camera"
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so

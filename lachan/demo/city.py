@@ -42,7 +42,7 @@ def tell(condition: bool, sentence: str) -> None:
 
 
 def log_tail(path: Path) -> str:
-    """The end of a log, for people who ask why."""
+    """Give the end of a log, for people who ask why."""
     return path.read_text("utf-8", errors="replace")[-1500:] if path.exists() else "no log"
 
 

@@ -54,7 +54,7 @@ class Heartbeat(threading.Thread):
                     self._beats[sent.mid] = topic
 
     def seen(self) -> dict[str, Any]:
-        """What the device's own client saw so far."""
+        """Tell what the device's own client saw so far."""
         return {"changes": list(self.changes), "granted": dict(self.granted), "remedies": self.remedies}
 
     def _connect(self) -> None:

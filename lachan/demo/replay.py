@@ -12,7 +12,7 @@ BENIGN = FOLDER / "benign.bulk"
 
 
 def ending(recording: Path, end: datetime) -> list[bytes]:
-    """The recording as pairs of action and document, moved so that its last line happened at ``end``."""
+    """Give the recording as pairs of action and document, moved so that its last line happened at ``end``."""
     body = recording.read_bytes()
     times = [datetime.fromisoformat(json.loads(line)["@timestamp"]) for line in body.splitlines()[1::2]]
     moved = shift(body, end - (max(times) - min(times))).splitlines(keepends=True)
@@ -20,5 +20,5 @@ def ending(recording: Path, end: datetime) -> list[bytes]:
 
 
 def before(pairs: list[bytes], words: bytes) -> int:
-    """The place of the first pair that has ``words``; the end when none has."""
+    """Give the place of the first pair that has ``words``; the end when none has."""
     return next((place for place, pair in enumerate(pairs) if words in pair), len(pairs))

@@ -69,7 +69,7 @@ class Story:
             after = feed["next"]
 
     def proof(self, name: str, device: str | None = None, **data: str) -> str:
-        """The id of the newest fact of that name, with that data; waits for it a little."""
+        """Give the id of the newest fact of that name, with that data; waits for it a little."""
 
         def facts() -> list[str]:
             found = self.events(name, device)
@@ -212,7 +212,7 @@ def attack(story: Story) -> Proof:
 
 
 def alert(story: Story) -> Proof:
-    """The login succeeds and a loader runs: the alert names its rule, its fields, and the lines."""
+    """Give the login succeeds and a loader runs: the alert names its rule, its fields, and the lines."""
     success = replay.before(story.lines, b"auth succeeded")
     story.sent = time.time()
     story.cameras[TURNING].must("bulk", lines=b"".join(story.lines[success:]).decode())
@@ -232,7 +232,7 @@ def _alerts(story: Story, outcome: str) -> list[dict[str, Any]]:
 
 
 def quarantine(story: Story) -> Proof:
-    """The open session closes; a new one, the renewal, the old secret with a new key: all refused."""
+    """Give the open session closes; a new one, the renewal, the old secret with a new key: all refused."""
     camera = story.cameras[TURNING]
     if story.broken == "quarantine":
         story.device_ids[TURNING], story.sent = story.device_ids[NEIGHBOUR], time.time()
@@ -259,7 +259,7 @@ def quarantine(story: Story) -> Proof:
 
 
 def neighbour(story: Story) -> Proof:
-    """The other camera never noticed: its connection held, and it may renew."""
+    """Give the other camera never noticed: its connection held, and it may renew."""
     camera = story.cameras[NEIGHBOUR]
     if story.broken == "neighbour":
         story.admin.post(f"/api/v1/devices/{story.device_ids[NEIGHBOUR]}/suspend", {"reason": "broken on purpose"})

@@ -127,5 +127,5 @@ def trust(argv: list[str]) -> int:
 
 
 def as_dict(device: Device) -> dict[str, Any]:
-    """A device as JSON-able fields."""
+    """Give a device as JSON-able fields."""
     return dataclasses.asdict(device)

@@ -64,7 +64,7 @@ class Principal:
         return f"{self.kind}:{self.id if self.kind is PrincipalKind.DEVICE else self.name}"
 
     def may(self, permission: Permission) -> bool:
-        """Whether one of the roles has the permission (system parts have all but those of persons)."""
+        """Tell whether one of the roles has the permission (system parts have all but those of persons)."""
         if permission in PERSON_ONLY and (self.kind is not PrincipalKind.PERSON or not self.session):
             return False
         if self.kind is PrincipalKind.SYSTEM:
@@ -73,7 +73,7 @@ class Principal:
 
 
 def system(name: str) -> Principal:
-    """The principal of a part of lachan itself."""
+    """Give the principal of a part of lachan itself."""
     return Principal(kind=PrincipalKind.SYSTEM, id=name, name=name)
 
 

@@ -31,7 +31,7 @@ def _pepper(path: Path) -> bytes:
 
 
 def hashed(data: Path, secret: str) -> str:
-    """What is stored of a secret: hex HMAC-SHA-256 under the pepper of the data folder.
+    """Tell what is stored of a secret: hex HMAC-SHA-256 under the pepper of the data folder.
 
     Raises:
         Unavailable: the installation has no pepper.
@@ -45,5 +45,5 @@ def same(left: str, right: str) -> bool:
 
 
 def random_text(octets: int = 32) -> str:
-    """A URL-safe random text of so many octets of entropy."""
+    """Give a URL-safe random text of so many octets of entropy."""
     return secrets.token_urlsafe(octets)

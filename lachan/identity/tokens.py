@@ -68,7 +68,7 @@ def issue(
 
 
 def parse(text: str) -> tuple[str, str]:
-    """The id and secret in a token's text.
+    """Give the id and secret in a token's text.
 
     Raises:
         BadToken: it is no token of ours, or mistyped.
@@ -81,12 +81,12 @@ def parse(text: str) -> tuple[str, str]:
 
 
 def api_key(text: str) -> str:
-    """The same token as the value of ``Authorization: ApiKey …`` (base64 of ``id:key``)."""
+    """Give the same token as the value of ``Authorization: ApiKey …`` (base64 of ``id:key``)."""
     return base64.b64encode(f"lachan:{text}".encode()).decode()
 
 
 def from_header(value: str) -> str:
-    """The token in an Authorization header's value (``Bearer`` or ``ApiKey``).
+    """Give the token in an Authorization header's value (``Bearer`` or ``ApiKey``).
 
     Raises:
         BadToken: the header has another form.

@@ -1,4 +1,4 @@
-"""Prepares ``.venv`` from the hashed locks, with nothing but Python and pip.
+"""Prepare ``.venv`` from the hashed locks, with nothing but Python and pip.
 
 Steps: look at the stamp in ``.venv`` (what it was made from); if it does not answer, take the file lock, make the virtual
 environment, let the system's pip install the locked wheels into it (hashes required, nothing built from source), put the

@@ -37,7 +37,7 @@ def say(text: str) -> None:
 
 
 def stamp() -> dict[str, str]:
-    """What ``.venv`` was made from: ``python`` and, by the lock's name, the SHA-256 of each lock it holds.
+    """Tell what ``.venv`` was made from: ``python`` and, by the lock's name, the SHA-256 of each lock it holds.
 
     Returns:
         An empty dict when there is no stamp, it cannot be read, or the interpreter it speaks of is gone.

@@ -78,7 +78,7 @@ def prepare(wanted: str, mutex: int) -> None:
 
 
 def _why(have: dict[str, str], lock: str) -> str:
-    """Why there is something to do, in a few words."""
+    """Tell why there is something to do, in a few words."""
     if have:
         return f"{lock} has changed" if lock in have else "the tests need them"
     return (
@@ -117,7 +117,7 @@ def _create(python: str) -> None:
 
 
 def _pip(python: str) -> list[str]:
-    """The system's pip, aimed at our environment, with no questions and no version nagging."""
+    """Give the system's pip, aimed at our environment, with no questions and no version nagging."""
     return [python, "-m", "pip", "--python", str(PYTHON), "--disable-pip-version-check", "--no-input"]
 
 
@@ -241,7 +241,7 @@ def locked(lock: Path) -> dict[str, str]:
 
 
 def normal(name: str) -> str:
-    """A distribution's name as PEP 503 normalises it."""
+    """Give a distribution's name as PEP 503 normalises it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -255,12 +255,12 @@ def _foreign(marker: str) -> bool:
 
 
 def _site() -> Path:
-    """The environment's site-packages."""
+    """Give the environment's site-packages."""
     return next((VENV / "lib").glob("python3*/site-packages"))
 
 
 def _installed() -> int:
-    """How many distributions the environment holds by now."""
+    """Tell how many distributions the environment holds by now."""
     return sum(1 for _ in _site().glob("*.dist-info"))
 
 

@@ -1,4 +1,4 @@
-"""Writes an export (`lachan.ledger.document`) of the whole ledger, or of one device, vendor or period.
+"""Write an export (`lachan.ledger.document`) of the whole ledger, or of one device, vendor or period.
 
 Everything refers to the newest signed checkpoint. Events in scope leave with their stored bytes and inclusion proofs;
 whatever else the tree holds leaves as hashes of the largest subtrees without an event in scope, so that the root can be

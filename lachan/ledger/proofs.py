@@ -20,7 +20,7 @@ MOST_WAITING = 256
 
 
 class Proofs:
-    """Checks proofs under one checkpoint."""
+    """Check proofs under one checkpoint."""
 
     def __init__(self, point: Checkpoint, cover: Coverage) -> None:
         self._point, self._cover = point, cover

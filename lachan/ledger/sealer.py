@@ -1,4 +1,4 @@
-"""Seals what is new: leaves, then a signed checkpoint, then files. Recurring work ``ledger.seal``; sealing is never an event.
+"""Seal what is new: leaves, a signed checkpoint, files. Recurring work ``ledger.seal``; sealing is never an event.
 
 Steps, each of which may be the last before a crash: 1. the next events become leaves of the tree, a page a unit;
 2. the signer is asked for its last checkpoint, and one that the database does not have yet is stored; 3. what is to be

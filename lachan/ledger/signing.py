@@ -1,4 +1,4 @@
-"""Signs checkpoints inside the signer: only one that extends the last one it signed, and that was written down before.
+"""Sign checkpoints inside the signer: only one that extends the last one it signed, and that was written down before.
 
 The signer remembers its last checkpoint, note and all, in its own folder (``ledger.json``, durable before the answer), so
 that whoever rules the database, or restores an old one, gets no second history signed. The consistency proof is checked

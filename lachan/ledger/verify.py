@@ -1,4 +1,4 @@
-"""Checks an export offline: needs the export and a public key, and nothing of the server.
+"""Check an export offline: needs the export and a public key, and nothing of the server.
 
 One pass, each line once: 1. the checkpoint's signature; 2. every event's hash and inclusion proof; 3. every leaf of the
 tree stands exactly once, in order, as an event or under a hash, and all together give the signed root; 4. the table of
@@ -174,7 +174,7 @@ class _Check:
             self.found(Fault.HASHES, detail, line=line)
 
     def _hash(self, part: HashLine) -> None:
-        """The hash of a subtree: its place, what it may hide, and whether its neighbours vouch for it."""
+        """Take the hash of a subtree: its place, what it may hide, and whether its neighbours vouch for it."""
         inside = self.indexes[bisect_left(self.indexes, part.start) : bisect_left(self.indexes, part.end)]
         if self.head.scope.whole:
             inside = list(range(part.start, min(part.end, part.start + MOST_FINDINGS)))
@@ -185,7 +185,7 @@ class _Check:
         self._vouch(self.proofs.note(part, self.line))
 
     def _section(self, listed: Listed) -> None:
-        """A part of the table of contents; what the last one listed and nobody saw keeps its name."""
+        """Take a part of the table of contents; what the last one listed and nobody saw keeps its name."""
         self._leave_section()
         self.listed = {index: (event_id, name) for index, event_id, name in listed}
         self.indexes = sorted(self.listed)

@@ -48,7 +48,7 @@ class HttpAnswer:
     elapsed: float
 
     def header(self, name: str) -> str:
-        """The values of one header joined by ``, ``; empty when absent."""
+        """Give the values of one header joined by ``, ``; empty when absent."""
         return ", ".join(value for key, value in self.headers if key == name.lower())
 
 

@@ -93,7 +93,7 @@ class ScopeEntry:
 
 
 def _stands() -> None:
-    """A scope that cannot be stopped."""
+    """Let a scope stand that cannot be stopped."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def parse_entry(text: str) -> ScopeEntry:
 
 
 def operator_scope(allow: tuple[str, ...], *, methods: frozenset[str] = frozenset({"webhook", "http"})) -> Scope:
-    """The scope of the operator's allow-list (settings): where webhooks and playbook HTTP steps may go.
+    """Give the scope of the operator's allow-list (settings): where webhooks and playbook HTTP steps may go.
 
     Args:
         allow: lines for :func:`parse_entry`; a line without a port allows 80 and 443.
@@ -317,7 +317,7 @@ def _inside(entry: ScopeEntry, special: Network, address: Address) -> bool:
 
 
 def special(address: Address) -> bool:
-    """Whether an address lies in a range that only an entry of its own may open, also behind a translator."""
+    """Tell whether an address lies in a range that only an entry of its own may open, also behind a translator."""
     carried = _carried(_plain(address))
     return any(carried.version == network.version and carried in network for _, network in _SPECIAL)
 

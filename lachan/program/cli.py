@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def usage() -> str:
-    """The overview that ``lachan --help`` prints (README shows the same)."""
+    """Give the overview that ``lachan --help`` prints (README shows the same)."""
     lines = ["usage: python3 -m lachan COMMAND …", ""]
     lines += [f"  {name:<11} {about}" for name, (_, about) in COMMANDS.items()]
     return "\n".join(

@@ -62,7 +62,7 @@ def _foreign_keys_at_rest(db: Database) -> Iterator[None]:
 
 
 def current(db: Database) -> str | None:
-    """The revision that the database is at; None before the first."""
+    """Give the revision that the database is at; None before the first."""
     with db.read() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 

@@ -77,7 +77,7 @@ def run_role(role: str, settings: Settings) -> int:
 
 
 def listen(settings: Settings, door: str) -> socket.socket:
-    """A listening TCP socket for a door.
+    """Give a listening TCP socket for a door.
 
     Raises:
         Unavailable: the port is taken or may not be used.
@@ -109,7 +109,7 @@ def _say_ready() -> None:
 
 
 def _stop_with_parent(stop: threading.Event) -> None:
-    """A role that lost its supervisor (kill -9) ends too: nobody would start it again or end it."""
+    """End a role that lost its supervisor (kill -9): nobody would start it again or end it."""
     if "LACHAN_READY_FD" not in os.environ:
         return
     parent = os.getppid()
@@ -130,7 +130,7 @@ class Child:
 
 
 class Supervisor:
-    """Starts the roles, keeps them running, ends them."""
+    """Start the roles, keep them running, end them."""
 
     def __init__(self, settings: Settings, *, as_json: bool) -> None:
         self.as_json = as_json

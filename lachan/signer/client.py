@@ -19,7 +19,7 @@ IDLE = 8
 
 
 class SignerClient:
-    """Asks the signer; may be shared by threads.
+    """Ask the signer; may be shared by threads.
 
     Args:
         path: the signer's socket.
@@ -101,13 +101,13 @@ class SignerClient:
         return connection
 
     def __del__(self) -> None:
-        """A forgotten client must not leave sockets to the garbage collector's warning."""
+        """Close a forgotten client's sockets before the garbage collector warns of them."""
         with contextlib.suppress(AttributeError):
             self.close()
 
 
 def _alive(connection: socket.socket) -> bool:
-    """Whether the signer still holds its end; what it sent unasked would be as wrong as its hanging up."""
+    """Tell whether the signer still holds its end; what it sent unasked would be as wrong as its hanging up."""
     timeout = connection.gettimeout()
     connection.settimeout(0)  # with a time-out Python would wait for it, whatever the flags say
     try:

@@ -102,7 +102,7 @@ class Handler:
 
 
 def strict(request: Mapping[str, Any], wanted: Mapping[str, type | UnionType]) -> dict[str, Any]:
-    """The request's fields, exactly those wanted and of those types.
+    """Give the request's fields, exactly those wanted and of those types.
 
     Args:
         request: what came over the socket.

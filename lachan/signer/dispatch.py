@@ -56,7 +56,7 @@ class _Answer:
 
 
 class Dispatcher:
-    """Answers requests; threads may call it at once.
+    """Answer requests; threads may call it at once.
 
     Args:
         settings: of this installation.

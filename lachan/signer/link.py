@@ -24,7 +24,7 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class SignerLink:
-    """Asks the signer from one event loop.
+    """Ask the signer from one event loop.
 
     Args:
         path: the signer's socket.

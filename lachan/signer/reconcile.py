@@ -1,4 +1,4 @@
-"""Compares the signer's log with the database: a signature that the database does not know is a discrepancy, and is closed.
+"""Compare the signer's log with the database: a signature that the database does not know is closed.
 
 Recurring work ``signer.reconcile`` in the worker. It asks the signer for its log from where it stopped, waits `GRACE` for
 each signature (its row is committed after the signature is made), and looks each up with the room's ``recorded`` function.

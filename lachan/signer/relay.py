@@ -1,4 +1,4 @@
-"""Carries refusals from the signer's log into the outbox, in the background, exactly once.
+"""Carry refusals from the signer's log into the outbox, in the background, exactly once.
 
 The answer to the caller never waits for it: on SQLite the caller may hold the only write lock. The relay reads the log
 from where it stopped (``delivered``, a byte position), records each refusal as `lachan.events.SignatureRefused` together

@@ -179,7 +179,7 @@ def main(settings: Settings, stop: threading.Event, ready: Callable[[], None] = 
 
 
 def _only_one(folder: Path) -> int:
-    """The lock on the signer's folder; the kernel gives it back when the process ends, however it ends."""
+    """Give the lock on the signer's folder; the kernel gives it back when the process ends, however it ends."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

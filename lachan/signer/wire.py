@@ -124,7 +124,7 @@ def receive(connection: socket.socket, *, files: bool = False) -> dict[str, Any]
 
 
 def _head(connection: socket.socket, descriptors: list[int] | None) -> bytes | None:
-    """The length; descriptors come with its first byte."""
+    """Give the length; descriptors come with its first byte."""
     if descriptors is None:
         return _exactly(connection, _LENGTH.size, at_boundary=True)
     room = socket.CMSG_SPACE(MAX_FILES * array.array("i").itemsize)

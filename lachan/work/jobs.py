@@ -121,5 +121,5 @@ def poke(connection: sa.Connection, name: str) -> None:
 
 
 def poisoned(connection: sa.Connection) -> int:
-    """How many jobs were given up."""
+    """Tell how many jobs were given up."""
     return connection.execute(sa.select(sa.func.count()).where(jobs.c.state == "poisoned")).scalar_one()

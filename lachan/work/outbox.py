@@ -153,7 +153,7 @@ def canonical(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> bool:
-    """Whether orjson writes it as RFC 8785 says: its numbers and the order of its keys differ elsewhere."""
+    """Tell whether orjson writes it as RFC 8785 says: its numbers and the order of its keys differ elsewhere."""
     if value is None or type(value) is str or type(value) is bool:
         return True
     if type(value) is int:
@@ -202,12 +202,12 @@ def read(
 
 
 def newest(connection: sa.Connection) -> int:
-    """The highest number given to a fact so far; 0 before the first."""
+    """Give the highest number given to a fact so far; 0 before the first."""
     return connection.execute(sa.select(sa.func.max(events.c.seq))).scalar() or 0
 
 
 def stored(row: Any) -> StoredEvent:
-    """A row of `events` as the fact that it keeps."""
+    """Give a row of `events` as the fact that it keeps."""
     event = None
     if row["body"] is not None:
         event = Event.load(row["name"], json.loads(row["body"])["data"])
@@ -218,7 +218,7 @@ def stored(row: Any) -> StoredEvent:
 
 
 def vendor_of(connection: sa.Connection, device_id: str | None) -> str | None:
-    """The vendor of a device; None for no device."""
+    """Give the vendor of a device; None for no device."""
     if device_id is None:
         return None
     found: str | None = _VENDOR.scalar(connection, id_=device_id)

@@ -197,7 +197,7 @@ class PostgresWaker:
 
 
 class PostgresWaiter:
-    """Waits for a byte from this machine and for NOTIFY from any."""
+    """Wait for a byte from this machine and for NOTIFY from any."""
 
     def __init__(self, here: UnixWaiter, url: str, name: str) -> None:
         self._here, self._url, self._names = here, url, {name, "*"}
@@ -253,7 +253,7 @@ class PostgresWaiter:
 
 
 def open_waker(data: Path, postgres: str | None) -> Waker:
-    """The waker of an installation: by datagrams, and over machines where its database is PostgreSQL."""
+    """Give the waker of an installation: by datagrams, and over machines where its database is PostgreSQL."""
     return PostgresWaker(data, postgres) if postgres else UnixWaker(data)
 
 

@@ -33,7 +33,7 @@ log = get_logger(__name__)
 
 
 class Worker:
-    """Takes due jobs in the order in which they fell due; any number of workers may share a database."""
+    """Take due jobs in the order in which they fell due; any number of workers may share a database."""
 
     def __init__(self, rt: "Runtime", *, kinds: Sequence[str] | None = None) -> None:
         self.rt = rt

@@ -1,1 +1,4 @@
-"""Looks at one device from the network, within an engagement's scope. See `posture.probes.probe` for what a probe is, `posture.probes.run` for what happens."""
+"""Look at one device from the network, within an engagement's scope.
+
+`posture.probes.probe` says what a probe is, `posture.probes.run` has them look.
+"""

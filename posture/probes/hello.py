@@ -46,7 +46,7 @@ class ServerHello:
 
 
 def client_hello(version: int, *, suites: tuple[int, ...] | None = None, name: str = "") -> bytes:
-    """A ClientHello record that offers exactly one version.
+    """Give a ClientHello record that offers exactly one version.
 
     Args:
         version: code point out of `VERSIONS`.

@@ -1,4 +1,4 @@
-"""Tries factory passwords, three at most in one run, and stops at the first that works.
+"""Try factory passwords, three at most in one run, and stops at the first that works.
 
 Only where the device itself asked for HTTP Basic (RFC 7617) or Digest (RFC 7616) authentication. Not on a device whose
 declaration names a lock-out, unless the engagement says so; and no further once the device answers 429 or 423, or hangs
@@ -66,7 +66,7 @@ def _ordered(pairs: Iterable[Mapping[str, str]], vendor: str) -> list[Mapping[st
 
 
 def _challenge(page: FrontPage) -> str:
-    """The challenge to answer: Digest before Basic, stronger hashes first; empty when neither is offered."""
+    """Give the challenge to answer: Digest before Basic, stronger hashes first; empty when neither is offered."""
     digests = [c for c in page.challenges if c.lower().startswith("digest ")]
     known = [c for c in digests if _parameters(c).get("algorithm", "MD5").upper().removesuffix("-SESS") in _HASHES]
     known.sort(key=lambda c: _parameters(c).get("algorithm", "MD5").upper().startswith("MD5"))
@@ -75,7 +75,7 @@ def _challenge(page: FrontPage) -> str:
 
 
 def authorization(challenge: str, *, user: str, password: str) -> str:
-    """The ``Authorization`` value that answers a Basic or Digest challenge for ``GET /``."""
+    """Give the ``Authorization`` value that answers a Basic or Digest challenge for ``GET /``."""
     if challenge.lower().startswith("basic"):
         return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     given = _parameters(challenge)
@@ -100,7 +100,7 @@ def authorization(challenge: str, *, user: str, password: str) -> str:
 
 
 def _parameters(challenge: str) -> dict[str, str]:
-    """The parameters of one challenge, names in lower case (RFC 9110 11.2); control characters are dropped."""
+    """Give the parameters of one challenge, names in lower case (RFC 9110 11.2); control characters are dropped."""
     found = re.findall(r'([\w-]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', challenge)
     return {name.lower(): re.sub(r"[^\x20-\x7e]", "", quoted or plain) for name, quoted, plain in found}
 

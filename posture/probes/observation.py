@@ -80,7 +80,7 @@ class Observation:
 
     @classmethod
     def load(cls, body: Mapping[str, Any]) -> Observation:
-        """The observation of a stored body."""
+        """Give the observation of a stored body."""
         return cls(**{**body, "outcome": Outcome(body["outcome"]), "ports": tuple(body["ports"])})
 
     @property

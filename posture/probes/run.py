@@ -43,7 +43,7 @@ def run(
 
 
 def _why(inputs: Inputs, name: str, method: str, found: list[Observation]) -> Observation:
-    """Why a probe has nothing to say; only "no such service" counts as having looked."""
+    """Tell why a probe has nothing to say; only "no such service" counts as having looked."""
     refused = next((o for o in found if o.outcome is Outcome.NOT_AUTHORISED and o.code != "method_not_allowed"), None)
     used_up = next((o for o in found if o.code in ("time_box", "byte_budget")), None)
     host = inputs.target.host

@@ -138,7 +138,7 @@ def _suites(target: ProbeTarget, port: int) -> Observation:
 
 
 def _fetch(target: ProbeTarget, port: int) -> bytes | None:
-    """The certificate through the platform's TLS library, unverified: it is looked at, not trusted."""
+    """Give the certificate through the platform's TLS library, unverified: it is looked at, not trusted."""
     context = unverified()
     try:
         with target.connect(port, method=METHOD) as sock, context.wrap_socket(sock) as wrapped:
@@ -148,7 +148,7 @@ def _fetch(target: ProbeTarget, port: int) -> bytes | None:
 
 
 def unverified() -> ssl.SSLContext:
-    """A context that speaks with any server: for looking at devices, never for trusting them."""
+    """Give a context that speaks with any server: for looking at devices, never for trusting them."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -29,7 +29,7 @@ _VERSION = re.compile(r"/\d|\d+\.\d+")
 
 
 def url(target: ProbeTarget, scheme: str, port: int, path: str = "/") -> str:
-    """The URL of a path on the target."""
+    """Give the URL of a path on the target."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     return f"{scheme}://{host}:{port}{path}"
 

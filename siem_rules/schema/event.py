@@ -86,7 +86,7 @@ def _flatten(document: dict[str, Any], prefix: str, into: dict[str, Any], depth:
 
 
 def _storable(value: Any) -> Any:
-    """A sender's value without NUL: PostgreSQL keeps none in text, and one line must not stop the detector."""
+    """Give a sender's value without NUL: PostgreSQL keeps none in text, and one line must not stop the detector."""
     return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 

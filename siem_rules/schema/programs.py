@@ -82,7 +82,7 @@ def _telnetd(text: str) -> dict[str, Any]:
 
 
 def _shell(text: str) -> dict[str, Any]:
-    """A shell's own trace (``set -x``): a line that begins with ``+`` is a command that ran."""
+    """Read a shell's own trace (``set -x``): a line that begins with ``+`` is a command that ran."""
     base: dict[str, Any] = {"lachan.product": "linux", "lachan.service": "sh"}
     if found := _APPLET.match(text):
         return base | {"event.action": "applet-not-found", "process.args": [found["applet"]]}

@@ -22,7 +22,7 @@ _SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "de
 
 
 def parse(message: str, *, received: datetime) -> dict[str, Any]:
-    """The head's fields, and the words behind it as ``lachan.text``; empty for text without a syslog head."""
+    """Give the head's fields, and the words behind it as ``lachan.text``; empty for text without a syslog head."""
     found = _RFC5424.match(message)
     if found:
         return _modern(found)

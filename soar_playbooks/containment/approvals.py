@@ -158,7 +158,7 @@ def set_kill_switch(connection: sa.Connection, principal: Principal, *, active: 
 
 
 def kill_switch_state(connection: sa.Connection) -> dict[str, Any]:
-    """Whether the kill switch is on, since when, by whom and why."""
+    """Tell whether the kill switch is on, since when, by whom and why."""
     row = connection.execute(sa.select(kill_switch).where(kill_switch.c.id == 1)).mappings().first()
     return dict(row) if row is not None else {"id": 1, "active": False, "reason": "", "by": "", "at": None}
 

@@ -240,7 +240,7 @@ def _rows(connection: sa.Connection, point: str) -> list[dict[str, Any]]:
 
 
 def _differs(row: dict[str, Any], observed: Level | None) -> bool:
-    """Whether a settled row must be driven again.
+    """Tell whether a settled row must be driven again.
 
     Mild levels are not every point's business, so only what cuts is compared. A point whose evidence says *settled* while
     it observes nothing (no certificate to hold) has done it all: it is asked again after a minute, not at every look.

@@ -63,7 +63,7 @@ def sweep(rt: Runtime) -> None:
 
 
 def matches(trigger: Trigger, alert: AlertRaised) -> bool:
-    """Whether a trigger's every named set meets the alert."""
+    """Tell whether a trigger's every named set meets the alert."""
     return (
         trigger.event == type(alert).__name__
         and (not trigger.tags or bool(trigger.tags & set(alert.tags)))

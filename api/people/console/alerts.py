@@ -51,7 +51,7 @@ def alerts_page(
 
 
 def _before(after: str) -> tuple[datetime, str] | None:
-    """The place that the page before named; one that is none begins at the start."""
+    """Give the place that the page before named; one that is none begins at the start."""
     moment, _, last = after.partition("~")
     try:
         return (clock.parse(moment), last) if last else None
@@ -75,13 +75,13 @@ def alert_page(request: Request, alert_id: str, caller: Reader, rt: Open) -> Res
 
 
 def _names(connection: sa.Connection, ids: list[str]) -> dict[str, str]:
-    """The registry's names of devices: what a line calls itself is its own claim."""
+    """Give the registry's names of devices: what a line calls itself is its own claim."""
     query = sa.select(devices.c.id, devices.c.name).where(devices.c.id.in_(ids))
     return {row.id: row.name for row in connection.execute(query)}
 
 
 def _values(row: dict[str, Any]) -> list[str]:
-    """The matched values, to be marked in the lines."""
+    """Give the matched values, to be marked in the lines."""
     fields = {**row["why"].get("fields", {}), **row["why"].get("group", {})}
     found: list[str] = []
     for value in fields.values():

@@ -65,7 +65,7 @@ def _of_devices(*columns: Any) -> sa.Select[Any]:
 
 
 def _weeks(connection: sa.Connection, caller: Principal, now: datetime) -> list[tuple[datetime, int]]:
-    """How many certificates expire in each of the coming weeks, the present one first."""
+    """Tell how many certificates expire in each of the coming weeks, the present one first."""
     edges = [now + timedelta(weeks=week) for week in range(WEEKS + 1)]
     until = certificates.c.not_after
     sums = [
@@ -105,7 +105,7 @@ def _issued(connection: sa.Connection, caller: Principal, now: datetime) -> dict
 
 
 def _lists(connection: sa.Connection) -> list[Any]:
-    """The newest revocation list of each authority."""
+    """Give the newest revocation list of each authority."""
     newest = (
         sa.select(crls.c.authority, sa.func.max(crls.c.number).label("number")).group_by(crls.c.authority).subquery()
     )

@@ -11,7 +11,7 @@ _GAP = 3
 
 
 def bars(values: Sequence[float], *, name: str, top: str) -> Markup:
-    """A bar for each value.
+    """Give a bar for each value.
 
     Args:
         values: the numbers, in the table's order.

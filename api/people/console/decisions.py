@@ -30,14 +30,14 @@ class DecisionReason:
 
 
 def shown(device: Device, answer: Answer) -> str:
-    """The decision's code: one of the four answers, or unknown."""
+    """Give the decision's code: one of the four answers, or unknown."""
     if answer is Answer.ALLOW and device.state is DeviceState.REGISTERED:
         return UNKNOWN
     return str(answer)
 
 
 def of_many(connection: sa.Connection, devices: Sequence[Device]) -> dict[str, str]:
-    """The decisions of the devices of one page, by id."""
+    """Give the decisions of the devices of one page, by id."""
     ids = [device.id for device in devices]
     query = sa.select(trust_signals).where(trust_signals.c.device_id.in_(ids))
     found: dict[str, list[Signal]] = {}
@@ -56,7 +56,7 @@ def worst(at: datetime) -> sa.Subquery:
 
 
 def reasons(signals: Iterable[Signal], reader: Principal) -> list[DecisionReason]:
-    """The reasons with their links, worst first as the decision has them."""
+    """Give the reasons with their links, worst first as the decision has them."""
     return [DecisionReason(signal, _link(signal, reader)) for signal in signals]
 
 

@@ -63,7 +63,7 @@ def _certificates(rt: Runtime, caller: Principal, device: Device) -> list[tuple[
 
 
 def reach(answer: Answer) -> dict[str, list[str]]:
-    """What the device door answers and refuses at a decision; the lists are the door's own."""
+    """Tell what the device door answers and refuses at a decision; the lists are the door's own."""
     if answer is Answer.ALLOW:
         return {"open": ["*"], "shut": []}
     if answer is Answer.LIMITED:

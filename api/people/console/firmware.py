@@ -60,7 +60,7 @@ def release_page(request: Request, release_id: str, caller: Reader, rt: Open) ->
 
 
 def _progress(connection: sa.Connection, caller: Principal, release: Release) -> dict[str, Any]:
-    """How many devices of the model there are, run it, and what they reported about it."""
+    """Tell how many devices of the model there are, run it, and what they reported about it."""
     of_model = sa.and_(
         devices.c.vendor == release.vendor, devices.c.model == release.model, devices.c.state != "retired"
     )

@@ -142,7 +142,7 @@ def _device(row: Any) -> Device:
 
 
 def described(connection: sa.Connection, caller: Principal, found: list[Device]) -> list[FleetRow]:
-    """The devices of a page with what the other rooms know of them."""
+    """Give the devices of a page with what the other rooms know of them."""
     ids = [device.id for device in found]
     answers = decisions.of_many(connection, found)
     expiry = _expiry(connection, ids) if caller.may(Permission.PKI_READ) else {}
@@ -182,7 +182,7 @@ class Ward:
 
 
 def _counted(connection: sa.Connection, caller: Principal) -> tuple[list[Ward], dict[str, int]]:
-    """The wards, those with most devices that are not allowed first; and how many devices each decision has.
+    """Give the wards, those with most devices that are not allowed first; and how many devices each decision has.
 
     One pass over the registry, one over what signals speak against: a join of both would cost several times as much.
     """
@@ -208,7 +208,7 @@ def _counted(connection: sa.Connection, caller: Principal) -> tuple[list[Ward], 
 
 
 def _key(row: FleetRow) -> str:
-    """The place after a row, for the next page."""
+    """Give the place after a row, for the next page."""
     known: Iterable[str] = [str(answer) for answer in Answer]
     rank = Answer(row.decision).rank if row.decision in known else 0
     return f"{rank}~{row.device.name}"

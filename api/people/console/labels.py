@@ -228,13 +228,13 @@ LABELS: dict[str, dict[str, str]] = {
 
 
 def label(translate: Translate, kind: str, code: Any) -> str:
-    """The word for a code; the code itself where there is none."""
+    """Give the word for a code; the code itself where there is none."""
     text = LABELS.get(kind, {}).get(str(code))
     return translate(text).rpartition("\4")[2] if text else str(code)
 
 
 def sentence(translate: Translate, name: str, data: Mapping[str, Any] | None) -> Markup:
-    """A fact as a sentence; what stands in its fields is inert."""
+    """Give a fact as a sentence; what stands in its fields is inert."""
     if data is None:
         return Markup("<em>{}</em>").format(
             translate(N_("The body of this fact was erased; its place in the ledger stays."))
@@ -248,7 +248,7 @@ def sentence(translate: Translate, name: str, data: Mapping[str, Any] | None) ->
 
 
 def _value(translate: Translate, key: str, value: Any) -> Markup | str:
-    """A field of a fact: its word where it is a code, short where it is an id or a time, inert in any case."""
+    """Give a field of a fact: its word where it is a code, short where it is an id or a time, inert in any case."""
     if isinstance(value, dict):
         said = (f"{name} {markup.plain(inner)}" for name, inner in sorted(value.items()) if name not in NOISE)
         return markup.inert(", ".join(said), 300)
@@ -264,7 +264,7 @@ def _value(translate: Translate, key: str, value: Any) -> Markup | str:
 
 
 def kind(name: str) -> str:
-    """Which line of the timeline a fact belongs to."""
+    """Tell which line of the timeline a fact belongs to."""
     known = SENTENCES.get(name)
     return known[0] if known else "other"
 

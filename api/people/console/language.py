@@ -29,26 +29,26 @@ def pgettext(context: str, text: str) -> str:
 
 @cache
 def catalogue(language: str) -> gettext.NullTranslations:
-    """The translations of a language; English is written in the code itself."""
+    """Give the translations of a language; English is written in the code itself."""
     if language == "en":
         return gettext.NullTranslations()
     return gettext.translation("lachan", _LOCALE, languages=[language])
 
 
 def asked(request: Request) -> str | None:
-    """The language that the address asks for, which is then remembered."""
+    """Give the language that the address asks for, which is then remembered."""
     wanted = request.query_params.get("lang", "")
     return wanted if wanted in LANGUAGES else None
 
 
 def choose(request: Request) -> str:
-    """The language of the answer."""
+    """Give the language of the answer."""
     remembered = request.cookies.get(COOKIE, "")
     return asked(request) or (remembered if remembered in LANGUAGES else _accepted(request))
 
 
 def _accepted(request: Request) -> str:
-    """The best of our languages in Accept-Language (RFC 9110 12.5.4)."""
+    """Give the best of our languages in Accept-Language (RFC 9110 12.5.4)."""
     wanted: list[tuple[float, int, str]] = []
     for place, part in enumerate(request.headers.get("accept-language", "").split(",")[:20]):
         tag, _, parameters = part.strip().partition(";")

@@ -22,7 +22,7 @@ _WORD = 2000
 
 
 def inert(value: Any, limit: int = _WORD) -> Markup:
-    """A text that an attacker may have written, made harmless to read."""
+    """Give a text that an attacker may have written, made harmless to read."""
     text = value if isinstance(value, str) else plain(value)
     cut = text[:limit]
     shown = Markup("").join(_visible(part) for part in _pieces(cut))
@@ -30,7 +30,7 @@ def inert(value: Any, limit: int = _WORD) -> Markup:
 
 
 def plain(value: Any) -> str:
-    """A JSON value as people read it."""
+    """Give a JSON value as people read it."""
     if value is None:
         return "–"
     if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
@@ -39,7 +39,7 @@ def plain(value: Any) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text cut so that every hidden character stands alone."""
+    """Give the text cut so that every hidden character stands alone."""
     found: list[str] = []
     run = ""
     for character in text:
@@ -58,7 +58,7 @@ def _visible(part: str) -> Markup:
 
 
 def marked(line: str, values: list[str], limit: int = _WORD) -> Markup:
-    """A log line, inert, with the values that a rule matched marked."""
+    """Give a log line, inert, with the values that a rule matched marked."""
     wanted = sorted({value for value in values if len(value) > 1}, key=len, reverse=True)[:50]
     line = line[:limit]
     if not wanted:
@@ -73,24 +73,24 @@ def marked(line: str, values: list[str], limit: int = _WORD) -> Markup:
 
 
 def identifier(value: Any) -> Markup:
-    """An id in monospace, shortened in the middle; a click copies the whole (the title shows it without one)."""
+    """Give an id in monospace, shortened in the middle; a click copies the whole (the title shows it without one)."""
     text = str(value)
     short = text if len(text) <= 16 else f"{text[:8]}…{text[-6:]}"
     return Markup('<code class="id" data-copy="{0}" title="{0}">{1}</code>').format(text, short)
 
 
 def exact(moment: datetime | None) -> str:
-    """A time to the second with its zone."""
+    """Give a time to the second with its zone."""
     return "?" if moment is None else f"{_local(moment):%Y-%m-%d %H:%M:%S} +07"
 
 
 def day(moment: datetime | None) -> str:
-    """A date in Hà Nội."""
+    """Give a date in Hà Nội."""
     return "?" if moment is None else f"{_local(moment):%Y-%m-%d}"
 
 
 def _local(moment: datetime) -> datetime:
-    """The time in Hà Nội; at the calendar's ends, where devices may claim to be, the end itself."""
+    """Give the time in Hà Nội; at the calendar's ends, where devices may claim to be, the end itself."""
     try:
         return moment.astimezone(ZONE)
     except OverflowError:
@@ -98,12 +98,12 @@ def _local(moment: datetime) -> datetime:
 
 
 def time_tag(moment: datetime, shown: str) -> Markup:
-    """A ``time`` element: what is shown, with the exact time on hover and for programs."""
+    """Give a ``time`` element: what is shown, with the exact time on hover and for programs."""
     return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(), exact(moment), shown)
 
 
 def lag(happened: datetime, recorded: datetime) -> str:
-    """How much later we knew: ``+0.2 s``."""
+    """Tell how much later we knew: ``+0.2 s``."""
     seconds = (recorded - happened).total_seconds()
     if abs(seconds) < 0.05:
         return "+0 s"

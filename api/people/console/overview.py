@@ -62,7 +62,7 @@ def overview_page(
 def _count(
     connection: sa.Connection, reader: Principal, table: sa.Table, permission: Permission, where: sa.ColumnElement[bool]
 ) -> int | None:
-    """How many rows the reader may see; None if that is not theirs to know."""
+    """Tell how many rows the reader may see; None if that is not theirs to know."""
     if not reader.may(permission):
         return None
     query = sa.select(sa.func.count()).select_from(table).where(where)
@@ -70,7 +70,7 @@ def _count(
 
 
 def tasks(connection: sa.Connection, reader: Principal) -> list[Task]:
-    """What needs a person, oldest first."""
+    """Tell what needs a person, oldest first."""
     found: list[Task] = []
     if reader.may(Permission.RUNS_READ):
         found += _containments(connection, reader) + _runs(connection, reader)

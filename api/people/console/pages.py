@@ -1,4 +1,4 @@
-"""Makes pages: one Jinja2 environment per language, the frame that every page stands in, and errors as pages.
+"""Make pages: one Jinja2 environment per language, the frame that every page stands in, and errors as pages.
 
 `Pages` is the route class of every console module: a refusal becomes a page in the reader's language, a stranger's visit
 becomes the way to the sign-in. Parts marked ``{% block live %}`` renew themselves: htmx asks for the same address again,
@@ -39,7 +39,7 @@ class Pages(APIRoute):
     """A route whose refusals are pages."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with errors turned into pages."""
+        """Give the handler, with errors turned into pages."""
         handler = super().get_route_handler()
 
         async def page(request: Request) -> Response:
@@ -55,7 +55,7 @@ class Pages(APIRoute):
 
 
 def render(request: Request, template: str, /, status: int = 200, **context: Any) -> Response:
-    """The page for whoever asks; only its live part when htmx asks for that."""
+    """Give the page for whoever asks; only its live part when htmx asks for that."""
     lang = language.choose(request)
     environment = _environment(lang)
     found = environment.get_template(template)
@@ -75,7 +75,7 @@ def back(address: str, *, said: str = "") -> Response:
 
 
 def refusal(request: Request, error: LachanError) -> Response:
-    """A refusal as a page: in the reader's words where we have them, the code and detail for the operator."""
+    """Give a refusal as a page: in the reader's words where we have them, the code and detail for the operator."""
     if error.status >= 500:
         _log.error("%s: %s", error.code, error.detail, exc_info=error)
     return render(request, "error.html", status=error.status, error=error)
@@ -123,14 +123,14 @@ def _may(me: Principal | None, name: str) -> bool:
 
 
 def _here(request: Request, changes: dict[str, Any]) -> str:
-    """The page's own address with some parameters changed; None takes one away."""
+    """Give the page's own address with some parameters changed; None takes one away."""
     known = {key: value for key, value in request.query_params.items() if key not in ("said", "seen", "lang")}
     merged = {key: value for key, value in {**known, **changes}.items() if value not in (None, "")}
     return f"{request.url.path}?{urlencode(merged)}" if merged else request.url.path
 
 
 def _live(request: Request, part: str) -> Markup:
-    """The live part in its wrapper, which asks again every few seconds."""
+    """Give the live part in its wrapper, which asks again every few seconds."""
     seen = hashlib.sha256(part.encode()).hexdigest()[:16]
     return Markup('<div id="live" hx-get="{}" hx-trigger="every 4s" hx-swap="outerHTML">{}</div>').format(
         _here(request, {"seen": seen}),

@@ -78,7 +78,7 @@ def _names(connection: Any, digest: str) -> dict[str, str]:
 
 
 def steps(journal: list[dict[str, Any]], names: dict[str, str]) -> list[RunStep]:
-    """The journal's rows as steps, in their order."""
+    """Give the journal's rows as steps, in their order."""
     found: dict[str, RunStep] = {}
     for entry in journal:
         step = found.setdefault(entry["step_id"], RunStep(names.get(entry["step_id"]) or entry["step_id"]))
@@ -90,7 +90,7 @@ def steps(journal: list[dict[str, Any]], names: dict[str, str]) -> list[RunStep]
 
 
 def _effects(plan: list[dict[str, Any]], run: dict[str, Any]) -> list[str]:
-    """The containment levels that a plan would bring about, for the label of the button."""
+    """Give the containment levels that a plan would bring about, for the label of the button."""
     levels = [step["parameters"].get("level", "") for step in plan if step.get("verb") == "containment.set"]
     return [str(level) for level in levels if level and run["device_name"]]
 

@@ -45,7 +45,7 @@ class TimelineEntry:
 def read(
     rt: Runtime, reader: Principal, device_id: str, *, kind: str = "", before: int = 0
 ) -> tuple[list[TimelineEntry], int]:
-    """A stretch of the timeline and the place where the next one begins (0: that was all).
+    """Give a stretch of the timeline and the place where the next one begins (0: that was all).
 
     Args:
         rt: the installation.
@@ -91,7 +91,7 @@ def _lines(rt: Runtime, device_id: str) -> list[TimelineEntry]:
 
 
 def _line(line: logs.Line) -> TimelineEntry:
-    """A line as people read it: the message and the time that it claims, where it is JSON that has them."""
+    """Give a line as people read it: the message and the time that it claims, where it is JSON that has them."""
     happened, text = None, line.line
     try:
         document = json.loads(text)
@@ -108,7 +108,7 @@ def _place(entry: TimelineEntry) -> datetime:
 
 
 def link(reader: Principal, name: str, data: dict[str, Any], device_id: str) -> str:
-    """The page that tells more about a fact, if the reader may see it."""
+    """Give the page that tells more about a fact, if the reader may see it."""
     places = (
         ("containment_id", "/containments/{}", Permission.RUNS_READ),
         ("run_id", "/runs/{}", Permission.RUNS_READ),

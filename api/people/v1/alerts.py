@@ -200,7 +200,7 @@ def comment_alert(alert_id: AlertId, body: NewComment, caller: Worker, rt: Open)
 
 @router.post("/{alert_id}/close", summary="Close it with a verdict", responses=documented(404, 409))
 def close_alert(alert_id: AlertId, body: Closing, caller: Worker, rt: Open) -> AlertDetail:
-    """Close the alert."""
+    """End the alert's episode with a verdict; what comes later begins a new one."""
 
     def unit(connection: sa.Connection) -> AlertDetail:
         service.close(connection, caller, alert_id, verdict=str(body.verdict))

@@ -37,7 +37,7 @@ class ArtifactView(BaseModel):
 
     @classmethod
     def of(cls, artifact: Artifact) -> "ArtifactView":
-        """The view of an artifact."""
+        """Give the view of an artifact."""
         return cls(**artifact.__dict__)
 
 

@@ -38,7 +38,7 @@ class EventOut(BaseModel):
 
     @classmethod
     def of(cls, stored: StoredEvent) -> "EventOut":
-        """What the caller gets of a stored fact."""
+        """Tell what the caller gets of a stored fact."""
         return cls(
             seq=stored.seq,
             id=stored.id,
@@ -59,7 +59,7 @@ class Feed(BaseModel):
 
 
 def shown_to(connection: sa.Connection, caller: Principal, rows: Sequence[StoredEvent]) -> list[EventOut]:
-    """What a caller gets of stored facts: a manufacturer without the ids of other vendors' devices."""
+    """Tell what a caller gets of stored facts: a manufacturer without the ids of other vendors' devices."""
     plain = [EventOut.of(row) for row in rows]
     if caller.vendor is None:
         return plain

@@ -84,7 +84,7 @@ class ReleaseView(BaseModel):
 
     @classmethod
     def of(cls, release: Release) -> "ReleaseView":
-        """The view of a release."""
+        """Give the view of a release."""
         approvals = [ApprovalView(**approval.__dict__) for approval in release.approvals]
         return cls(**{**release.__dict__, "approvals": approvals})
 
@@ -96,7 +96,7 @@ def propose_release(
     caller: Annotated[Principal, Depends(may(Permission.OTA_PROPOSE))],
     rt: _Runtime,
 ) -> ReleaseView:
-    """Proposes an uploaded artifact as the firmware of a model. Who proposes cannot approve."""
+    """Propose an uploaded artifact as the firmware of a model. Who proposes cannot approve."""
     made = service.propose(rt, caller, **body.model_dump())
     response.headers["Location"] = f"/api/v1/releases/{made.id}"
     return ReleaseView.of(made)
@@ -139,7 +139,7 @@ def approve_release(
     caller: Annotated[Principal, Depends(may(Permission.OTA_APPROVE))],
     rt: _Runtime,
 ) -> ReleaseView:
-    """Approves the digest that a person was shown; needs that person's own session. The k-th approval has it signed."""
+    """Approve the digest that a person was shown; needs that person's own session. The k-th approval has it signed."""
     made = service.approve(rt, caller, release_id, digest=body.digest)
     rt.wake()
     return ReleaseView.of(made)
@@ -147,7 +147,7 @@ def approve_release(
 
 @router.post("/{release_id}/sign", summary="Have it signed now")
 def sign_release(release_id: str, caller: _Publisher, rt: _Runtime) -> ReleaseView:
-    """Has an approved release signed at once instead of soon; one that is signed stays as it is."""
+    """Have an approved release signed at once instead of soon; one that is signed stays as it is."""
     _read(rt, caller, release_id)
     publishing.sign(rt, release_id)
     return _read(rt, caller, release_id)
@@ -155,7 +155,7 @@ def sign_release(release_id: str, caller: _Publisher, rt: _Runtime) -> ReleaseVi
 
 @router.post("/{release_id}/publish", summary="Hand it out")
 def publish_release(release_id: str, caller: _Publisher, rt: _Runtime) -> ReleaseView:
-    """Makes it the firmware of its model; signs it first where that has not happened yet."""
+    """Make it the firmware of its model; signs it first where that has not happened yet."""
     made = service.publish(rt, caller, release_id)
     rt.wake()
     return ReleaseView.of(made)
@@ -163,13 +163,13 @@ def publish_release(release_id: str, caller: _Publisher, rt: _Runtime) -> Releas
 
 @router.post("/{release_id}/halt", summary="Stop handing it out")
 def halt_release(release_id: str, body: Why, caller: _Holder, rt: _Runtime) -> ReleaseView:
-    """Stops a release with the next request of any device."""
+    """Stop a release with the next request of any device."""
     return _call(rt, caller, "ota.hold", release_id, body)
 
 
 @router.post("/{release_id}/resume", summary="Hand it out again")
 def resume_release(release_id: str, body: Why, caller: _Holder, rt: _Runtime) -> ReleaseView:
-    """Takes a halt back."""
+    """Take a halt back."""
     return _call(rt, caller, "ota.resume", release_id, body)
 
 

@@ -131,7 +131,7 @@ def reject_run(run_id: str, body: Note, caller: Approver, rt: Open) -> RunDetail
 
 @router.post("/{run_id}/resolve", summary="Say what became of a step", responses=documented(403, 404, 409))
 def resolve_run(run_id: str, body: Resolution, caller: Approver, rt: Open) -> RunDetail:
-    """Says, after looking at the peer, whether a step of unknown outcome happened; a person's session only."""
+    """Say, after looking at the peer, whether a step of unknown outcome happened; a person's session only."""
     service.resolve_run(rt, caller, run_id=run_id, happened=body.happened, note=body.note)
     with rt.db.read() as connection:
         return RunDetail.model_validate(schemas.show_run(connection, caller, run_id))

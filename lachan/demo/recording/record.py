@@ -99,7 +99,7 @@ def build_room() -> None:
 
 
 def build_devices(folder: Path) -> None:
-    """A /dev of its own, so that the socket /dev/log is not the machine's."""
+    """Make a /dev of its own, so that the socket /dev/log is not the machine's."""
     folder.mkdir()
     for name in ("null", "zero", "random", "urandom", "tty"):
         (folder / name).touch()
@@ -156,20 +156,20 @@ def login(user: str, password: str, source: str, script: str) -> int:
 
 
 def attack() -> None:
-    """The storm, the success, the loader."""
+    """Play the storm, the success, the loader."""
     for user, password in DICTIONARY:
         login(user, password, LOADER, LOADER_SCRIPT)
 
 
 def ordinary_day() -> None:
-    """An administrator who mistypes once and then does ordinary work."""
+    """Play an administrator who mistypes once and then does ordinary work."""
     login("admin", "xc3151", ADMIN, ADMIN_SCRIPT)
     login("admin", FACTORY_PASSWORD, ADMIN, ADMIN_SCRIPT)
     login("root", FACTORY_PASSWORD, ADMIN, "uptime\n")
 
 
 class Watcher(threading.Thread):
-    """Reads the syslog file as it grows; `documents` holds one document per line with the time it was seen."""
+    """Read the syslog file as it grows; `documents` holds one document per line with the time it was seen."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

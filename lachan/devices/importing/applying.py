@@ -1,4 +1,4 @@
-"""Applies a staged import, a chunk at a time: each is one unit of work with one fact, and due work of its own.
+"""Apply a staged import, a chunk at a time: each is one unit of work with one fact, and due work of its own.
 
 A chunk's unit registers its rows, records `DevicesImported` with the Merkle root over them, moves the import on and makes
 the next chunk due, all or nothing; the last one closes the import with the root over the chunks' roots. Whoever dies leaves
@@ -210,7 +210,7 @@ def _remove_old(connection: sa.Connection) -> int:
 
 
 def _age(import_id: str) -> timedelta:
-    """How long ago an id was made (UUIDv7 begins with the milliseconds); endless if it is none."""
+    """Tell how long ago an id was made (UUIDv7 begins with the milliseconds); endless if it is none."""
     try:
         made = int(import_id.replace("-", "")[:12], 16) / 1000
     except ValueError:

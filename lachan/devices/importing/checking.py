@@ -1,4 +1,4 @@
-"""Finds every fault of an import's rows: of their own, among each other, and against the registry.
+"""Find every fault of an import's rows: of their own, among each other, and against the registry.
 
 Of rows that want the same name or the same vendor's serial number, the first good one has it. What the file said so far
 lies in a scratch database on disk, so that memory does not grow with the file; the registry is asked a page at a time, by
@@ -58,7 +58,7 @@ class BadRow:
 
 
 class Checker:
-    """Checks the rows of one file, page after page.
+    """Check the rows of one file, page after page.
 
     Args:
         db: has the registry.
@@ -121,7 +121,7 @@ class Checker:
         return new
 
     def _registered(self, page: Sequence[NewDevice]) -> tuple[set[str], set[tuple[str, str]]]:
-        """The names and the vendors' serial numbers of a page that are taken."""
+        """Give the names and the vendors' serial numbers of a page that are taken."""
         if not page:
             return set(), set()
         pair = sa.tuple_(devices.c.vendor, devices.c.serial_number)
@@ -151,7 +151,7 @@ class Checker:
 
 
 def refused(row: Row, column: str, why: str) -> BadRow:
-    """A row that is at fault in one column."""
+    """Give a row that is at fault in one column."""
     return BadRow(row.number, column, f"{column}: {why}", _shown(row))
 
 

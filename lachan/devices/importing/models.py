@@ -102,7 +102,7 @@ class Import:
 
     @classmethod
     def of(cls, row: Any) -> "Import":
-        """An import of its row (a mapping)."""
+        """Give an import of its row (a mapping)."""
         known = {one.name: row[one.name] for one in fields(cls)}
         return cls(**{**known, "state": ImportState(row["state"])})
 

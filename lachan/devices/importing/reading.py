@@ -1,4 +1,4 @@
-"""Reads an import file as rows: CSV with a header line (RFC 4180) or one JSON object per line.
+"""Read an import file as rows: CSV with a header line (RFC 4180) or one JSON object per line.
 
 The separator of CSV is the one of comma, semicolon and tab with which the header has a column ``name``. A row's number is
 the line that it begins at, also when cells before it hold line breaks. Text is NFC, so that one name has one spelling.
@@ -98,7 +98,7 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[Row]:
 
 
 def _header(lines: Iterator[str]) -> tuple[list[str], str, int]:
-    """The columns, the separator, and how many lines the header took.
+    """Give the columns, the separator, and how many lines the header took.
 
     Raises:
         BadFile: the first line that is not empty names no column ``name`` with any separator, or one column twice.

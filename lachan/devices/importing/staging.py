@@ -1,4 +1,4 @@
-"""Validates a whole file and stages it: nothing is applied before every row has been looked at.
+"""Validate a whole file and stages it: nothing is applied before every row has been looked at.
 
 Steps: the same file of the same sender that is still open, or the same Idempotency-Key, is the same import. Else each page
 of rows is checked, good rows go to one blob and bad ones to another, and then one short unit writes the import's row and
@@ -54,11 +54,11 @@ class _Asked:
 
     @classmethod
     def of(cls, actor: Principal, digest: str, key: str) -> "_Asked":
-        """The keys of one sender's file."""
+        """Give the keys of one sender's file."""
         return cls(digest, _key(actor, "file", digest), _key(actor, "key", key) if key else None)
 
     def known(self, connection: sa.Connection) -> Import | None:
-        """The import that this request already is.
+        """Give the import that this request already is.
 
         Raises:
             KeyReused: the key belongs to another file.
@@ -178,7 +178,7 @@ def _good_lines(
 
 
 def line(good: Good) -> bytes:
-    """A good row as its blob keeps it."""
+    """Give a good row as its blob keeps it."""
     return b"%d\t%s\n" % (good.row, good.fields)
 
 
