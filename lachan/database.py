@@ -30,7 +30,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.types import TypeDecorator
 
-from lachan.errors import LachanError, Unavailable
+from lachan.errors import DatabaseAway, LachanError
+from lachan.outage import Outage
 from lachan.units import RETRY_AFTER, R, Unit, unavailable
 from lachan.writer import Lane
 
@@ -92,7 +93,7 @@ class Database:
     Args:
         url: SQLAlchemy URL; ``sqlite:///…`` or ``postgresql+psycopg://…`` (``postgresql://`` means the same).
         pool_size: most connections of this process; on SQLite its writer has up to two more.
-        wait: seconds that a write waits for a busy SQLite database before it is `Unavailable`.
+        wait: seconds that a write waits for a busy SQLite database before it is `DatabaseAway`; on PostgreSQL that any lock is waited for.
 
     Raises:
         LooseFolder: the SQLite file's folder is readable by group or others.
@@ -113,8 +114,10 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=30,
-            connect_args={"timeout": 30} if self.dialect == "sqlite" else {},
+            connect_args={"timeout": 30} if self.dialect == "sqlite" else _postgres(wait),
         )
+        self._reading = Outage("the database cannot be read", quiet=wait + 1)
+        self._writing = Outage("the database cannot be written", quiet=wait + 1)
         self._pool_size = pool_size
         self._inside = threading.local()
         self._threads: ThreadPoolExecutor | None = None
@@ -127,8 +130,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Give a connection for looking only; what it writes is rolled back."""
-        with self.engine.connect() as connection:
+        """A connection for looking only; what it writes is rolled back.
+
+        Raises:
+            DatabaseAway: the database is away, or kept locked what was to be read.
+        """
+        with self._told(self._reading), self.engine.connect() as connection:
             yield connection
 
     def glances(self) -> sa.Connection:
@@ -154,7 +161,7 @@ class Database:
 
         Raises:
             NestedUnit: the caller is inside a transaction of this database already.
-            Unavailable: the database was busy for too long.
+            DatabaseAway: the database was busy for too long.
         """
         callbacks: list[Callable[[], None]] = []
         with self._transaction(callbacks) as connection:
@@ -174,7 +181,7 @@ class Database:
         Raises:
             Exception: what the unit raised; nothing of it was written then.
             NestedUnit: the caller is inside a transaction of this database already.
-            Unavailable: the database was busy for too long, is full, broken or away.
+            DatabaseAway: the database was busy for too long, is full, broken or away.
         """
         self._refuse_nested()
         if self._lanes:
@@ -209,6 +216,7 @@ class Database:
         self._refuse_nested()
         with (
             self._lanes[False].lent() if self._lanes else nullcontext(),
+            nullcontext() if self._lanes else self._told(self._writing),
             self.engine.connect().execution_options(lachan_write=True) as connection,
         ):
             connection.info.pop("after_commit", None)
@@ -221,13 +229,22 @@ class Database:
             callbacks += connection.info.pop("after_commit", ())
 
     def _run_once(self, unit: Unit[R], callbacks: list[Callable[[], None]]) -> R:
+        with self._transaction(callbacks) as connection:
+            return unit(connection)
+
+    @contextmanager
+    def _told(self, outage: Outage) -> Iterator[None]:
+        """Have an outage told of what happens in the block, and raise `DatabaseAway` for what speaks of the database."""
         try:
-            with self._transaction(callbacks) as connection:
-                return unit(connection)
+            yield
         except sa.exc.SQLAlchemyError as error:
-            if (told := away(error)) is not None:
-                raise told from error
-            raise
+            if (trouble := away(error)) is None:
+                raise
+            outage.failed(trouble)
+            if getattr(error, "connection_invalidated", False):
+                self.engine.dispose()  # the pool's others are as dead; each would fail one caller more
+            raise trouble from error
+        outage.worked()
 
     def _refuse_nested(self) -> None:
         if getattr(self._inside, "yes", False):
@@ -249,8 +266,14 @@ class Database:
         sa.event.listen(engine, "begin", lambda _connection: None)
         for ending in ("commit", "rollback"):
             sa.event.listen(engine, ending, _refuse_ending)
-        urgent = Lane(engine, file, urgent=True, wait=wait, inside=self._inside)
-        return {True: urgent, False: Lane(engine, file, urgent=False, wait=wait, inside=self._inside, before=urgent)}
+        told = {"wait": wait, "inside": self._inside, "outage": self._writing}
+        urgent = Lane(engine, file, urgent=True, **told)
+        return {True: urgent, False: Lane(engine, file, urgent=False, before=urgent, **told)}
+
+
+def _postgres(wait: float) -> dict[str, Any]:
+    """Give libpq's parameters with which nobody waits for ever: for a server that says nothing, or for a lock."""
+    return {"connect_timeout": max(2, round(wait)), "options": f"-c lock_timeout={round(wait * 1000)}"}
 
 
 def after_commit(connection: sa.Connection, callback: Callable[[], None]) -> None:
@@ -263,20 +286,21 @@ def after_commit(connection: sa.Connection, callback: Callable[[], None]) -> Non
         waiting.append(callback)
 
 
-def away(error: sa.exc.SQLAlchemyError) -> Unavailable | None:
-    """Give the error for callers if the database, and not what they asked of it, is in trouble; None otherwise.
+def away(error: sa.exc.SQLAlchemyError) -> DatabaseAway | None:
+    """The error for callers if the database, and not what they asked of it, is in trouble; None otherwise.
 
-    On PostgreSQL that is: no connection, too many of them, a server that stops or starts, no room (classes 08, 53, 57P, 58).
+    On PostgreSQL that is: no connection, too many of them, a server that stops or starts, no room (classes 08, 53, 57P, 58),
+    a lock that somebody did not give back in time (55P03).
     """
     if isinstance(error, sa.exc.TimeoutError):
-        return Unavailable("All connections to the database are taken.", retry_after=RETRY_AFTER)
+        return DatabaseAway("All connections to the database are taken.", retry_after=RETRY_AFTER)
     if not isinstance(error, sa.exc.DBAPIError):
         return None
     state = getattr(error.orig, "sqlstate", None) or ""
-    if error.connection_invalidated or state.startswith(("08", "53", "57P", "58")):
-        return Unavailable(f"The database is away: {error.orig}.", retry_after=RETRY_AFTER)
+    if error.connection_invalidated or state.startswith(("08", "53", "57P", "58", "55P03")):
+        return DatabaseAway(f"The database is away: {error.orig}.", retry_after=RETRY_AFTER)
     if isinstance(error, sa.exc.OperationalError) and not state and not isinstance(error.orig, sqlite3.Error):
-        return Unavailable(f"The database is away: {error.orig}.", retry_after=RETRY_AFTER)
+        return DatabaseAway(f"The database is away: {error.orig}.", retry_after=RETRY_AFTER)
     return unavailable(error)
 
 

@@ -108,3 +108,9 @@ class Unavailable(LachanError):
         "Temporarily unavailable",
         "Try again shortly; `lachan doctor` shows what is missing.",
     )
+
+
+class DatabaseAway(Unavailable):
+    """The database is busy, full, broken or away; whoever can wait tries again, and nothing was decided."""
+
+    title, hint = "The database does not answer", "Try again as Retry-After says; the server's log tells since when."

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from lachan.errors import Unavailable
+from lachan.errors import DatabaseAway
 
 R = TypeVar("R")
 Unit = Callable[[sa.Connection], R]
@@ -20,11 +20,11 @@ RETRY_AFTER = 2  # seconds that a caller is told to wait when the database is bu
 TROUBLE = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 
 
-def unavailable(error: BaseException) -> Unavailable | None:
-    """Give the error for callers if SQLite, and not what they asked of it, is in trouble; None otherwise."""
+def unavailable(error: BaseException) -> DatabaseAway | None:
+    """The error for callers if SQLite, and not what they asked of it, is in trouble; None otherwise."""
     orig = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     if isinstance(orig, sqlite3.Error) and getattr(orig, "sqlite_errorcode", 0) & 0xFF in TROUBLE:
-        return Unavailable(f"The database cannot be written: {orig}.", retry_after=RETRY_AFTER)
+        return DatabaseAway(f"The database cannot be used: {orig}.", retry_after=RETRY_AFTER)
     return None
 
 
@@ -69,7 +69,7 @@ class Waiting:
 
         Raises:
             Exception: what the unit raised.
-            Unavailable: the database could not be written.
+            DatabaseAway: the database could not be written.
         """
         if self.error is not None:
             raise unavailable(self.error) or self.error

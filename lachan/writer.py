@@ -23,9 +23,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from lachan import wal
-from lachan.errors import Unavailable
+from lachan.errors import DatabaseAway
 from lachan.gate import Gate
 from lachan.log import get as get_logger
+from lachan.outage import Outage
 from lachan.units import RETRY_AFTER, Loan, R, Unit, Waiting, unavailable
 
 MOST = 64  # units of one group
@@ -43,6 +44,7 @@ class Lane:
         urgent: announce the turns of this lane at the gate, and leave checkpoints to the other one.
         wait: seconds after which who waits gives up.
         inside: its ``yes`` is set in the lane's thread, so that `Database` can refuse a unit that asks for units.
+        outage: told whether the database takes writes.
         before: the lane that goes first; when somebody waits there, the group at hand ends.
     """
 
@@ -54,11 +56,12 @@ class Lane:
         urgent: bool,
         wait: float,
         inside: threading.local,
+        outage: Outage,
         before: "Lane | None" = None,
     ) -> None:
         self.groups = self.units = 0
         self._engine, self._database, self._urgent, self._wait = engine, database, urgent, wait
-        self._inside, self._before = inside, before
+        self._inside, self._before, self._outage = inside, before, outage
         self._waiting: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._next: Waiting | None = None  # taken from the queue, and not fit for the group at hand
         self._group: list[Waiting] = []  # claimed, and still without an answer
@@ -89,7 +92,7 @@ class Lane:
         asked = Waiting(unit, loop.create_future())
         assert asked.future is not None
         self._put(asked)
-        timer = loop.call_later(self._wait, _give_up, asked, self._wait)
+        timer = loop.call_later(self._wait, self._give_up, asked)
         try:
             await asked.future
         except asyncio.CancelledError:
@@ -105,7 +108,7 @@ class Lane:
         """Hold the gate for the length of the block, in turn with the units.
 
         Raises:
-            Unavailable: not within the limit.
+            DatabaseAway: not within the limit.
         """
         loan = Loan()
         self._put(loan)
@@ -129,7 +132,7 @@ class Lane:
         if self._thread is None or self._closed:
             with self._starting:
                 if self._closed:
-                    raise Unavailable("The database is closed.")
+                    raise DatabaseAway("The database is closed.")
                 if self._thread is None:
                     name = "writer-urgent" if self._urgent else "writer"
                     self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
@@ -139,8 +142,18 @@ class Lane:
     def _await(self, asked: Waiting) -> None:
         if not asked.done.acquire(timeout=self._wait):
             if asked.claim():
-                raise _too_late(self._wait)
+                raise self._too_late()
             asked.done.acquire()
+
+    def _give_up(self, asked: Waiting) -> None:
+        if asked.claim():
+            asked.fail(self._too_late())
+            _resolve([asked.future] if asked.future is not None else [])
+
+    def _too_late(self) -> DatabaseAway:
+        error = DatabaseAway(f"The database was busy for {self._wait:g} s.", retry_after=RETRY_AFTER)
+        self._outage.failed(error)
+        return error
 
     # ------------------------------------------------------------------------------------------- the lane's own thread
 
@@ -151,7 +164,10 @@ class Lane:
             try:
                 self._turn(first)
             except Exception as error:
-                log.exception("the writer had to give up a turn", urgent=self._urgent)
+                if (trouble := unavailable(error)) is not None:
+                    self._outage.failed(trouble)
+                else:
+                    log.exception("the writer had to give up a turn", urgent=self._urgent)
                 self._drop()
                 self._refuse(first, error)
         self._drop()
@@ -195,9 +211,10 @@ class Lane:
             self._raw.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF in BUSY:
-                log.warning("another program keeps the database", seconds=self._wait)
+                self._outage.failed(f"another program keeps it for {self._wait:g} s")
                 return False
             raise
+        self._outage.worked()
         return True
 
     def _run_group(self, first: Waiting, gate: Gate) -> bool:
@@ -229,13 +246,13 @@ class Lane:
     def _run_alone(self, asked: Waiting, gate: Gate) -> None:
         with gate.passed(urgent=self._urgent):
             if not self._begin():
-                asked.fail(_too_late(self._wait))
+                asked.fail(self._too_late())
                 return
             lives = self._lives_after(asked)
             if asked.error is not None:
                 self._undo()
             elif not lives:
-                asked.fail(Unavailable("The database rolled the transaction back.", retry_after=RETRY_AFTER))
+                asked.fail(DatabaseAway("The database rolled the transaction back.", retry_after=RETRY_AFTER))
             elif (error := self._commit()) is not None:
                 asked.fail(error)
 
@@ -297,7 +314,7 @@ class Lane:
         """Answer the group at hand, or who was to begin it, with what went wrong."""
         self._group += [first] if first.claim() else []
         for asked in self._group:
-            asked.fail(unavailable(error) or Unavailable(f"The writer failed: {error}.", retry_after=RETRY_AFTER))
+            asked.fail(unavailable(error) or DatabaseAway(f"The writer failed: {error}.", retry_after=RETRY_AFTER))
         self._settle()
 
     def _drop(self) -> None:
@@ -305,16 +322,6 @@ class Lane:
         if self._connection is not None:
             self._connection.invalidate()
             self._connection = self._raw = None
-
-
-def _too_late(wait: float) -> Unavailable:
-    return Unavailable(f"The database was busy for {wait:g} s.", retry_after=RETRY_AFTER)
-
-
-def _give_up(asked: Waiting, wait: float) -> None:
-    if asked.claim():
-        asked.fail(_too_late(wait))
-        _resolve([asked.future] if asked.future is not None else [])
 
 
 def _resolve(futures: Sequence["asyncio.Future[None]"]) -> None:
