@@ -18,10 +18,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from lachan.errors import LachanError
+from lachan.errors import DatabaseAway, LachanError
 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger("lachan.api")
+RETRY_AFTER = 2  # seconds, where nobody knows better
 _RESERVED = frozenset({"type", "title", "status", "detail", "instance", "code", "hint", "request_id"})
 
 
@@ -80,11 +81,11 @@ def problem(
 def of_error(request: Request, error: LachanError) -> JSONResponse:
     """Give the problem document of an error that lachan raised on purpose."""
     headers: dict[str, str] = {}
-    if "retry_after" in error.fields:
-        headers["Retry-After"] = str(max(1, int(float(error.fields["retry_after"]) + 0.999)))
+    if (wait := retry_after(error)) is not None:
+        headers["Retry-After"] = str(wait)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = getattr(error, "challenge", "") or request.app.state.challenge
-    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, DatabaseAway):  # that one was told
         _log.error("%s: %s", error.code, error.detail, exc_info=error)
     return problem(
         request,
@@ -96,6 +97,12 @@ def of_error(request: Request, error: LachanError) -> JSONResponse:
         fields=error.fields,
         headers=headers,
     )
+
+
+def retry_after(error: LachanError) -> int | None:
+    """Seconds after which the caller may come again: as the error says, and whenever a part does not answer; else None."""
+    told = error.fields.get("retry_after", RETRY_AFTER if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None)
+    return None if told is None else max(1, int(float(told) + 0.999))
 
 
 def opaque(request: Request) -> JSONResponse:

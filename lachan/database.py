@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -266,9 +267,9 @@ class Database:
         sa.event.listen(engine, "begin", lambda _connection: None)
         for ending in ("commit", "rollback"):
             sa.event.listen(engine, ending, _refuse_ending)
-        told = {"wait": wait, "inside": self._inside, "outage": self._writing}
-        urgent = Lane(engine, file, urgent=True, **told)
-        return {True: urgent, False: Lane(engine, file, urgent=False, before=urgent, **told)}
+        lane = partial(Lane, engine, file, wait=wait, inside=self._inside, outage=self._writing)
+        urgent = lane(urgent=True)
+        return {True: urgent, False: lane(urgent=False, before=urgent)}
 
 
 def _postgres(wait: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ its findings are thrown away, for they are rows already. A kill at any place los
 Limits: one detector per installation; a round reads at most `ROUND` bytes of each stream.
 """
 
+import contextlib
 import logging
 import socket
 import threading
@@ -24,7 +25,7 @@ import sqlalchemy as sa
 
 from lachan import clock
 from lachan.database import insert_ignore
-from lachan.errors import Unavailable
+from lachan.errors import DatabaseAway
 from lachan.runtime import Runtime
 from siem_rules import alerts, ruleset, segments, stream
 from siem_rules import syslog as udp
@@ -42,6 +43,8 @@ ROUND = 1 << 20
 SLICE = 32
 #: Seconds between looks at the log when no wake-up comes.
 POLL = 0.025
+#: Seconds between two tries to reach a database that is away.
+PAUSE = 0.5
 #: The log keeps at least this long and at most so many bytes per stream beyond what the detector needs.
 KEEP_SECONDS = 30 * 86_400
 KEEP_BYTES = 2 << 30
@@ -70,7 +73,8 @@ def main(
     Raises:
         DetectorReplaced: another detector took over.
     """
-    detector = Detector(rt, ruleset.ours().without(SiemSettings.of(rt.settings).siem_rules_off))
+    rules, doubt = ruleset.ours().without(SiemSettings.of(rt.settings).siem_rules_off), False
+    detector = Detector(rt, rules)
     waiter = rt.waker.waiter("detect")
     listener = None if syslog is None else udp.listen(rt, stop, syslog)
     if ready is not None:
@@ -79,13 +83,19 @@ def main(
         while not stop.is_set():
             try:
                 busy = detector.round()
-            except (sa.exc.OperationalError, Unavailable):
-                _log.exception("the database does not answer; findings wait")
-                busy = False
-                stop.wait(0.5)
+                doubt = False
+            except DatabaseAway:  # it was said, once; findings wait
+                busy, doubt = False, True
+                stop.wait(PAUSE)
+            except DetectorReplaced:
+                if not doubt:
+                    raise
+                detector = Detector(rt, rules)  # the answer to our own commit was lost: go on from what stands
+                doubt = False
             if not busy:
                 waiter.wait(POLL)
-        detector.commit()
+        with contextlib.suppress(DatabaseAway):  # the next one reads again what is not written
+            detector.commit()
     finally:
         waiter.close()
         if listener is not None:
@@ -207,7 +217,10 @@ class Detector:
                 return False
             try:
                 found = self._line(delivery, number, keys[number], received, Place(name, record.offset, number))
-            except sa.exc.OperationalError:  # the registry does not answer: from this line on again, later
+            except (
+                sa.exc.OperationalError,
+                DatabaseAway,
+            ):  # the registry does not answer: from this line on again, later
                 self._positions[name] = Reached(record.offset, number)
                 raise
             self._findings += found
@@ -223,7 +236,7 @@ class Detector:
         try:
             event = parse(delivery, number, stream=place.stream, offset=place.offset)
             return self.engine.process(event, received=received)
-        except sa.exc.OperationalError:
+        except (sa.exc.OperationalError, DatabaseAway):
             if key is not None:
                 self._seen.forget(key)
             raise

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
-from api import machine
+from api import machine, problems
 from api.device.access import Verified
 from api.machine import Auth, MachineAnswer, MachineRequest, MachineRoute
 from lachan import der
@@ -71,8 +71,8 @@ def refusal(request: Request, error: LachanError) -> MachineAnswer:
     if error.status == 401:
         challenge = CHALLENGE if isinstance(error, SecretRefused) else str(request.app.state.challenge)
         headers.append((b"www-authenticate", challenge.encode()))
-    if "retry_after" in error.fields:
-        headers.append((b"retry-after", str(error.fields["retry_after"]).encode()))
+    if (wait := problems.retry_after(error)) is not None:
+        headers.append((b"retry-after", str(wait).encode()))
     if error.status == 500:
         raise error
     return MachineAnswer(error.status, headers, f"{error.detail.rstrip('.')}. {error.hint}\n".encode())

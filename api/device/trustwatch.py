@@ -23,11 +23,13 @@ from api.device.certificates import Anchor
 from api.device.errors import TrustUnknown
 from api.models import door_anchors
 from lachan import trust
+from lachan.errors import DatabaseAway
 from lachan.runtime import Runtime
 from pki import authorities
 
 POLL = 0.05
 RELOAD = 1.0
+PAUSE = 0.5  # seconds between two tries when one failed
 STALE = 5.0
 _log = logging.getLogger("lachan.api.device")
 
@@ -94,8 +96,11 @@ class TrustWatch:
     def _step(self) -> None:
         try:
             self._refresh()
-        except Exception:  # noqa: BLE001 - the view ages and the door closes
+        except DatabaseAway:  # it was said, once; the view ages and the door closes
+            self._stop.wait(PAUSE)
+        except Exception:  # noqa: BLE001 - the same for what nobody foresaw
             _log.exception("trust snapshot could not be refreshed")
+            self._stop.wait(PAUSE)
 
     def _refresh(self) -> None:
         began = time.monotonic()

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from api.people.access import may, runtime
 from api.problems import documented
 from lachan import metrics, trust
-from lachan.errors import Unavailable
+from lachan.errors import DatabaseAway, Unavailable
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
 from lachan.wiring import resolve
@@ -44,7 +44,7 @@ def read_readyz(rt: Annotated[Runtime, Depends(runtime)]) -> Health:
     try:
         with rt.db.read() as connection:
             connection.execute(sa.text("SELECT 1"))
-    except sa.exc.SQLAlchemyError as error:
+    except (sa.exc.SQLAlchemyError, DatabaseAway) as error:
         raise NotReady("The database does not answer.") from error
     return Health()
 
@@ -63,7 +63,7 @@ def read_metrics(
             metrics.events_total.set(outbox.newest(connection))
             metrics.contained.set(trust.contained(connection))
         metrics.unhealthy.set(sum(len(resolve(name)(rt)) for name in rt.wiring.health))
-    except sa.exc.SQLAlchemyError:
+    except (sa.exc.SQLAlchemyError, DatabaseAway):
         for gauge in (metrics.jobs_poisoned, metrics.events_total, metrics.contained, metrics.unhealthy):
             gauge.set(float("nan"))
     return PlainTextResponse(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)

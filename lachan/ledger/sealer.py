@@ -25,6 +25,7 @@ from lachan.ledger.errors import LeaseHeld, LedgerDiverged
 from lachan.ledger.models import checkpoints
 from lachan.ledger.note import Checkpoint
 from lachan.log import get as get_logger
+from lachan.outage import Outage
 from lachan.runtime import Runtime
 from lachan.signer.errors import SignerBusy, SignerRefused
 
@@ -44,12 +45,11 @@ def seal(rt: Runtime) -> None:
         return
     try:
         seal_now(rt, turn=TURN)
+        rt.keep(_Waits, _Waits).worked()
     except LeaseHeld as error:
         log.info("another signer signs checkpoints", error=str(error))
-    except (Unavailable, SignerBusy) as error:
-        log.warning("the ledger waits for the signer or the database", error=str(error))
-    except sa.exc.OperationalError as error:
-        log.warning("the ledger waits for the database", error=str(error.orig))
+    except (Unavailable, SignerBusy, sa.exc.OperationalError) as error:
+        rt.keep(_Waits, _Waits).failed(error)
     except LedgerDiverged as error:
         log.error("the ledger is stopped", error=str(error))
 
@@ -188,6 +188,16 @@ def _notes_after(rt: Runtime, size: int) -> Sequence[Any]:
     query = sa.select(checkpoints.c.size, checkpoints.c.note).where(checkpoints.c.size > size)
     with rt.db.read() as connection:
         return connection.execute(query.order_by(checkpoints.c.size).limit(NOTES)).all()
+
+
+class _Waits(Outage):
+    """Whether the sealer waits; kept with the runtime, so that it is said once."""
+
+    def __init__(self) -> None:
+        super().__init__("the ledger waits for the signer or the database")
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
 
 @contextmanager

@@ -125,8 +125,9 @@ def result(kind: str, answer: dict[str, Any]) -> dict[str, Any]:
     if "ok" in answer and isinstance(answer["ok"], dict):
         return answer["ok"]
     reason = str(answer.get("refused") or answer.get("failed") or "no reason given")
-    if "retry_after" in answer:
+    if "retry_after" in answer and "refused" in answer:
         raise SignerBusy(reason, kind=kind, reason=reason, retry_after=answer["retry_after"])
     if "refused" in answer:
         raise SignerRefused(reason, kind=kind, reason=reason)
-    raise SignerUnavailable(f"The signer failed at {kind}: {reason}", kind=kind)
+    again = {"retry_after": answer["retry_after"]} if "retry_after" in answer else {}
+    raise SignerUnavailable(f"The signer failed at {kind}: {reason}", kind=kind, **again)

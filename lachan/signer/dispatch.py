@@ -2,8 +2,8 @@
 
 A message carries one request or many of one kind. Steps: 1. the bucket of the kind, once for each; 2. the room's handler,
 which looks once for all of them and builds what it signs; 3. the log lines of all of them, durable with one fsync; 4. the
-answers. A handler that raises `SignatureRefused` (or any `LachanError`) is a refusal; anything else is a failure that tells
-the caller nothing but its number; neither concerns the other requests of the message. Limits: a handler that signs must say
+answers. A handler that raises `SignatureRefused` (or any `LachanError`) is a refusal; a database that is away is neither, and the
+caller comes again; anything else is a failure that tells the caller nothing but its number; neither concerns the other requests of the message. Limits: a handler that signs must say
 so with `SignerContext.signed`; an answer without it is withheld, unless it says ``{"unsigned": True}``.
 """
 
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 
 from lachan import clock, wiring
 from lachan.database import Database
-from lachan.errors import LachanError
+from lachan.errors import DatabaseAway, LachanError
 from lachan.log import get as get_logger
 from lachan.settings import Settings
 from lachan.signer import siglog
@@ -35,6 +35,7 @@ from lachan.wiring import resolve
 
 log = get_logger(__name__)
 _OPTIONAL = ("device_id", "authority")  # fields of a line that are left out when empty
+RETRY_AFTER = 2  # seconds
 QUIET = 60.0  # seconds between two log lines about the same exhausted bucket
 MOST = 64  # requests of one message
 
@@ -158,6 +159,8 @@ class Dispatcher:
             return []
         try:
             seen = handler.look(self._context(), items)
+        except DatabaseAway as error:
+            return [_away(error) for _ in items]
         except Exception as error:
             log.exception("a signing handler could not look", kind=kind)
             return [_failure(error, "") for _ in items]
@@ -167,6 +170,8 @@ class Dispatcher:
         context = self._context()
         try:
             ok = call(context)
+        except DatabaseAway as error:
+            return _away(error)
         except LachanError as error:
             return _refusal(error)
         except Exception as error:
@@ -242,6 +247,11 @@ def _refusal(error: LachanError) -> _Answer:
     return _Answer(
         answer, [_line({"subject": subject, "digest": "", "reason": error.detail[:500]}, SignatureOutcome.REFUSED)]
     )
+
+
+def _away(error: DatabaseAway) -> _Answer:
+    """Without its database the signer decides nothing: that is no refusal, and no line of its log; the caller comes again."""
+    return _Answer({"failed": error.detail, "retry_after": error.fields.get("retry_after", RETRY_AFTER)})
 
 
 def _failure(error: Exception, subject: str) -> _Answer:

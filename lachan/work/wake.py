@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lachan.log import get as get_logger
+from lachan.outage import Outage
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -25,7 +25,6 @@ LONGEST = 107  # bytes of sockaddr_un.sun_path, less the closing zero (unix(7))
 CHANNEL = "lachan_due"
 LOCAL = frozenset({"detect"})  # the log's segments lie on this machine: nobody elsewhere has more to read
 RETRY = 5.0  # seconds between two tries to reach a database that is away
-log = get_logger(__name__)
 
 
 class Waiter(Protocol):
@@ -151,6 +150,7 @@ class PostgresWaker:
         self._lock = threading.Lock()
         self._bell = threading.Event()
         self._ended = False
+        self._away = Outage("wake-ups for other machines cannot be sent")
         self._thread: threading.Thread | None = None
 
     def wake(self, name: str = "*") -> None:
@@ -189,8 +189,9 @@ class PostgresWaker:
                 connection = connection or _connect(self._url)
                 for name in names:
                     connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, name))
+                self._away.worked()
             except Exception as error:  # noqa: BLE001 - a lost wake-up loses nothing; the next one connects again
-                log.info("a wake-up could not be sent", error=str(error))
+                self._away.failed(error)
                 _close(connection)
                 connection = None
         _close(connection)
@@ -203,6 +204,7 @@ class PostgresWaiter:
         self._here, self._url, self._names = here, url, {name, "*"}
         self._connection: Connection[Any] | None = None
         self._tried = float("-inf")
+        self._away = Outage("the database's wake-ups are not heard")
         self._listen()
 
     def wait(self, timeout: float) -> bool:
@@ -234,8 +236,9 @@ class PostgresWaiter:
         try:
             self._connection = _connect(self._url)
             self._connection.execute(f"LISTEN {CHANNEL}")
+            self._away.worked()
         except Exception as error:  # noqa: BLE001 - rows are looked at again without it
-            log.info("the database's wake-ups are not heard", error=str(error))
+            self._away.failed(error)
             self._close()
 
     def _told(self) -> bool:
@@ -247,7 +250,7 @@ class PostgresWaiter:
             while (message := self._connection.pgconn.notifies()) is not None:
                 told |= message.extra.decode() in self._names
         except Exception as error:  # noqa: BLE001 - the connection is gone
-            log.info("the database's wake-ups are not heard any more", error=str(error))
+            self._away.failed(error)
             self._close()
         return told
 
