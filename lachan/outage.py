@@ -40,4 +40,4 @@ class Outage:
             if not self.lasts or now - self._last < self._quiet:
                 return
             self.lasts = False
-        log.warning("over: " + self._what, seconds=round(now - self._since, 1))
+        log.warning("an outage is over", outage=self._what, seconds=round(now - self._since, 1))

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     database_wait: float = Field(
         10, gt=0, le=300, description="Seconds that a write waits for a busy database before it is refused (503)."
     )
+    database_start_wait: float = Field(
+        120, ge=0, le=3600, description="Seconds that `lachan serve` waits at its start for a database that is away."
+    )
 
     host: str = Field("127.0.0.1", description="Address that the three doors listen on.")
     people_port: int = Field(

@@ -7,6 +7,7 @@ snapshot arrived, one transaction.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import Counter
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from api.models import door_closed, door_status
 from lachan import clock, devices
 from lachan.database import insert_ignore
+from lachan.errors import DatabaseAway
 from lachan.events import SessionsClosed
 from lachan.identity import system
 from lachan.ids import new_id
@@ -77,9 +79,9 @@ class Reporter:
             self._due.wait(HEARTBEAT)
             self._due.clear()
             self._flush()
-        self._rt.db.run(
-            lambda connection: connection.execute(door_status.delete().where(door_status.c.door == self.door))
-        )
+        mine = door_status.delete().where(door_status.c.door == self.door)
+        with contextlib.suppress(DatabaseAway):  # a door that says nothing for a while counts as gone, too
+            self._rt.db.run(lambda connection: connection.execute(mine))
 
     def _flush(self) -> None:
         with self._lock:
@@ -92,8 +94,9 @@ class Reporter:
             self._acted(version, closed)
             closed = Counter()
             self._touch(seen)
-        except Exception:  # noqa: BLE001 - the records are not worth the door
-            _log.exception("the device door could not write its records")
+        except Exception as error:  # noqa: BLE001 - the records are not worth the door
+            if not isinstance(error, DatabaseAway):  # that was said, once
+                _log.exception("the device door could not write its records")
             with self._lock:
                 self._closed.update(closed)
                 self._seen = seen | self._seen

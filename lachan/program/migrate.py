@@ -1,6 +1,7 @@
 """Bring a database to this version's schema: one alembic history that runs on SQLite and PostgreSQL."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from lachan import wiring
+from lachan import log, wiring
 from lachan.database import Database
+from lachan.errors import DatabaseAway
 from lachan.settings import Settings
 
+PAUSE = 1.0  # seconds between two tries to reach a database that is away
 FOLDER = Path(__file__).parents[1] / "migrations"
 
 
@@ -61,6 +64,23 @@ def _foreign_keys_at_rest(db: Database) -> Iterator[None]:
         db.engine.dispose()
 
 
+def patiently(db: Database, wait: float) -> None:
+    """Upgrade, trying again for so many seconds while the database is away (after a power cut it starts with us).
+
+    Raises:
+        DatabaseAway: it was away all the time, or busy.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            upgrade(db)
+            return
+        except DatabaseAway:
+            if time.monotonic() + PAUSE > deadline:
+                raise
+        time.sleep(PAUSE)
+
+
 def current(db: Database) -> str | None:
     """Give the revision that the database is at; None before the first."""
     with db.read() as connection:
@@ -71,9 +91,14 @@ def main() -> None:
     """See that the rooms' wiring holds, then upgrade the database of the data folder named on the command line."""
     wiring.check(wiring.load())  # before any role starts; here, where what it imports is thrown away afterwards
     settings = Settings.load(sys.argv[1])
-    db = Database(settings.url, pool_size=2)
+    log.configure()
+    db = Database(settings.url, pool_size=2, wait=settings.database_wait)
     try:
-        upgrade(db)
+        patiently(db, settings.database_start_wait)
+    except DatabaseAway as error:
+        sys.exit(
+            f"{error.detail}\nIt was tried for {settings.database_start_wait:g} s. Start the database, then lachan."
+        )
     finally:
         db.close()
 

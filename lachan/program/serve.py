@@ -19,14 +19,18 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lachan import cliutil, log
-from lachan.errors import Unavailable
+from lachan.errors import DatabaseAway, Unavailable
 from lachan.settings import Settings
+
+if TYPE_CHECKING:
+    from lachan.database import Database
 
 ROLES = ("sign", "doors", "detect", "work")
 READY_WITHIN = 120.0  # seconds
+AGAIN = 1.0  # seconds between two tries to reach a database that is away
 STOP_WITHIN = 10.0  # seconds
 DOORS = ("people", "device", "status")
 
@@ -61,6 +65,7 @@ def run_role(role: str, settings: Settings) -> int:
 
     rt = Runtime.open(settings)
     try:
+        _await_database(rt.db, stop)
         if role == "work":
             from lachan.work.worker import Worker
 
@@ -74,6 +79,16 @@ def run_role(role: str, settings: Settings) -> int:
     finally:
         rt.close()
     return 0
+
+
+def _await_database(db: "Database", stop: threading.Event) -> None:
+    """Wait until the database answers: a role that begins while it is away need not die of it."""
+    while not stop.is_set():
+        try:
+            with db.read():
+                return
+        except DatabaseAway:  # it was said, once
+            stop.wait(AGAIN)
 
 
 def listen(settings: Settings, door: str) -> socket.socket:

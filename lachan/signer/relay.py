@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from lachan import events
 from lachan.database import Database, insert_ignore
+from lachan.errors import DatabaseAway
 from lachan.files import write_atomically
 from lachan.identity.principal import system
 from lachan.log import get as get_logger
@@ -62,8 +63,9 @@ class Relay:
             try:
                 self.deliver()
                 failures = 0
-            except Exception:
-                log.exception("refusals wait for the database")
+            except Exception as error:
+                if not isinstance(error, DatabaseAway):  # that was said, once
+                    log.exception("refusals wait for the database")
                 self._due.set()
                 if self._stopping.wait(PAUSES[min(failures, len(PAUSES) - 1)]) and failures:
                     return
