@@ -20,6 +20,7 @@ class _Lines(logging.Formatter):
             "@timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "log.level": record.levelname.lower(),
             "log.logger": record.name,
+            "process.pid": record.process,
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock
+from lachan.errors import DatabaseAway, Unavailable
 from lachan.log import get as get_logger
 from lachan.statements import Statement
 from lachan.wiring import resolve
@@ -29,6 +30,7 @@ BATCH = 16  # jobs that one worker claims at once
 SLOW = 0.1  # seconds; what took longer is settled at once, with all before it
 SHARE = 1.0  # seconds after which claimed jobs that have not begun are given back
 Settlement = tuple[Job, dict[str, Any]]  # what to write into the job's row; nothing: it is done
+PAUSE = 1.0  # seconds between two tries to reach a database that is away
 log = get_logger(__name__)
 
 
@@ -50,9 +52,15 @@ class Worker:
         """Work until ``stop`` is set; sleeps until woken or until the next job falls due."""
         waiter = self.rt.waker.waiter("work")
         try:
-            plan(self.rt)
+            planned = False
             while not stop.is_set():
-                if not self.run_due(limit=100):
+                try:
+                    planned = planned or plan(self.rt)
+                    busy = self.run_due(limit=100)
+                except DatabaseAway:  # it was said, once
+                    busy = 0
+                    stop.wait(PAUSE)
+                if not busy:
                     waiter.wait(POLL)
         finally:
             waiter.close()
@@ -94,9 +102,11 @@ class Worker:
             later = run(self.rt, together)
         except Again as again:
             later = {job.id: again.due_at}
+        except DatabaseAway:  # nobody's failure
+            later = {one.id: clock.now() + timedelta(seconds=PAUSE) for one in together}
         except Exception as error:  # noqa: BLE001 - any failure of a room's work is its own; the worker goes on
             log.warning("job failed", kind=job.kind, job=job.id, attempt=job.attempt, error=str(error))
-            return [(one, _failed(one)) for one in together]
+            return [(one, _failed(one, error)) for one in together]
         return [
             (one, {"due_at": later[one.id], "lease_until": None} if one.id in later else _done(self.rt, one))
             for one in together
@@ -142,14 +152,15 @@ def run(rt: "Runtime", together: list[Job]) -> dict[str, datetime]:
     return {}
 
 
-def plan(rt: "Runtime") -> None:
-    """Make sure that all recurring work has its row; call once at a worker's start."""
+def plan(rt: "Runtime") -> bool:
+    """Make sure that all recurring work has its row; call once at a worker's start. Return True: it has."""
 
     def unit(connection: sa.Connection) -> None:
         for name in rt.wiring.recurring:
             enqueue(connection, f"every:{name}", {}, key=f"every:{name}")
 
     rt.db.run(unit)
+    return True
 
 
 def _batched(rt: "Runtime", job: Job) -> bool:
@@ -164,13 +175,17 @@ def _done(rt: "Runtime", job: Job) -> dict[str, Any]:
     return {"due_at": clock.now() + period, "lease_until": None, "failures": 0}
 
 
-def _failed(job: Job) -> dict[str, Any]:
-    """Call in the handler of the exception: a failed job is tried again later, or given up; recurring work never is."""
+def _failed(job: Job, error: Exception) -> dict[str, Any]:
+    """Call in the handler of the exception: a failed job is tried again later, or given up.
+
+    Never given up is recurring work, and what failed for something that does not answer, for example the signer.
+    """
     recurring = job.kind.startswith("every:")
+    kept = recurring or isinstance(error, Unavailable)
     return {
         "due_at": clock.now() + timedelta(seconds=min(0.2 * 2**job.attempt, 300)), "lease_until": None,
         "failures": min(job.attempt, TRIES) if recurring else job.attempt, "last_error": traceback.format_exc()[-4000:],
-        "state": "poisoned" if job.attempt >= TRIES and not recurring else "open",
+        "state": "poisoned" if job.attempt >= TRIES and not kept else "open",
     }  # fmt: skip
 
 

@@ -21,36 +21,64 @@ from tests.support import need
 from tests.support.wait import until
 
 
-@contextmanager
-def cluster() -> Iterator[str]:
-    """A running cluster; yields the folder of its socket."""
-    initdb = need.program("initdb", package="postgresql")
-    server = need.program("postgres", package="postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="lachan-pg-"))
-    who: dict[str, object] = {}
-    if os.geteuid() == 0:
-        names = {entry.pw_name for entry in pwd.getpwall()}
-        user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    env = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8", "HOME": str(folder)}
-    made = ["-D", str(folder / "data"), "-U", "lachan", "-A", "trust", "-E", "UTF8", "--no-sync"]
-    subprocess.run([initdb, *made], check=True, env=env, cwd=folder, stdout=subprocess.DEVNULL, **who)  # type: ignore[call-overload]
-    options = ("fsync=off", "max_connections=200", "listen_addresses=", f"unix_socket_directories={folder}")
-    words = [server, "-D", str(folder / "data"), *(word for option in options for word in ("-c", option))]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(words, env=env, cwd=folder, stdout=log, stderr=log, **who)  # type: ignore[call-overload]
-    try:
-        until(lambda: _answers(folder), timeout=60, every=0.05, what=f"PostgreSQL in {folder}")
-        yield str(folder)
-    finally:
+class Cluster:
+    """A cluster in a folder of its own, not started yet; its socket is there."""
+
+    def __init__(self) -> None:
+        initdb = need.program("initdb", package="postgresql")
+        self._server = need.program("postgres", package="postgresql")
+        self.folder = Path(tempfile.mkdtemp(prefix="lachan-pg-"))
+        self._who: dict[str, object] = {}
+        if os.geteuid() == 0:
+            names = {entry.pw_name for entry in pwd.getpwall()}
+            user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            self._who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self._env = {"PATH": os.environ.get("PATH", ""), "LANG": "C.UTF-8", "HOME": str(self.folder)}
+        made = [initdb, "-D", str(self.folder / "data"), "-U", "lachan", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        subprocess.run(made, check=True, env=self._env, cwd=self.folder, stdout=subprocess.DEVNULL, **self._who)  # type: ignore[call-overload]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        options = ("fsync=off", "max_connections=200", "listen_addresses=", f"unix_socket_directories={self.folder}")
+        words = [self._server, "-D", str(self.folder / "data"), *(word for each in options for word in ("-c", each))]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                words, env=self._env, cwd=self.folder, stdout=log, stderr=log, **self._who  # type: ignore[call-overload]
+            )  # fmt: skip
+        until(lambda: _answers(self.folder), timeout=60, every=0.05, what=f"PostgreSQL in {self.folder}")
+
+    def stop(self) -> None:
+        """Stop the server; its connections are cut."""
+        process, self._process = self._process, None
+        if process is None:
+            return
         process.send_signal(signal.SIGINT)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGQUIT)
             process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def own_cluster() -> Iterator[Cluster]:
+    """A running cluster that the test may stop and start again."""
+    made = Cluster()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(made.folder, ignore_errors=True)
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """A running cluster; yields the folder of its socket."""
+    with own_cluster() as made:
+        yield str(made.folder)
 
 
 def _answers(folder: Path) -> bool:
