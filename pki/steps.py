@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from lachan.database import away
 from lachan.runtime import Runtime
 from lachan.signer.link import SignerLink
 from pki.errors import IssueUnderWay
@@ -165,8 +166,10 @@ class OnLoop:
             self._eye = self._rt.db.glances()
         try:
             return read(self._eye)
-        except sa.exc.DBAPIError:
+        except sa.exc.DBAPIError as error:
             self._close_eye()  # the next look opens another
+            if (trouble := away(error)) is not None:
+                raise trouble from error
             raise
 
     def _close_eye(self) -> None:

@@ -15,7 +15,7 @@ from lachan.ids import new_id
 from lachan.work import jobs
 from posture import engagements, service
 from posture.errors import Superseded
-from posture.models import assessments, verdicts
+from posture.models import KNOWN, assessments, verdicts
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -91,12 +91,7 @@ def rejudge(rt: Runtime, job: Job) -> None:
 
 def expire(rt: Runtime) -> None:
     """Judge those devices anew whose evidence has expired, so that the change is told as an event."""
-    query = (
-        sa.select(verdicts.c.device_id)
-        .where(verdicts.c.valid_until <= clock.now(), verdicts.c.result != "unknown")
-        .distinct()
-        .limit(BATCH)
-    )
+    query = sa.select(verdicts.c.device_id).where(verdicts.c.valid_until <= clock.now(), KNOWN).distinct().limit(BATCH)
     with rt.db.read() as connection:
         found = connection.execute(query).scalars().all()
     _make_due(rt, found)

@@ -69,6 +69,9 @@ assessments = sa.Table(
     sa.Column("observations", Json, nullable=False),
     sa.Index("ix_posture_assessments_device", "device_id", "started_at"),
 )
+# Verdicts that can expire; as it stands here it must stand in the query, or the index is not used.
+KNOWN = sa.text("result <> 'unknown'")
+
 verdicts = sa.Table(
     "posture_verdicts",
     metadata,
@@ -82,4 +85,5 @@ verdicts = sa.Table(
     sa.Column("valid_until", UtcDateTime),
     sa.Column("assessment_id", sa.String(36), nullable=False),
     sa.Column("since", UtcDateTime, nullable=False),
+    sa.Index("ix_posture_verdicts_expiring", "valid_until", sqlite_where=KNOWN, postgresql_where=KNOWN),
 )

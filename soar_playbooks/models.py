@@ -147,6 +147,10 @@ kill_switch = sa.Table(
     sa.Column("at", UtcDateTime, nullable=False),
 )
 
+# Rows that the reconciler compares at every look: what is driven to a point now, and what is on its way there or back. As it
+# stands here it must stand in the query, or the index is not used.
+LIVE = sa.text("(wanted IS NOT NULL OR state = 'pending')")
+
 enforcements = sa.Table(
     "enforcements",
     metadata,
@@ -160,6 +164,7 @@ enforcements = sa.Table(
     sa.Column("evidence", Json),
     sa.Column("last_error", sa.Text, nullable=False, server_default=""),
     sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index("ix_enforcements_live", "point", "device_id", sqlite_where=LIVE, postgresql_where=LIVE),
 )
 
 webhook_deliveries = sa.Table(

@@ -10,7 +10,7 @@ alone. Limits: a point that is away is tried every 30 s at least.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from lachan.log import get as get_logger
 from lachan.statements import Statement, insert_or_replace, pipeline
 from lachan.work import jobs, outbox
 from soar_playbooks import faults
-from soar_playbooks.models import enforcements
+from soar_playbooks.models import LIVE, enforcements
 from soar_playbooks.states import ACTOR
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 PENDING, SETTLED = "pending", "settled"
 CUTS = Level.QUARANTINE
+PAGE = 500  # rows read at once
+CORRECTED = 100  # rows made due in one unit
 SOON = timedelta(seconds=0.1)  # a door applies a change within that time
 PATIENCE = 30.0  # seconds: longest pause between two tries
 log = get_logger(__name__)
@@ -134,14 +136,46 @@ def reconcile(rt: Runtime) -> None:
         except (LachanError, OSError) as error:
             log.warning("enforcement point does not answer", point=name, error=str(error))
             continue
-        rt.db.run(partial(_compare, name=name, observed=observed))
+        for page in _pages(rt, name, observed):
+            wrong = [row for row in page if _is_wrong(row, observed.get(row["device_id"]))]
+            for start in range(0, len(wrong), CORRECTED):
+                rt.db.run(partial(_correct, rows=wrong[start : start + CORRECTED]))
 
 
-def _compare(connection: sa.Connection, *, name: str, observed: dict[str, Level]) -> None:
-    for row in _rows(connection, name):
-        if row["state"] == SETTLED and _differs(row, observed.get(row["device_id"])):
+def _pages(rt: Runtime, point: str, observed: Collection[str]) -> Iterator[list[dict[str, Any]]]:
+    """Read a point's rows a page at a time: those that are live, then those of devices that it contains without one."""
+    of_point = sa.select(enforcements).where(enforcements.c.point == point)
+    live = of_point.where(LIVE).order_by(enforcements.c.device_id).limit(PAGE)
+    left, last = set(observed), ""
+    while True:
+        with rt.db.read() as connection:
+            page = [dict(row) for row in connection.execute(live.where(enforcements.c.device_id > last)).mappings()]
+        yield page
+        left -= {row["device_id"] for row in page}
+        if len(page) < PAGE:
+            break
+        last = page[-1]["device_id"]
+    others = sorted(left)
+    for start in range(0, len(others), PAGE):
+        theirs = of_point.where(enforcements.c.device_id.in_(others[start : start + PAGE]))
+        with rt.db.read() as connection:
+            page = [dict(row) for row in connection.execute(theirs).mappings()]
+        yield page
+
+
+def _is_wrong(row: dict[str, Any], observed: Level | None) -> bool:
+    """Whether a row's point is not as the row says, or nobody drives it there."""
+    if row["state"] == SETTLED:
+        return _differs(row, observed)
+    return bool(row["updated_at"] < clock.now() - 2 * timedelta(seconds=PATIENCE))
+
+
+def _correct(connection: sa.Connection, *, rows: Sequence[dict[str, Any]]) -> None:
+    """Make rows due again, as a unit; one that somebody changed since it was read stays as it is."""
+    for row in rows:
+        if row["state"] == SETTLED:
             _again(connection, row)
-        elif row["state"] == PENDING and row["updated_at"] < clock.now() - 2 * timedelta(seconds=PATIENCE):
+        else:
             _enqueue(connection, row, key=f"enforce:{row['intent']}")
 
 
@@ -232,11 +266,6 @@ def _mine(row: dict[str, Any]) -> Any:
         enforcements.c.intent == row["intent"],
         enforcements.c.state == PENDING,
     )
-
-
-def _rows(connection: sa.Connection, point: str) -> list[dict[str, Any]]:
-    here = enforcements.c.point == point
-    return [dict(row) for row in connection.execute(sa.select(enforcements).where(here)).mappings()]
 
 
 def _differs(row: dict[str, Any], observed: Level | None) -> bool:

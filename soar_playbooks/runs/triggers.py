@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 SWEEP_AFTER = timedelta(seconds=60)
+SWEPT = 200  # runs of one sweep; those that go on make room for the others
 
 
 def on_alert_raised(rt: Runtime, stored: StoredEvent) -> None:
@@ -52,7 +53,7 @@ def sweep(rt: Runtime) -> None:
     """Make runs due again that nobody has touched for a minute (recurring ``soar.sweep``): the net under the net."""
     idle = sa.and_(runs.c.state.in_((RunState.READY, RunState.RUNNING)), runs.c.updated_at < clock.now() - SWEEP_AFTER)
     with rt.db.read() as connection:
-        found = list(connection.execute(sa.select(runs.c.id).where(idle)).scalars())
+        found = list(connection.execute(sa.select(runs.c.id).where(idle).limit(SWEPT)).scalars())
 
     def unit(connection: sa.Connection) -> None:
         for run_id in found:
