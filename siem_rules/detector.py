@@ -73,25 +73,14 @@ def main(
     Raises:
         DetectorReplaced: another detector took over.
     """
-    rules, doubt = ruleset.ours().without(SiemSettings.of(rt.settings).siem_rules_off), False
-    detector = Detector(rt, rules)
+    detector = Detector(rt, ruleset.ours().without(SiemSettings.of(rt.settings).siem_rules_off))
     waiter = rt.waker.waiter("detect")
     listener = None if syslog is None else udp.listen(rt, stop, syslog)
     if ready is not None:
         ready()
     try:
         while not stop.is_set():
-            try:
-                busy = detector.round()
-                doubt = False
-            except DatabaseAway:  # it was said, once; findings wait
-                busy, doubt = False, True
-                stop.wait(PAUSE)
-            except DetectorReplaced:
-                if not doubt:
-                    raise
-                detector = Detector(rt, rules)  # the answer to our own commit was lost: go on from what stands
-                doubt = False
+            detector, busy = _go_on(detector, stop)
             if not busy:
                 waiter.wait(POLL)
         with contextlib.suppress(DatabaseAway):  # the next one reads again what is not written
@@ -100,6 +89,19 @@ def main(
         waiter.close()
         if listener is not None:
             listener.join()
+
+
+def _go_on(detector: "Detector", stop: threading.Event) -> tuple["Detector", bool]:
+    """Do a round; give who does the next one, and whether there was anything to read."""
+    try:
+        return detector, detector.round()
+    except DatabaseAway:  # it was said, once; findings wait
+        stop.wait(PAUSE)
+        return detector, False
+    except DetectorReplaced:
+        if not detector.doubt:
+            raise
+        return Detector(detector._rt, detector.rules), True  # replaced by its own commit: go on from what stands
 
 
 class Reached(NamedTuple):
@@ -121,7 +123,8 @@ class Detector:
     """
 
     def __init__(self, rt: Runtime, rules: ruleset.RuleSet) -> None:
-        self._rt, self._log = rt, segments.opened(rt)
+        self._rt, self._log, self.rules = rt, segments.opened(rt), rules
+        self.doubt = False  # whether a commit had no answer: it may stand all the same
         self._registry = Registry(rt.db)
         self.engine = Engine(rules, partial(_bind, self._registry))
         self._horizon = rules.horizon + _LATENESS
@@ -167,7 +170,12 @@ class Detector:
             for finding in findings:
                 self._record(connection, finding, lines.get)
 
-        self._rt.db.run(unit, urgent=True)
+        try:
+            self._rt.db.run(unit, urgent=True)
+        except DatabaseAway:
+            self.doubt = True
+            raise
+        self.doubt = False
         raised = bool(self._findings)
         self.counters["findings"] += len(self._findings)
         self._findings, self._judged = [], 0

@@ -3,15 +3,18 @@
 import threading
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from lachan import clock
+from lachan.database import Database
+from lachan.errors import DatabaseAway
 from lachan.runtime import Runtime
 from lachan.work import outbox
 from siem_rules import ingest, ruleset
-from siem_rules.detector import Detector, main
+from siem_rules.detector import Detector, _go_on, main
 from siem_rules.errors import DetectorReplaced
 from siem_rules.models import alerts, checkpoints
 from tests.siem_rules.support import (
@@ -154,6 +157,28 @@ def test_detector_that_was_replaced_writes_nothing(open_rt: Runtime) -> None:
         second.round()
     assert not raised(open_rt)
     first.round()
+    assert raised(open_rt) == Counter(EXPECTED)
+
+
+def test_a_commit_whose_answer_was_lost_replaces_nobody_and_raises_once(
+    open_rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database takes the commit and is gone before it says so."""
+    send(open_rt, GATEWAY, shifted(RECORDING))
+    first, real = Detector(open_rt, ruleset.ours()), Database.run
+
+    def lost(self: Database, *args: Any, **options: Any) -> Any:
+        real(self, *args, **options)
+        raise DatabaseAway("server closed the connection")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Database, "run", lost)
+        detector, busy = _go_on(first, stopped := threading.Event())
+    assert detector is first and not busy
+    detector._saved = float("-inf")  # it is time to commit again
+    detector, _ = _go_on(detector, stopped)
+    assert detector is not first
+    detector.commit()
     assert raised(open_rt) == Counter(EXPECTED)
 
 
