@@ -100,7 +100,7 @@ def of_error(request: Request, error: LachanError) -> JSONResponse:
 
 
 def retry_after(error: LachanError) -> int | None:
-    """Seconds after which the caller may come again: as the error says, and whenever a part does not answer; else None."""
+    """Give the seconds after which the caller may come again: as the error says, and whenever a part does not answer; else None."""
     told = error.fields.get("retry_after", RETRY_AFTER if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None)
     return None if told is None else max(1, int(float(told) + 0.999))
 

@@ -131,7 +131,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for looking only; what it writes is rolled back.
+        """Give a connection for looking only; what it writes is rolled back.
 
         Raises:
             DatabaseAway: the database is away, or kept locked what was to be read.
@@ -288,7 +288,7 @@ def after_commit(connection: sa.Connection, callback: Callable[[], None]) -> Non
 
 
 def away(error: sa.exc.SQLAlchemyError) -> DatabaseAway | None:
-    """The error for callers if the database, and not what they asked of it, is in trouble; None otherwise.
+    """Give the error for callers if the database, and not what they asked of it, is in trouble; None otherwise.
 
     On PostgreSQL that is: no connection, too many of them, a server that stops or starts, no room (classes 08, 53, 57P, 58),
     a lock that somebody did not give back in time (55P03).

@@ -21,7 +21,7 @@ TROUBLE = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 
 
 def unavailable(error: BaseException) -> DatabaseAway | None:
-    """The error for callers if SQLite, and not what they asked of it, is in trouble; None otherwise."""
+    """Give the error for callers if SQLite, and not what they asked of it, is in trouble; None otherwise."""
     orig = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     if isinstance(orig, sqlite3.Error) and getattr(orig, "sqlite_errorcode", 0) & 0xFF in TROUBLE:
         return DatabaseAway(f"The database cannot be used: {orig}.", retry_after=RETRY_AFTER)
