@@ -134,7 +134,7 @@ async def enrolling(
     Raises:
         CsrMalformed: the request is unusable, or its proof of possession wrong (`ProofMismatch`, `KeyUnfit`).
         SecretRefused: name or secret unknown, expired or used by another key; `TooManyAttempts` after too many of those.
-        SecretForOtherProfile, DeviceContained, DeviceRetired, IdentityMismatch, KeyInUse, SignerRefused,
+        SecretForOtherProfile, HolderContained, DeviceRetired, IdentityMismatch, KeyInUse, SignerRefused,
             SignerUnavailable, IssueUnderWay: as their names say.
     """
     csr = read(csr_der)
@@ -166,7 +166,7 @@ async def renewing(
     Raises:
         CsrMalformed: as in `enrolling`.
         CertificateNotCurrent: the certificate is not this device's, not in force, or of another profile.
-        DeviceContained, DeviceRetired, KeyInUse, SignerRefused, SignerUnavailable, IssueUnderWay: as in `enrolling`.
+        HolderContained, DeviceRetired, KeyInUse, SignerRefused, SignerUnavailable, IssueUnderWay: as in `enrolling`.
         TooManyRenewals: it has renewed `standing.RENEWALS` times within `standing.RENEWAL_WINDOW`.
         IdentityMismatch: subject or subjectAltName are not those of the certificate.
     """

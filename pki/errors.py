@@ -85,10 +85,10 @@ class TooManyRenewals(TooMany):
     title, hint = "Too many renewals", "Keep the certificate you have, and wait as Retry-After says."
 
 
-class DeviceContained(Forbidden):
-    """The trust decision is quarantine or deny: no new certificate, whatever is shown."""
+class HolderContained(Forbidden):
+    """The trust decision on the holder is quarantine or deny: no new certificate, whatever is shown."""
 
-    title, hint = "The device is contained", "Have the containment released by two people first."
+    title, hint = "A contained device gets no certificate", "Have the containment released by two people first."
 
 
 class DeviceRetired(Forbidden):

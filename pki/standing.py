@@ -20,8 +20,8 @@ from lachan.statements import Statement, pipeline
 from pki.attempts import WINDOW
 from pki.errors import (
     CertificatesSuspended,
-    DeviceContained,
     DeviceRetired,
+    HolderContained,
     IssueClosed,
     KeyInUse,
     KeyUnfit,
@@ -178,7 +178,7 @@ def admit(connection: sa.Connection, row: Row) -> None:
     """Let pass a device that registry and trust let have a certificate.
 
     Raises:
-        DeviceRetired, DeviceContained: as their names say.
+        DeviceRetired, HolderContained: as their names say.
     """
     if row.state == devices.DeviceState.RETIRED:
         raise DeviceRetired(f"{row.name} is retired.")
@@ -187,7 +187,7 @@ def admit(connection: sa.Connection, row: Row) -> None:
     decision = trust.decision(connection, row.id)
     if decision.answer.rank >= trust.Answer.QUARANTINE.rank:
         reasons = ", ".join(signal.reason for signal in decision.reasons)
-        raise DeviceContained(f"{row.name} is contained ({decision.answer}: {reasons}).")
+        raise HolderContained(f"{row.name} is contained ({decision.answer}: {reasons}).")
 
 
 def refuse_closed(row: Row) -> None:

@@ -27,6 +27,7 @@ from api.models import idempotency_keys
 from api.people import access
 from lachan import clock
 from lachan.database import insert_ignore
+from lachan.devices.importing import KeyReused
 from lachan.errors import Conflict, Invalid, LachanError, TooLarge
 from lachan.runtime import Runtime
 
@@ -42,12 +43,6 @@ class KeyMalformed(Invalid):
     """The Idempotency-Key is empty, too long or not printable."""
 
     title, hint = "Idempotency-Key not usable", "Send 1 to 255 printable ASCII characters, for example a UUID."
-
-
-class KeyReused(Invalid):
-    """The same key came with another request."""
-
-    title, hint = "Idempotency-Key used for another request", "Use a new key for each new request."
 
 
 class StillRunning(Conflict):

@@ -1,6 +1,6 @@
 """The steps of the story, each through the public doors, each with the ledger event that proves it.
 
-A step returns (event id, one line of detail) or raises `StepFailed`. The people: an administrator, a firmware engineer's
+A step returns (event id, one line of detail) or raises `DemoFailed`. The people: an administrator, a firmware engineer's
 token, two approvers, an analyst. ``broken`` names a step whose cause is taken away (a rule removed, an approval skipped, a
 playbook unsigned …): a test does that with each step in turn to see that the story notices.
 """

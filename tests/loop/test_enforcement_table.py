@@ -18,7 +18,7 @@ from lachan.errors import LachanError
 from lachan.runtime import Runtime
 from pki import service
 from pki.enforcement import CertificateHold
-from pki.errors import DeviceContained
+from pki.errors import HolderContained
 from soar_playbooks.containment.service import ANSWERS
 from soar_playbooks.enforcement.mosquitto import ACLS, ROLES
 from tests.pki.support import camera, contain, csr
@@ -104,7 +104,7 @@ def test_the_page_says_whom_the_authority_enrols(signer_rt: Runtime) -> None:
         if told()[ENROL][level] == "yes":
             service.enrol(signer_rt, **words)
         else:
-            with pytest.raises(DeviceContained):
+            with pytest.raises(HolderContained):
                 service.enrol(signer_rt, **words)
 
 

@@ -339,7 +339,7 @@ def test_what_changes_between_signature_and_record_is_seen(signer_rt: Runtime, w
                 service.issue_secret(rt, connection, ADMIN, cam.id)
 
     wanted = {
-        "contained": errors.DeviceContained, "retired": errors.DeviceRetired, "suspended": errors.CertificatesSuspended,
+        "contained": errors.HolderContained, "retired": errors.DeviceRetired, "suspended": errors.CertificatesSuspended,
         "secret ended": errors.SecretRefused, "key taken": errors.KeyInUse,
     }[what]  # fmt: skip
     request = {"device_name": cam.name, "secret": fresh.secret, "csr_der": csr(shared), "source": "::1"}

@@ -225,7 +225,7 @@ def test_a_contained_device_gets_nothing_and_after_release_everything_works(sign
         lambda: cam.enrol(signer_rt, csr(), secret=fresh.secret),  # a new key with a good secret
         lambda: service.reenrol(signer_rt, device_id=cam.id, certificate=first, csr_der=renewal),
     ):
-        with pytest.raises(errors.DeviceContained):
+        with pytest.raises(errors.HolderContained):
             attempt()
     assert len(facts(signer_rt, "CertificateIssued", device_id=cam.id)) == 1
     end_containment(signer_rt, cam.id)
@@ -238,7 +238,7 @@ def test_limited_may_enrol_and_deny_may_not(signer_rt: Runtime, answer: trust.An
     cam = camera(signer_rt)
     contain(signer_rt, cam.id, answer)
     if answer is trust.Answer.DENY:
-        with pytest.raises(errors.DeviceContained):
+        with pytest.raises(errors.HolderContained):
             cam.enrol(signer_rt, csr())
     else:
         assert cam.enrol(signer_rt, csr())

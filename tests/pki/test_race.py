@@ -52,7 +52,7 @@ def test_containment_racing_with_enrolment(signer_rt: Runtime, round_: int) -> N
     barrier.wait()
     contain(signer_rt, cam.id)
     thread.join()
-    with pytest.raises((errors.DeviceContained, errors.SecretRefused)):
+    with pytest.raises((errors.HolderContained, errors.SecretRefused)):
         cam.enrol(signer_rt, csr())
     assert len(facts(signer_rt, "CertificateIssued", device_id=cam.id)) == (1 if order == ["enrolled"] else 0)
     end_containment(signer_rt, cam.id)

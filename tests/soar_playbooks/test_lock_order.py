@@ -23,7 +23,7 @@ from lachan.runtime import Runtime
 from lachan.settings import Settings
 from lachan.signer.errors import SignerRefused
 from pki import enrolment
-from pki.errors import CertificateNotCurrent, DeviceContained
+from pki.errors import CertificateNotCurrent, HolderContained
 from pki.models import certificates
 from soar_playbooks.containment import budgets, service
 from soar_playbooks.containment.guards import Facts
@@ -31,7 +31,7 @@ from soar_playbooks.models import containment_budgets
 from tests.pki.support import ADMIN, Camera, camera, csr
 
 ROUNDS, THREADS, SAMPLES = 100, 16, 100
-REFUSALS = (DeviceContained, CertificateNotCurrent, SignerRefused)  # before, or at the signer's own look
+REFUSALS = (HolderContained, CertificateNotCurrent, SignerRefused)  # before, or at the signer's own look
 P99 = 0.5  # seconds, as the issue asks
 
 

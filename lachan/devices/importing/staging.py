@@ -33,7 +33,7 @@ Progress = Callable[[int], None]
 
 
 class KeyReused(Invalid):
-    """The same Idempotency-Key came with another file."""
+    """The same Idempotency-Key came with another file, or another request."""
 
     title, hint = "Idempotency-Key used for another request", "Use a new key for each new request."
 
