@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.database import after_commit, for_update, insert_ignore
+from lachan.database import after_commit, insert_ignore
 from lachan.devices import Device
 from lachan.enforcement import Level
 from lachan.events import ContainmentRejected, KillSwitchChanged, ReleaseApproved, RunApproved
 from lachan.identity import Permission, Principal, require
-from lachan.statements import Statement
+from lachan.statements import Statement, insert_or_replace
 from lachan.work import outbox
 from soar_playbooks.containment import service
 from soar_playbooks.containment.guards import Guard
@@ -143,17 +143,19 @@ def release(
 def set_kill_switch(connection: sa.Connection, principal: Principal, *, active: bool, reason: str) -> None:
     """Stop (or allow again) every automatic containment, everywhere; what humans decide goes on.
 
+    Waits for the containments that have looked at the switch and have not committed; whoever looks meanwhile waits behind
+    it, so that no stream of containments keeps it from being turned (PostgreSQL lets one share lock after the other pass
+    a waiting row lock; locks of a table queue). The first turn, without a row to lock, is ordered the same way.
+
     Raises:
         Forbidden: the principal is no administrator.
     """
     require(principal, Permission.KILL_SWITCH)
-    values = {"active": active, "reason": reason, "by": principal.label, "at": clock.now()}
-    insert_ignore(connection, kill_switch, {"id": 1, **values, "active": False}, index=("id",))
-    row = (
-        connection.execute(for_update(sa.select(kill_switch).where(kill_switch.c.id == 1), connection)).mappings().one()
-    )
-    connection.execute(kill_switch.update().where(kill_switch.c.id == 1).values(**values))
-    if row["active"] is not active:
+    if connection.dialect.name == "postgresql":  # on SQLite whoever writes is alone
+        connection.execute(_ALONE)
+    before = kill_switch_state(connection)["active"]
+    _TURN.execute(connection, id=1, active=active, reason=reason, by=principal.label, at=clock.now())
+    if before is not active:
         outbox.append(connection, KillSwitchChanged(active=active, reason=reason), actor=principal)
 
 
@@ -226,3 +228,5 @@ _COUNT = Statement(
         approvals.c.decision == "approve",
     )
 )
+_TURN = insert_or_replace(kill_switch, "id", "active", "reason", "by", "at", index=("id",))
+_ALONE = sa.text(f"LOCK TABLE {kill_switch.name} IN EXCLUSIVE MODE")  # against ROW SHARE of `guards.switched_off`

@@ -140,7 +140,7 @@ def needed(device: Device, level: Level) -> int:
 
 
 def switched_off(connection: sa.Connection) -> bool:
-    """Tell whether the global kill switch is on; a change of it waits for requests that have looked already."""
+    """Tell whether the global kill switch is on; a change waits for requests that have looked, and no later one passes it."""
     return bool(_SWITCH.scalar(connection))
 
 

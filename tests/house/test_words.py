@@ -12,9 +12,8 @@ from lachan.launch import environment
 from tests.house import tree
 
 SHARED = {
-    "DeviceContained": "a fact and the refusals that follow from it: the name is the stable code of the problem",
+    "DeviceContained": "a fact and the refusal that follows from it: the name is the stable code of the problem",
     "DeviceRetired": "a fact and the refusal that follows from it: the name is the stable code of the problem",
-    "KeyReused": "one stable code for a key that came twice, for an import's file and for a request",
     "SignatureRefused": "the refusal and the fact that tells of it",
     "Page": "a page of a list, and the parameters of the verb that pages a human",
     "Request": "what is asked of a containment, and of a web server",
