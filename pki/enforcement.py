@@ -20,7 +20,7 @@ from lachan.runtime import Runtime
 from lachan.statements import Statement
 from pki import authorities, ocsp, revocation
 from pki.models import certificates, holds
-from pki.states import Holder, State
+from pki.states import CertificateState, Holder
 
 ACTOR = system("certificate-hold")
 
@@ -37,13 +37,17 @@ class CertificateHold:
         """One line per certificate that `apply` would hold."""
         if level.rank < Level.QUARANTINE.rank:
             return []
-        return [f"hold certificate {row.serial_number}" for row in _live(rt, target) if row.state == State.VALID]
+        return [
+            f"hold certificate {row.serial_number}" for row in _live(rt, target) if row.state == CertificateState.VALID
+        ]
 
     def apply(self, rt: Runtime, target: Target, level: Level, *, intent: str) -> Evidence:
         """Hold all live certificates from ``quarantine`` on; below, lift what this point holds."""
         if level.rank < Level.QUARANTINE.rank:
             return self.release(rt, target, intent=intent)
-        if len(_held_here(rt, target)) == len([row for row in _live(rt, target) if row.state != State.REVOKED]):
+        if len(_held_here(rt, target)) == len(
+            [row for row in _live(rt, target) if row.state != CertificateState.REVOKED]
+        ):
             return self.verify(rt, target, level)  # nothing to write, so no door must read anew
         rt.db.run(
             lambda connection: revocation.suspend(
@@ -74,7 +78,7 @@ class CertificateHold:
             rows = _LIVE.all(connection, device_id_=target.device_id, now_=clock.now())
         held = _held_in(connection, target) if rows else []
         seen = {row.serial_number: {"state": row.state} for row in rows}
-        settled = all(row.state != State.VALID for row in rows) if wanted else not held
+        settled = all(row.state != CertificateState.VALID for row in rows) if wanted else not held
         detail = {"certificates": seen, "held": held, "nothing": not rows}
         return Evidence(settled=settled, detail=detail, observed_at=clock.now())
 
@@ -90,9 +94,9 @@ class CertificateHold:
             seen[row.serial_number] = {"state": row.state, "ocsp": _ocsp_status(rt, row.authority, row.serial_number)}
         held = _held_here(rt, target)
         if wanted:
-            settled = all(s["state"] != State.VALID and s["ocsp"] == "revoked" for s in seen.values())
+            settled = all(s["state"] != CertificateState.VALID and s["ocsp"] == "revoked" for s in seen.values())
         else:
-            agree = all((s["state"] == State.VALID) == (s["ocsp"] == "good") for s in seen.values())
+            agree = all((s["state"] == CertificateState.VALID) == (s["ocsp"] == "good") for s in seen.values())
             settled = agree and not held
         return Evidence(settled=settled, detail={"certificates": seen, "held": held}, observed_at=clock.now())
 

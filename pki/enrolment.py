@@ -37,7 +37,7 @@ from pki.issuing import Call, Issued, Prepared, prepare
 from pki.names import LABEL
 from pki.profiles import get
 from pki.settings import PkiSettings
-from pki.states import State
+from pki.states import CertificateState
 from pki.steps import Blocking, Boundary, Steps, walk
 
 ALONE = 2  # statements of a certificate and a fact that nobody handles; more of them make work due
@@ -307,7 +307,7 @@ class _Exchange:
         if row.consumed_at <= clock.now() - standing.AGAIN:
             return None
         found = standing.certificate(connection, row.certificate_id)
-        if found.spki_sha256 != self.csr.spki_sha256 or found.state != State.VALID:
+        if found.spki_sha256 != self.csr.spki_sha256 or found.state != CertificateState.VALID:
             return None
         return Issued(row.certificate_id, x509.load_der_x509_certificate(found.certificate))
 
@@ -332,7 +332,7 @@ class _Renewal:
         if row is None:
             raise NotFound(f"No device {self.device_id}.")
         standing.admit(connection, row)
-        if row.shown_id is None or row.shown != self._shown or row.shown_state != State.VALID:
+        if row.shown_id is None or row.shown != self._shown or row.shown_state != CertificateState.VALID:
             state = row.shown_state if row.shown_id is not None and row.shown == self._shown else "unknown"
             raise CertificateNotCurrent(f"The certificate shown is {state}.")
         if not row.not_before <= clock.now() < row.not_after:

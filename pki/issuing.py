@@ -27,7 +27,7 @@ from pki.models import authorities as authority_rows
 from pki.models import certificates
 from pki.profiles import Names, Profile, load
 from pki.standing import Signed
-from pki.states import State
+from pki.states import CertificateState
 
 Call = tuple[Statement, Mapping[str, Any]]
 INSERT = Statement(
@@ -154,7 +154,7 @@ def _row(certificate: x509.Certificate, spki_sha256: str | None) -> dict[str, An
         "certificate": content,
         "not_before": certificate.not_valid_before_utc,
         "not_after": certificate.not_valid_after_utc,
-        "state": State.VALID,
+        "state": CertificateState.VALID,
         "state_since": now,
         "issued_at": now,
     }

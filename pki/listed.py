@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from lachan import clock, der
 from lachan.database import Database
 from pki.models import certificates, revisions, unrecorded
-from pki.states import NUMBERS, Reason, State
+from pki.states import NUMBERS, CertificateState, Reason
 
 PAGE = 2000
 WHOLE = timedelta(hours=6)
@@ -162,7 +162,7 @@ def _rows(
         since: sa.ColumnElement[Any] = sa.type_coerce(c.state_since, sa.String)  # kept as such a text
     else:
         since = sa.func.to_char(sa.func.timezone("UTC", c.state_since), "YYYY-MM-DD HH24:MI:SS")
-    reason = sa.case((c.state == State.HELD, _HELD), else_=c.reason)
+    reason = sa.case((c.state == CertificateState.HELD, _HELD), else_=c.reason)
     query = sa.select(c.serial_number, since, reason).where(
         c.authority == authority, _NOT_IN_FORCE, after, c.not_after > horizon
     )

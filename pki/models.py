@@ -35,7 +35,7 @@ certificates = sa.Table(
     sa.Column("certificate", sa.LargeBinary, nullable=False),
     sa.Column("not_before", UtcDateTime, nullable=False),
     sa.Column("not_after", UtcDateTime, nullable=False),
-    sa.Column("state", sa.String(10), nullable=False),  # pki.states.State
+    sa.Column("state", sa.String(10), nullable=False),  # pki.states.CertificateState
     sa.Column("state_since", UtcDateTime, nullable=False),
     sa.Column("state_version", sa.Integer, nullable=False, server_default="0"),
     sa.Column("reason", sa.String(30), nullable=False, server_default=""),

@@ -23,7 +23,7 @@ from lachan.work import jobs
 from lachan.work.outbox import append
 from pki.errors import HeldByContainment, NoCertificate, RevokedForGood
 from pki.models import authorities, certificates, holds, revisions, unrecorded
-from pki.states import Holder, Reason, State
+from pki.states import CertificateState, Holder, Reason
 
 
 def suspend(
@@ -58,8 +58,8 @@ def suspend(
         values = {**mine, "reason": reason[:200], "by": principal.label, "since": clock.now()}
         if not insert_ignore(connection, holds, values, index=("certificate_id", "holder")):
             continue
-        if row["state"] == State.VALID:
-            _set(connection, row, State.HELD, "certificate_hold", count)
+        if row["state"] == CertificateState.VALID:
+            _set(connection, row, CertificateState.HELD, "certificate_hold", count)
             _refuse(connection, row, "suspended")
         event = CertificateSuspended(device_id=device_id, serial_number=row["serial_number"], reason=reason)
         append(connection, event, actor=principal)
@@ -97,7 +97,7 @@ def release(
         if not lifted:
             continue
         if left is None:
-            _set(connection, row, State.VALID, "", count)
+            _set(connection, row, CertificateState.VALID, "", count)
             trust.accept_certificate(connection, keys=_keys(row))
         event = CertificateReleased(device_id=device_id, serial_number=row["serial_number"], reason=reason)
         append(connection, event, actor=principal)
@@ -137,7 +137,7 @@ def revoke(
     changed, count = [], _Revisions(rt, connection)
     for row in _rows(connection, principal, device_id, serial_number):
         connection.execute(holds.delete().where(holds.c.certificate_id == row["id"]))
-        _set(connection, row, State.REVOKED, str(reason), count)
+        _set(connection, row, CertificateState.REVOKED, str(reason), count)
         _refuse(connection, row, "revoked")
         event = CertificateRevoked(device_id=device_id, serial_number=row["serial_number"], reason=str(reason))
         append(connection, event, actor=principal)
@@ -230,7 +230,7 @@ def _rows(
     if serial_number is not None:
         query = query.where(c.serial_number == serial_number.lower().lstrip("0"))
     rows = [dict(row) for row in connection.execute(for_update(query, connection)).mappings()]
-    live = [row for row in rows if row["state"] != State.REVOKED]
+    live = [row for row in rows if row["state"] != CertificateState.REVOKED]
     if serial_number is not None and not rows:
         raise NoCertificate(f"The device has no certificate {serial_number} in its validity.")
     if serial_number is not None and not live:
@@ -238,7 +238,9 @@ def _rows(
     return live
 
 
-def _set(connection: sa.Connection, row: dict[str, Any], state: State, reason: str, count: _Revisions) -> None:
+def _set(
+    connection: sa.Connection, row: dict[str, Any], state: CertificateState, reason: str, count: _Revisions
+) -> None:
     values = {
         "state": state, "reason": reason, "state_since": clock.now().replace(microsecond=0),
         "state_version": certificates.c.state_version + 1, "revision": count.next(row["authority"]),

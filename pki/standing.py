@@ -28,7 +28,7 @@ from pki.errors import (
     TooManyRenewals,
 )
 from pki.models import attempts, certificates, secrets, unrecorded
-from pki.states import Reason, State
+from pki.states import CertificateState, Reason
 
 AGAIN = timedelta(minutes=10)  # in which the same key gets the same certificate: an answer may be lost
 RENEWALS, RENEWAL_WINDOW = 20, timedelta(hours=1)  # of one device; each costs a signature, a row and a fact for ever
@@ -53,12 +53,12 @@ def _standing() -> list[sa.ColumnElement[Any]]:
     against = sa.select(sa.func.count()).select_from(trust.trust_signals).where(_t.device_id == _d.id)
     lasting = (_o.device_id == _d.id, _o.not_after > _moment("at"))
     same_key = _o.spki_sha256 == bindparam("spki")
-    compromised = sa.and_(_o.state == State.REVOKED, _o.reason == Reason.KEY_COMPROMISE)
+    compromised = sa.and_(_o.state == CertificateState.REVOKED, _o.reason == Reason.KEY_COMPROMISE)
     return [
         _d.id, _d.name, _d.vendor, _d.serial_number, _d.site, _d.state, _d.address,
         against.correlate(devices.devices).scalar_subquery().label("against"),
-        _any(*lasting, _o.state == State.HELD).label("held"),
-        _any(*lasting, _o.state == State.VALID).label("in_force"),
+        _any(*lasting, _o.state == CertificateState.HELD).label("held"),
+        _any(*lasting, _o.state == CertificateState.VALID).label("in_force"),
         _any(same_key, sa.or_(_o.device_id.is_(None), _o.device_id != _d.id)).label("key_of_another"),
         _any(same_key, _o.device_id == _d.id, compromised).label("key_compromised"),
         sa.exists(
@@ -94,7 +94,7 @@ BY_SECRET = Statement(
 
 _recent = sa.select(sa.func.count()).select_from(_other).where(_o.device_id == _d.id, _o.issued_at > _moment("hour"))
 _again = sa.select(sa.func.max(_o.id)).select_from(_other).where(
-    _o.device_id == _d.id, _o.spki_sha256 == bindparam("spki"), _o.state == State.VALID, _o.id > _c.id,
+    _o.device_id == _d.id, _o.spki_sha256 == bindparam("spki"), _o.state == CertificateState.VALID, _o.id > _c.id,
     _o.issued_at > _moment("since"),
 )  # fmt: skip
 BY_CERTIFICATE = Statement(

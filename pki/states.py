@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 
-class State(StrEnum):
+class CertificateState(StrEnum):
     """Where a certificate stands; expiry is a date, not a state."""
 
     VALID = "valid"

@@ -20,7 +20,7 @@ from pki.authorities import OCSP_RESPONDER, Authority
 from pki.errors import AuthorityMissing
 from pki.models import certificates, unrecorded
 from pki.profiles import ECDSA_SHA256, get
-from pki.states import CERTIFICATE_HOLD, NUMBERS, Reason, State
+from pki.states import CERTIFICATE_HOLD, NUMBERS, CertificateState, Reason
 
 OCSP_LIFE = timedelta(hours=1)
 OCSP_AT_ONCE = 20
@@ -93,7 +93,7 @@ def certificate_id(authority: Authority, algorithm: str, serial: bytes) -> bytes
 
 
 def _reason(row: Any) -> int:
-    return CERTIFICATE_HOLD if row.state == State.HELD else NUMBERS[Reason(row.reason)]
+    return CERTIFICATE_HOLD if row.state == CertificateState.HELD else NUMBERS[Reason(row.reason)]
 
 
 def _stored(serial: bytes) -> str:
@@ -103,7 +103,7 @@ def _stored(serial: bytes) -> str:
 def _statuses(signer: SignerContext, authority: Authority, serials: list[str]) -> dict[str, Any]:
     c, u = certificates.c, unrecorded.c
     query = sa.select(c.serial_number, c.state, c.state_since, c.reason)
-    closed = sa.select(u.serial_number, sa.literal(State.REVOKED), u.since, u.reason)
+    closed = sa.select(u.serial_number, sa.literal(CertificateState.REVOKED), u.since, u.reason)
     query = query.where(c.serial_number.in_(serials), c.authority == authority.name)
     closed = closed.where(u.serial_number.in_(serials), u.authority == authority.name)
     with signer.db.read() as connection:
@@ -114,7 +114,7 @@ def _status(row: Any) -> bytes:
     """CertStatus: good [0], revoked [1] (also on hold), unknown [2] (RFC 6960 4.2.1)."""
     if row is None:
         return b"\x82\x00"
-    if row.state == State.VALID:
+    if row.state == CertificateState.VALID:
         return b"\x80\x00"
     reason = _reason(row)
     why = der.explicit(0, der.enumerated(reason)) if reason else b""

@@ -1,4 +1,4 @@
-"""Read the YAML content of this room, checks it against its JSON Schema, and knows the line of every mistake."""
+"""Read the YAML content of this room, check it against its JSON Schema, and know the line of every mistake."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from lachan.identity import Principal, PrincipalKind, Role
 from lachan.runtime import Runtime
 from lachan.trust import Answer, CertificateKeys
 from pki import service
-from pki.states import State
+from pki.states import CertificateState
 
 _KEEP = 2.0  # seconds that a registry row may be remembered
 
@@ -155,8 +155,8 @@ def _look_up(db: Database, chain: list[bytes], view: View) -> Verified:
         raise refused("retired", "The device is retired.")
     if ours and known is None:
         raise refused("unregistered", "The certificate is not, octet for octet, one that was issued to this device.")
-    if known is not None and known.state != State.VALID:
-        why = "suspended" if known.state == State.HELD else "revoked"
+    if known is not None and known.state != CertificateState.VALID:
+        why = "suspended" if known.state == CertificateState.HELD else "revoked"
         raise refused(why, f"The certificate is {why}.")
     return Verified(row.id, row.name, row.vendor, row.site, judged.certificate, judged.keys)
 

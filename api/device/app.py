@@ -102,7 +102,7 @@ class Door:
 
 
 class _ForwardedChain:
-    """Take RFC 9440 headers from listed proxies, and removes them from everybody else's requests."""
+    """Take RFC 9440 headers from listed proxies, and remove them from everybody else's requests."""
 
     def __init__(self, app: ASGIApp, *, proxies: frozenset[str]) -> None:
         self.app, self.proxies = app, proxies

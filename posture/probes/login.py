@@ -1,4 +1,4 @@
-"""Try factory passwords, three at most in one run, and stops at the first that works.
+"""Try factory passwords, three at most in one run, and stop at the first that works.
 
 Only where the device itself asked for HTTP Basic (RFC 7617) or Digest (RFC 7616) authentication. Not on a device whose
 declaration names a lock-out, unless the engagement says so; and no further once the device answers 429 or 423, or hangs

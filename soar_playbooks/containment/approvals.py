@@ -22,7 +22,7 @@ from lachan.statements import Statement, insert_or_replace
 from lachan.work import outbox
 from soar_playbooks.containment import service
 from soar_playbooks.containment.guards import Guard
-from soar_playbooks.containment.service import OPEN, State
+from soar_playbooks.containment.service import OPEN, ContainmentState
 from soar_playbooks.errors import FourEyes, NotWaiting, ReleaseNotPossible
 from soar_playbooks.models import approvals, containments, kill_switch
 
@@ -100,8 +100,8 @@ def reject(
     kind = f"contain-{row['round']}"
     decide_once(connection, principal, subject_id=row["id"], kind=kind, decision="reject", note=note)
     values: dict[str, Any] = {"guard": Guard.NONE, "guard_reason": "", "needed": 0}
-    if row["state"] == State.WAITING:
-        values |= {"state": State.REJECTED, "ended_at": clock.now(), "ended_by": principal.label}
+    if row["state"] == ContainmentState.WAITING:
+        values |= {"state": ContainmentState.REJECTED, "ended_at": clock.now(), "ended_by": principal.label}
     else:
         values |= {"wanted": row["level"]}
     connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
@@ -124,7 +124,7 @@ def release(
     """
     require(principal, Permission.CONTAIN_RELEASE)
     row = service.locked(connection, containment_id, principal)
-    if row["state"] != State.ACTIVE:
+    if row["state"] != ContainmentState.ACTIVE:
         raise ReleaseNotPossible(f"Containment {row['id']} is {row['state']}.")
     _not_the_proposer(row, principal)
     _never_asked(connection, row, principal)

@@ -84,7 +84,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class GuardVerdict:
     """What may be written now.
 
     Attributes:
@@ -104,7 +104,7 @@ class Verdict:
     counted: tuple[str, ...] = field(default=())
 
 
-def judge(connection: sa.Connection, settings: Settings, device: Device, asked: Asked) -> Verdict:
+def judge(connection: sa.Connection, settings: Settings, device: Device, asked: Asked) -> GuardVerdict:
     """Judge a request; spends the budgets if, and only if, it lets an automatic cut pass.
 
     Raises:
@@ -119,19 +119,19 @@ def judge(connection: sa.Connection, settings: Settings, device: Device, asked: 
         return _proposal(device, asked)
     _evidence(device, asked, asked.facts)
     if asked.approvals == 0 and switched_off(connection):
-        return Verdict(level=None, guard=Guard.KILL_SWITCH, needed=1, reason="The kill switch is on.")
+        return GuardVerdict(level=None, guard=Guard.KILL_SWITCH, needed=1, reason="The kill switch is on.")
     waits = _criticality(device, asked)
     if waits is not None:
         return waits
     if asked.approvals or asked.level.rank <= Level.DEGRADE.rank:
-        return Verdict(level=asked.level)
+        return GuardVerdict(level=asked.level)
     limits = budgets.scopes(settings, device, rule_id=asked.facts.rule_id, senders=asked.facts.senders)
     limits = {scope: limit for scope, limit in limits.items() if scope not in asked.counted}
     spent = budgets.take(connection, limits)
     if spent is not None:
         reason = f"The budget of {spent.scope} ({spent.limit} at a time) is spent."
-        return Verdict(level=None, guard=Guard.BUDGET, needed=1, reason=reason)
-    return Verdict(level=asked.level, counted=tuple(sorted(limits)))
+        return GuardVerdict(level=None, guard=Guard.BUDGET, needed=1, reason=reason)
+    return GuardVerdict(level=asked.level, counted=tuple(sorted(limits)))
 
 
 def needed(device: Device, level: Level) -> int:
@@ -144,12 +144,12 @@ def switched_off(connection: sa.Connection) -> bool:
     return bool(_SWITCH.scalar(connection))
 
 
-def _proposal(device: Device, asked: Asked) -> Verdict:
+def _proposal(device: Device, asked: Asked) -> GuardVerdict:
     wanted = needed(device, asked.level)
     if asked.approvals >= wanted:
-        return Verdict(level=asked.level)
+        return GuardVerdict(level=asked.level)
     guard = Guard.EVICT if asked.level is Level.EVICT else Guard.PROPOSED
-    return Verdict(level=None, guard=guard, needed=wanted, reason="A proposal needs another person's approval.")
+    return GuardVerdict(level=None, guard=guard, needed=wanted, reason="A proposal needs another person's approval.")
 
 
 def _evidence(device: Device, asked: Asked, facts: Facts) -> None:
@@ -161,7 +161,7 @@ def _evidence(device: Device, asked: Asked, facts: Facts) -> None:
         raise EvidenceTooThin(f"Only attempts, seen by one source, speak against {device.name}.", device=device.id)
 
 
-def _criticality(device: Device, asked: Asked) -> Verdict | None:
+def _criticality(device: Device, asked: Asked) -> GuardVerdict | None:
     """What a cut of a device waits for because of what depends on it; nothing for normal devices and mild levels."""
     if asked.level.rank <= Level.DEGRADE.rank or device.criticality is Criticality.NORMAL:
         return None
@@ -170,10 +170,10 @@ def _criticality(device: Device, asked: Asked) -> Verdict | None:
         return None
     if device.criticality is Criticality.LIFE_SAFETY:
         reason = f"{device.name} protects lives: it is degraded, never cut automatically."
-        return Verdict(level=Level.DEGRADE, guard=Guard.LIFE_SAFETY, needed=wanted, reason=reason, page=True)
+        return GuardVerdict(level=Level.DEGRADE, guard=Guard.LIFE_SAFETY, needed=wanted, reason=reason, page=True)
     guard = Guard.ESSENTIAL if device.criticality is Criticality.ESSENTIAL else Guard.UNKNOWN
     reason = f"{device.name} is {device.criticality}: it is degraded until a human approves the cut."
-    return Verdict(level=Level.DEGRADE, guard=guard, needed=wanted, reason=reason)
+    return GuardVerdict(level=Level.DEGRADE, guard=guard, needed=wanted, reason=reason)
 
 
 _SWITCH = Statement(sa.select(kill_switch.c.active).where(kill_switch.c.id == 1).with_for_update(read=True))

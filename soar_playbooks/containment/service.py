@@ -27,7 +27,7 @@ from lachan.statements import Statement, pipeline
 from lachan.work import jobs, outbox
 from soar_playbooks import webhooks
 from soar_playbooks.containment import budgets, guards, reconciler
-from soar_playbooks.containment.guards import Asked, Facts, Guard, Verdict
+from soar_playbooks.containment.guards import Asked, Facts, Guard, GuardVerdict
 from soar_playbooks.errors import ReleaseNotPossible, UnknownContainment
 from soar_playbooks.models import approvals, containments, runs
 from soar_playbooks.states import ACTOR, RunState
@@ -44,7 +44,7 @@ ANSWERS = {
 }
 
 
-class State(StrEnum):
+class ContainmentState(StrEnum):
     """A containment's life. An active one may still wait for a human to approve a harder level (``guard``)."""
 
     WAITING = "waiting"
@@ -53,7 +53,7 @@ class State(StrEnum):
     REJECTED = "rejected"
 
 
-OPEN = (State.WAITING, State.ACTIVE)
+OPEN = (ContainmentState.WAITING, ContainmentState.ACTIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def request(rt: Runtime, connection: sa.Connection, asked: Request) -> dict[str,
     """
     device = _locked(connection, asked.device_id, asked.principal)
     row = _open(connection, device.id)
-    if row is not None and row["state"] == State.ACTIVE and Level(row["level"]).rank >= asked.level.rank:
+    if row is not None and row["state"] == ContainmentState.ACTIVE and Level(row["level"]).rank >= asked.level.rank:
         return _lengthen(connection, row, asked)
     verdict = guards.judge(connection, rt.settings, device, _as_guards_see(asked, row))
     waits = row is not None and row["guard"] and Level(row["wanted"]).rank >= asked.level.rank and not asked.approvals
@@ -111,7 +111,7 @@ def _activated(connection: sa.Connection, row: dict[str, Any], level: Level) -> 
     if row["since"] is not None:  # who agreed to release it from less has not agreed to release it from this
         stale = sa.and_(approvals.c.subject_id == row["id"], approvals.c.kind == "release")
         connection.execute(approvals.update().where(stale).values(kind=f"void-{row['level']}"))
-    return {"state": State.ACTIVE, "level": level, "since": row["since"] or clock.now()}
+    return {"state": ContainmentState.ACTIVE, "level": level, "since": row["since"] or clock.now()}
 
 
 def _take_effect(
@@ -148,7 +148,7 @@ def end(rt: Runtime, connection: sa.Connection, row: dict[str, Any], *, actor: P
         raise ReleaseNotPossible(f"Containment {row['id']} is {row['state']}.")
     budgets.give_back(connection, row["counted"])
     values = {
-        "state": State.ENDED,
+        "state": ContainmentState.ENDED,
         "ended_at": clock.now(),
         "ended_by": actor.label,
         "guard": Guard.NONE,
@@ -228,7 +228,7 @@ def _open(connection: sa.Connection, device_id: str) -> dict[str, Any] | None:
 def _fresh(device: Device, asked: Request) -> dict[str, Any]:
     person = asked.principal.id if asked.principal.kind is not PrincipalKind.SYSTEM else ""
     return {
-        "id": new_id(), "device_id": device.id, "vendor": device.vendor, "site": device.site, "state": State.WAITING,
+        "id": new_id(), "device_id": device.id, "vendor": device.vendor, "site": device.site, "state": ContainmentState.WAITING,
         "level": Level.OBSERVE, "wanted": asked.level, "guard": Guard.NONE, "guard_reason": "", "needed": 0, "round": 1,
         "reason": asked.reason, "run_id": asked.run_id, "alert_id": asked.facts.alert_id if asked.facts else "",
         "requested_by": asked.principal.label, "requester_id": person, "until": None, "counted": [],
@@ -242,7 +242,7 @@ def _apply(
     device: Device,
     present: dict[str, Any] | None,
     asked: Request,
-    verdict: Verdict,
+    verdict: GuardVerdict,
 ) -> dict[str, Any]:
     """Write a verdict into the device's open row, or a new one, and let it take effect."""
     row = present or _fresh(device, asked)
@@ -267,13 +267,15 @@ def _apply(
     _remember_requester(connection, row)
     if harder:
         _take_effect(rt, connection, device, row, fresh, actor=asked.principal)
-    elif row["state"] == State.ACTIVE:
+    elif row["state"] == ContainmentState.ACTIVE:
         _signal(connection, row)  # it may last longer now: signal and row end together
     _follow_up(rt, connection, row, asked, verdict)
     return row
 
 
-def _follow_up(rt: Runtime, connection: sa.Connection, row: dict[str, Any], asked: Request, verdict: Verdict) -> None:
+def _follow_up(
+    rt: Runtime, connection: sa.Connection, row: dict[str, Any], asked: Request, verdict: GuardVerdict
+) -> None:
     """Make the end due, page whom the verdict pages, and tell who must approve."""
     if row["until"] is not None:
         jobs.enqueue(

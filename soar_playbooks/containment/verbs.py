@@ -45,7 +45,7 @@ class ReleaseContainment(BaseModel):
     note: str = Field("", max_length=500)
 
 
-class Page(BaseModel):
+class PageParameters(BaseModel):
     """Page a human: the fact goes to the ledger and, if one is configured, to the webhook."""
 
     model_config = ConfigDict(extra="forbid")
@@ -81,7 +81,7 @@ def set_containment(
 
 def answer(row: dict[str, Any], wanted: Level) -> dict[str, Any]:
     """What a caller learns of a containment that it asked for at ``wanted``."""
-    reached = row["state"] == service.State.ACTIVE and Level(row["level"]).rank >= wanted.rank
+    reached = row["state"] == service.ContainmentState.ACTIVE and Level(row["level"]).rank >= wanted.rank
     return {
         "containment_id": row["id"], "state": "active" if reached else "waiting" if row["guard"] else "refused",
         "level": str(row["level"]), "guard": str(row["guard"]), "needed": row["needed"], "reason": row["guard_reason"],
@@ -99,7 +99,7 @@ def release(rt: Runtime, connection: sa.Connection, principal: Principal, asked:
     return {"containment_id": row["id"], "state": str(row["state"]), "approvals": row["approvals"]}
 
 
-def page(rt: Runtime, connection: sa.Connection, principal: Principal, asked: Page) -> dict[str, Any]:
+def page(rt: Runtime, connection: sa.Connection, principal: Principal, asked: PageParameters) -> dict[str, Any]:
     """Record that a human is needed; the webhook handler posts it."""
     alert = connection.execute(sa.select(runs.c.alert_id).where(runs.c.id == asked.run_id)).scalar() or ""
     event = HumanPaged(device_id=asked.device_id, reason=asked.reason, run_id=asked.run_id, alert_id=alert)
@@ -114,4 +114,4 @@ SET = Verb(
 RELEASE = Verb(
     name="containment.release", parameters=ReleaseContainment, permission=Permission.CONTAIN_RELEASE, run=release
 )
-PAGE = Verb(name="human.page", parameters=Page, permission=Permission.RUNS_READ, run=page)
+PAGE = Verb(name="human.page", parameters=PageParameters, permission=Permission.RUNS_READ, run=page)

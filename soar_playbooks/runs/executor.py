@@ -51,7 +51,7 @@ class Asking:
 
     run: Run
     step: Step
-    request: http_step.Request
+    request: http_step.HttpStepRequest
     attempt: int
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class HttpStepRequest:
     """What will be sent; ``key`` is the idempotency key."""
 
     method: str
@@ -38,18 +38,18 @@ class Request:
         return {"http": f"{self.method} {self.url}", "body": self.body.decode("utf-8"), "key": self.key}
 
 
-def prepare(run: Run, step: Step, command: HttpCommand) -> Request:
+def prepare(run: Run, step: Step, command: HttpCommand) -> HttpStepRequest:
     """The request of a step with the run's variables in it."""
     return request(command, substitute(command.content, run.variables), key=f"{run.id}.{step.id}")
 
 
-def request(command: HttpCommand, content: Any, *, key: str) -> Request:
+def request(command: HttpCommand, content: Any, *, key: str) -> HttpStepRequest:
     """The request of a command with its content, all variables put in."""
     body = b"" if content is None else json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
-    return Request(command.method, command.url, body, key)
+    return HttpStepRequest(command.method, command.url, body, key)
 
 
-def send(rt: Runtime, asked: Request, *, timeout: float) -> dict[str, Any]:
+def send(rt: Runtime, asked: HttpStepRequest, *, timeout: float) -> dict[str, Any]:
     """Send it once.
 
     Args:

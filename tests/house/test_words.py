@@ -15,10 +15,6 @@ SHARED = {
     "DeviceContained": "a fact and the refusal that follows from it: the name is the stable code of the problem",
     "DeviceRetired": "a fact and the refusal that follows from it: the name is the stable code of the problem",
     "SignatureRefused": "the refusal and the fact that tells of it",
-    "Page": "a page of a list, and the parameters of the verb that pages a human",
-    "Request": "what is asked of a containment, and of a web server",
-    "State": "a certificate's, and a containment's",
-    "Verdict": "a criterion's, and a guard's",
 }
 """Names that two public classes share, with the reason."""
 

@@ -22,12 +22,14 @@ from lachan.runtime import Runtime
 from lachan.work.worker import Worker
 from pki import authorities, crl, listed, ocsp, revocation, service
 from pki.models import attempts, certificates, crls
-from pki.states import Reason, State
+from pki.states import CertificateState, Reason
 from tests.pki.doors import open_doors
 from tests.pki.support import camera, csr
 
 
-def rows(count: int, *, state: State = State.REVOKED, at: datetime | None = None, days: int = 90) -> list[dict]:
+def rows(
+    count: int, *, state: CertificateState = CertificateState.REVOKED, at: datetime | None = None, days: int = 90
+) -> list[dict]:
     """Certificate rows with random serial numbers, no device, and bytes that nobody looks at."""
     now = at or clock.now()
     return [
@@ -43,7 +45,7 @@ def rows(count: int, *, state: State = State.REVOKED, at: datetime | None = None
             "not_after": now + timedelta(days=days),
             "state": state,
             "state_since": now.replace(microsecond=0),
-            "reason": "superseded" if state is State.REVOKED else "",
+            "reason": "superseded" if state is CertificateState.REVOKED else "",
             "issued_at": now,
         }
         for _ in range(count)
@@ -55,7 +57,7 @@ def insert(db: Database, values: list[dict]) -> None:
         connection.execute(certificates.insert(), values)
 
 
-def change(rt: Runtime, serials: Iterable[str], state: State) -> None:
+def change(rt: Runtime, serials: Iterable[str], state: CertificateState) -> None:
     """What `revoke` and `release` do to the rows of certificates."""
 
     def unit(connection: sa.Connection) -> None:
@@ -66,7 +68,9 @@ def change(rt: Runtime, serials: Iterable[str], state: State) -> None:
                 .mappings()
                 .one()
             )
-            revocation._set(connection, dict(row), state, "superseded" if state is State.REVOKED else "", count)
+            revocation._set(
+                connection, dict(row), state, "superseded" if state is CertificateState.REVOKED else "", count
+            )
 
     rt.db.run(unit)
 
@@ -103,7 +107,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_pages_follow_every_change(rt: Runtime, small_pages: list[int]) -> None:
     """After each of many changes the kept pages say what a whole reading says, and little was read for it."""
-    made = rows(95) + rows(40, state=State.VALID)
+    made = rows(95) + rows(40, state=CertificateState.VALID)
     insert(rt.db, made)
     kept = listed.Listed("issuing")
     kept.refresh(rt.db)
@@ -114,17 +118,17 @@ def test_pages_follow_every_change(rt: Runtime, small_pages: list[int]) -> None:
     valid = sorted(row["serial_number"] for row in made[95:])
     ordered = sorted(wanted)
     steps = [
-        (valid[:1], State.REVOKED),
-        (valid[1:40], State.REVOKED),  # pages are split
-        (ordered[:25], State.VALID),  # the first pages become empty
-        (ordered[50:70], State.VALID),
-        (ordered[:1] + ordered[60:61], State.REVOKED),
-        (ordered[25:95] + ordered[:1] + valid, State.VALID),  # nothing is left
-        (valid[7:8], State.REVOKED),
+        (valid[:1], CertificateState.REVOKED),
+        (valid[1:40], CertificateState.REVOKED),  # pages are split
+        (ordered[:25], CertificateState.VALID),  # the first pages become empty
+        (ordered[50:70], CertificateState.VALID),
+        (ordered[:1] + ordered[60:61], CertificateState.REVOKED),
+        (ordered[25:95] + ordered[:1] + valid, CertificateState.VALID),  # nothing is left
+        (valid[7:8], CertificateState.REVOKED),
     ]
     for changed, state in steps:
         change(rt, changed, state)
-        wanted = wanted | set(changed) if state is State.REVOKED else wanted - set(changed)
+        wanted = wanted | set(changed) if state is CertificateState.REVOKED else wanted - set(changed)
         small_pages.clear()
         kept.refresh(rt.db)
         assert serials(kept) == sorted(wanted)
@@ -162,7 +166,7 @@ def test_a_database_that_went_back_is_read_whole(rt: Runtime, small_pages: list[
     made = rows(30)
     insert(rt.db, made)
     kept = listed.Listed("issuing")
-    change(rt, [made[0]["serial_number"]], State.REVOKED)
+    change(rt, [made[0]["serial_number"]], CertificateState.REVOKED)
     kept.refresh(rt.db)
     with rt.db.write() as connection:  # a backup was restored
         connection.execute(certificates.delete().where(certificates.c.id == made[1]["id"]))
@@ -176,7 +180,7 @@ def test_no_question_walks_over_certificates_in_force(rt: Runtime) -> None:
     if rt.db.dialect != "sqlite":
         pytest.skip("EXPLAIN QUERY PLAN is SQLite's")
     made = rows(300)
-    insert(rt.db, made + rows(3000, state=State.VALID))
+    insert(rt.db, made + rows(3000, state=CertificateState.VALID))
     with rt.db.write() as connection:
         connection.exec_driver_sql("ANALYZE")
     plans: list[str] = []
@@ -190,7 +194,7 @@ def test_no_question_walks_over_certificates_in_force(rt: Runtime) -> None:
     sa.event.listen(rt.db.engine, "before_cursor_execute", explain)
     try:
         kept.refresh(rt.db)
-        change(rt, [made[0]["serial_number"]], State.VALID)
+        change(rt, [made[0]["serial_number"]], CertificateState.VALID)
         plans_of_change = len(plans)
         with clock.travel(timedelta(hours=1)):
             kept.refresh(rt.db)
@@ -283,7 +287,9 @@ def test_health_tells_of_a_crl_that_is_late_or_over(signer_rt: Runtime) -> None:
     assert crl.health(signer_rt) == ["The authority issuing has no CRL."]
     crl.publish(signer_rt)
     assert crl.health(signer_rt) == []
-    change(signer_rt, [f"{camera(signer_rt).enrol(signer_rt, csr()).certificate.serial_number:x}"], State.HELD)
+    change(
+        signer_rt, [f"{camera(signer_rt).enrol(signer_rt, csr()).certificate.serial_number:x}"], CertificateState.HELD
+    )
     assert crl.health(signer_rt) == [], "the next CRL is about to be made"
     with clock.travel(timedelta(minutes=6)):
         assert "are in no CRL of issuing" in crl.health(signer_rt)[0]

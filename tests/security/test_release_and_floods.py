@@ -22,7 +22,7 @@ from pki import ocsp, service, standing
 from pki.errors import TooManyRenewals
 from soar_playbooks.containment import approvals
 from soar_playbooks.containment import service as containment
-from soar_playbooks.containment.service import State
+from soar_playbooks.containment.service import ContainmentState
 from soar_playbooks.errors import FourEyes
 from soar_playbooks.runs import http_step
 from tests.api.support import Town
@@ -61,7 +61,7 @@ def test_who_asked_for_it_cannot_release_it_after_somebody_asked_for_more(rt: Ru
     with pytest.raises(FourEyes):
         release(rt, DUNG, row)
     release(rt, AN, row)
-    assert release(rt, BINH, row)["state"] == State.ENDED
+    assert release(rt, BINH, row)["state"] == ContainmentState.ENDED
 
 
 def test_agreeing_to_release_from_less_is_not_agreeing_to_release_from_more(rt: Runtime) -> None:
@@ -72,7 +72,7 @@ def test_agreeing_to_release_from_less_is_not_agreeing_to_release_from_more(rt: 
     approve(rt, BINH, propose(rt, CHI, device, Level.QUARANTINE))
     assert release(rt, GIANG, row)["approvals"] == 1
     assert decision(rt, device) is trust.Answer.QUARANTINE
-    assert release(rt, AN, row)["state"] == State.ENDED
+    assert release(rt, AN, row)["state"] == ContainmentState.ENDED
     assert decision(rt, device) is trust.Answer.ALLOW
 
 

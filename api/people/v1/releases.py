@@ -155,7 +155,7 @@ def sign_release(release_id: str, caller: _Publisher, rt: _Runtime) -> ReleaseVi
 
 @router.post("/{release_id}/publish", summary="Hand it out")
 def publish_release(release_id: str, caller: _Publisher, rt: _Runtime) -> ReleaseView:
-    """Make it the firmware of its model; signs it first where that has not happened yet."""
+    """Make it the firmware of its model; sign it first where that has not happened yet."""
     made = service.publish(rt, caller, release_id)
     rt.wake()
     return ReleaseView.of(made)
