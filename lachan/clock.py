@@ -32,7 +32,7 @@ def travel(delta: timedelta) -> Iterator[None]:
 
 def iso(moment: datetime) -> str:
     """RFC 3339 text of an aware moment, in UTC with microseconds and ``Z``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def parse(text: str) -> datetime:

@@ -8,8 +8,18 @@ import threading
 import time
 
 _lock = threading.Lock()
+_POOL = (
+    4096  # octets asked of the kernel at once: each call gives the interpreter's lock away, which costs more than it
+)
+_random, _used = b"", _POOL
 _last = 0
 _count = 0
+
+
+def random_octets(count: int) -> bytes:
+    """Random octets of the kernel's, each given once; at most 4096 at a time."""
+    with _lock:
+        return _octets(count)
 
 
 def new_id() -> str:
@@ -24,6 +34,23 @@ def new_id() -> str:
             if _count > 0xFFF:
                 _last, _count = _last + 1, 0
         value = (_last << 80) | (0x7 << 76) | (_count << 64)
-    rand = int.from_bytes(os.urandom(8), "big") & ((1 << 62) - 1)
+        rand = int.from_bytes(_octets(8), "big") & ((1 << 62) - 1)
     text = f"{value | (0b10 << 62) | rand:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _octets(count: int) -> bytes:
+    global _random, _used
+    if _used + count > _POOL:
+        _random, _used = os.urandom(_POOL), 0
+    _used += count
+    return _random[_used - count : _used]
+
+
+def _forget() -> None:
+    """A child must not give what its parent gives."""
+    global _used
+    _used = _POOL
+
+
+os.register_at_fork(after_in_child=_forget)

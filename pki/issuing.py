@@ -13,7 +13,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lachan import clock
-from lachan.database import for_update
 from lachan.events import CertificateIssued
 from lachan.identity import Principal, system
 from lachan.ids import new_id
@@ -37,6 +36,7 @@ INSERT = Statement(
         "not_before", "not_after", "state", "state_since", "issued_at",
     ),
 )  # fmt: skip
+_REGISTERED = Statement(sa.select(certificates).where(certificates.c.fingerprint == sa.bindparam("fingerprint")))
 RENEW_BEFORE = 3  # a service's certificate is renewed in the last third of its life
 
 
@@ -119,24 +119,19 @@ def record(
     return prepared.issued
 
 
-def registered(
-    connection: sa.Connection, certificate: bytes, *, device_id: str, lock: bool = False
-) -> sa.Row[Any] | None:
+def registered(connection: sa.Connection, certificate: bytes, *, device_id: str) -> Any | None:
     """Find the row of a certificate that somebody shows; its presence, not its absence, is what admits.
 
     Args:
         connection: an open connection.
         certificate: DER, as it was shown.
         device_id: whose it must be.
-        lock: keep the row as it is until the transaction ends.
 
     Returns:
         The row of exactly these bytes, in whatever state; None for anything else that our key may have signed, such as
         a copy with another encoding of the same ECDSA signature, or a certificate that was signed and not recorded.
     """
-    c = certificates.c
-    query = sa.select(certificates).where(c.fingerprint == hashlib.sha256(certificate).hexdigest())
-    row = connection.execute(for_update(query, connection) if lock else query).first()
+    row = _REGISTERED.first(connection, fingerprint=hashlib.sha256(certificate).hexdigest())
     return row if row is not None and row.certificate == certificate and row.device_id == device_id else None
 
 

@@ -129,6 +129,7 @@ class OnLoop:
     def __init__(self, rt: Runtime, link: SignerLink) -> None:
         self._rt, self._link = rt, link
         self._waiting: Counter[str] = Counter()
+        self._files: list[int] = []
         self._threaded = rt.db.dialect != "sqlite"  # SQLite answers quicker than a thread begins, and waits for nobody
         self._eye: sa.Connection | None = None
 
@@ -139,14 +140,17 @@ class OnLoop:
     @asynccontextmanager
     async def hold(self, device_id: str) -> AsyncIterator[bool]:
         """Be the only one, and let the others go on while waiting for it."""
-        with self._counted(device_id), _opened(self._rt.settings.data) as file:
+        with self._counted(device_id), self._file() as file:
             waited = False
             for pause in _pauses():
                 if _locked(file, device_id):
                     break
                 waited = True
                 await asyncio.sleep(pause)
-            yield waited
+            try:
+                yield waited
+            finally:
+                _unlock(file, device_id)
 
     async def sign(self, *, sender: str, profile: str, device_id: str, spki: bytes) -> dict[str, Any]:
         """Ask the signer, with others in one message."""
@@ -160,6 +164,19 @@ class OnLoop:
         """Hang up on the signer, and look no more."""
         await self._link.close()
         self._close_eye()
+        while self._files:
+            os.close(self._files.pop())
+
+    @contextmanager
+    def _file(self) -> Iterator[int]:
+        """An open file for the lock of one issue; it is used again, since opening costs more than locking."""
+        file = self._files.pop() if self._files else _open(self._rt.settings.data)
+        try:
+            yield file
+        except BaseException:
+            os.close(file)  # whatever is still locked on it goes with it
+            raise
+        self._files.append(file)
 
     def _glance(self, read: Do[R]) -> R:
         if self._eye is None:
@@ -197,21 +214,32 @@ class OnLoop:
 @contextmanager
 def _opened(data: Path) -> Iterator[int]:
     """An open file of its own, so that the lock is of this issue and not of the process (fcntl(2): F_OFD_SETLK)."""
-    file = os.open(data / "issuing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = _open(data)
     try:
         yield file
     finally:
         os.close(file)
 
 
+def _open(data: Path) -> int:
+    return os.open(data / "issuing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
 def _locked(file: int, device_id: str) -> bool:
     """Take the device's byte if nobody has it."""
-    place = int.from_bytes(hashlib.blake2b(device_id.encode(), digest_size=8).digest(), "big") >> 2
     try:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0))
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _place(device_id), 1, 0))
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def _unlock(file: int, device_id: str) -> None:
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _place(device_id), 1, 0))
+
+
+def _place(device_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(device_id.encode(), digest_size=8).digest(), "big") >> 2
 
 
 def _pauses() -> Iterator[float]:

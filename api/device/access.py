@@ -3,8 +3,8 @@
 Steps, at every request (a resumed session is a new request): take the chain (of the TLS connection, or of RFC 9440
 headers when a listed proxy sends them) → judge it against the anchors → look up the device and, if our own authority
 issued the certificate, its row → ask the trust snapshot about certificate and device. What a chain proves is kept with
-its connection and judged again when the anchors or the snapshot change or two seconds pass; **the trust decision itself
-is asked every time**, and after the rows were read, so that what changed since then still refuses.
+its connection and judged again when the anchors change or a minute passes, its rows are looked up again when the
+snapshot changes or two seconds pass; **validity and the trust decision itself are asked every time**, and after the rows were read, so that what changed since then still refuses.
 
 A certificate of ours is admitted because its row of exactly these bytes is valid, never because nothing forbids it. One
 of a vendor's authority has no row yet; it and ours are refused by `trust.CertificateKeys`, which no stranger can vary.
@@ -18,27 +18,31 @@ import base64
 import binascii
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, cast
 
+import sqlalchemy as sa
 from cryptography import x509
 from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
 
 from api.device import routes
-from api.device.certificates import check_validity, judge, refused
+from api.device.certificates import Judged, check_validity, judge, refused
 from api.device.errors import CertificateMissing, CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown
 from api.device.trustwatch import TrustWatch, View
 from api.tls import TlsProtocol
 from lachan import clock, devices, metrics
-from lachan.database import Database
-from lachan.errors import LachanError, NotFound
+from lachan.errors import LachanError
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.runtime import Runtime
+from lachan.statements import Statement
 from lachan.trust import Answer, CertificateKeys
 from pki import service
 from pki.states import CertificateState
 
 _KEEP = 2.0  # seconds that a registry row may be remembered
+_KEEP_CHAIN = 60.0  # seconds that a chain's signatures need not be verified again on the same connection
+_d = devices.devices.c
+_DEVICE = Statement(sa.select(_d.id, _d.name, _d.vendor, _d.site, _d.state).where(_d.id == sa.bindparam("id")))
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,13 @@ class Verified:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a chain proved, and for how long we believe it without looking again."""
+    """What a chain proved, and for how long (monotonic seconds) we believe it and the rows without looking again."""
 
     device: Verified
+    judged: Judged
     view: View
     until: float
+    judged_until: float
 
 
 async def runtime(request: Request) -> Runtime:
@@ -129,29 +135,32 @@ async def _identify(request: Request) -> Verified:
     connection = cast("TlsProtocol | None", request.scope.get("extensions", {}).get("lachan.connection"))
     proxied = request.scope.get("lachan.forwarded_chain")
     kept = connection.identity if connection is not None and proxied is None else None
-    if isinstance(kept, _Kept) and kept.view is view and time.monotonic() < kept.until:
+    now = time.monotonic()
+    if isinstance(kept, _Kept) and kept.view is view and now < kept.until:
         return kept.device
     chain = (
         proxied if proxied is not None else request.scope.get("extensions", {}).get("lachan.tls", {}).get("chain", [])
     )
-    device = await run_in_threadpool(_look_up, cast(Runtime, request.app.state.rt).db, chain, view)
+    if isinstance(kept, _Kept) and now < kept.judged_until and kept.view.anchors == view.anchors:
+        judged, judged_until = kept.judged, kept.judged_until
+    else:
+        judged, judged_until = judge(chain, view.anchors, at=clock.now()), now + _KEEP_CHAIN
+    looking = cast(service.OnLoop, request.app.state.issuing)
+    device = await looking.look(partial(_look_up, chain[0], judged))
     if connection is not None and proxied is None:
-        connection.identity = _Kept(device, view, time.monotonic() + _KEEP)
+        connection.identity = _Kept(device, judged, view, now + _KEEP, judged_until)
     return device
 
 
-def _look_up(db: Database, chain: list[bytes], view: View) -> Verified:
-    judged = judge(chain, view.anchors, at=clock.now())
-    try:
-        with db.read() as connection:
-            row = devices.get(connection, judged.device_id)
-            ours = None in judged.vendors
-            known = service.registered(connection, chain[0], device_id=row.id) if ours else None
-    except NotFound:
-        raise refused("unknown-device", "The certificate names a device that is not registered.") from None
+def _look_up(certificate: bytes, judged: Judged, connection: sa.Connection) -> Verified:
+    row = _DEVICE.first(connection, id=judged.device_id)
+    if row is None:
+        raise refused("unknown-device", "The certificate names a device that is not registered.")
+    ours = None in judged.vendors
+    known = service.registered(connection, certificate, device_id=row.id) if ours else None
     if not ours and row.vendor not in judged.vendors:
         raise refused("other-vendor", "The authority may not speak for devices of this vendor.")
-    if row.state is devices.DeviceState.RETIRED:
+    if row.state == devices.DeviceState.RETIRED:
         raise refused("retired", "The device is retired.")
     if ours and known is None:
         raise refused("unregistered", "The certificate is not, octet for octet, one that was issued to this device.")

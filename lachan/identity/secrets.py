@@ -4,7 +4,6 @@ A random token needs no slow hash; the pepper keeps a stolen database from being
 folder, mode 0600, made by `make_pepper` at ``lachan init``.
 """
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -36,7 +35,7 @@ def hashed(data: Path, secret: str) -> str:
     Raises:
         Unavailable: the installation has no pepper.
     """
-    return hmac.new(_pepper(data / "pepper"), secret.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(_pepper(data / "pepper"), secret.encode(), "sha256").hex()
 
 
 def same(left: str, right: str) -> bool:
