@@ -43,6 +43,7 @@ playbook_versions = sa.Table(
     sa.Column("loaded_at", UtcDateTime, nullable=False),
 )
 
+_WAITS = sa.text("waiting_for_kind IS NOT NULL")
 runs = sa.Table(
     "runs",
     metadata,
@@ -62,7 +63,8 @@ runs = sa.Table(
     sa.Column("step", sa.String(60), nullable=False),
     sa.Column("fence", sa.Integer, nullable=False, server_default="0"),
     sa.Column("lease_until", UtcDateTime),
-    sa.Column("waiting_for", sa.String(120), nullable=False, server_default=""),
+    sa.Column("waiting_for_kind", sa.String(12)),
+    sa.Column("waiting_for_ref", sa.String(120), nullable=False, server_default=""),
     sa.Column("guard", sa.String(40), nullable=False, server_default=""),
     sa.Column("needed", sa.Integer, nullable=False, server_default="0"),
     sa.Column("plan", Json),
@@ -73,6 +75,9 @@ runs = sa.Table(
     sa.Column("ended_at", UtcDateTime),
     sa.UniqueConstraint("event_id", "playbook_id", name="uq_runs_event_id_playbook_id"),
     sa.Index("ix_runs_playbook_version", "playbook_id", "playbook_version", "digest"),
+    sa.Index(
+        "ix_runs_waiting_for", "waiting_for_kind", "waiting_for_ref", sqlite_where=_WAITS, postgresql_where=_WAITS
+    ),
 )
 
 run_journal = sa.Table(

@@ -16,10 +16,11 @@ from lachan.runtime import Runtime
 from soar_playbooks.containment import approvals, reconciler, service
 from soar_playbooks.models import containments, run_journal, runs
 from soar_playbooks.runs import decisions as run_decisions
+from soar_playbooks.states import Awaited
 
 RUN_FIELDS = (
     "id", "playbook_id", "playbook_name", "playbook_version", "digest", "mode", "alert_id", "device_id", "vendor", "state",
-    "step", "guard", "needed", "waiting_for", "outcome", "error", "created_at", "updated_at", "ended_at",
+    "step", "guard", "needed", "waiting_for_ref", "outcome", "error", "created_at", "updated_at", "ended_at",
 )  # fmt: skip
 CONTAINMENT_FIELDS = (
     "id", "device_id", "vendor", "site", "state", "level", "wanted", "guard", "guard_reason", "needed", "reason", "run_id",
@@ -43,7 +44,7 @@ def list_runs(
     query = query.where(runs.c.device_id == device_id) if device_id else query
     query = query.where(runs.c.alert_id == alert_id) if alert_id else query
     found = connection.execute(scope(principal, _joined(query, runs), runs.c.vendor)).mappings()
-    return [{**_pick(row, RUN_FIELDS), "device_name": row["device_name"]} for row in found]
+    return [{**_run(row), "device_name": row["device_name"]} for row in found]
 
 
 def show_run(connection: sa.Connection, principal: Principal, run_id: str) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def show_run(connection: sa.Connection, principal: Principal, run_id: str) -> di
     query = sa.select(run_journal).where(run_journal.c.run_id == run_id)
     order = query.order_by(run_journal.c.position, run_journal.c.phase.desc())
     return {
-        **_pick(row, RUN_FIELDS), "device_name": _name(connection, row["device_id"]), "variables": row["variables"],
+        **_run(row), "device_name": _name(connection, row["device_id"]), "variables": row["variables"],
         "facts": row["facts"], "plan": row["plan"] or [],
         "journal": [
             {name: entry[name] for name in ("step_id", "phase", "at", "body")}
@@ -138,6 +139,13 @@ def _joined(query: sa.Select[Any], table: sa.Table) -> sa.Select[Any]:
 def _name(connection: sa.Connection, device_id: str | None) -> str | None:
     query = sa.select(devices.devices.c.name).where(devices.devices.c.id == device_id)
     return connection.execute(query).scalar() if device_id else None
+
+
+def _run(row: Any) -> dict[str, Any]:
+    """Give what is told of every run; ``waiting_for`` is kind and reference in one word."""
+    waiting = Awaited.of(row["waiting_for_kind"], row["waiting_for_ref"])
+    told = {"waiting_for": waiting.text if waiting else "", "waiting_for_kind": str(waiting.kind) if waiting else ""}
+    return _pick(row, RUN_FIELDS) | told
 
 
 def _pick(row: Any, names: tuple[str, ...]) -> dict[str, Any]:

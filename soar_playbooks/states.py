@@ -1,5 +1,6 @@
-"""Closed sets of the runs, and the principal that acts for a playbook."""
+"""Closed sets of runs and containments, and the principal that acts for a playbook."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from lachan.identity import system
@@ -30,3 +31,34 @@ class Phase(StrEnum):
 
     INTENT = "intent"
     OUTCOME = "outcome"
+
+
+class WaitingFor(StrEnum):
+    """What a run that waits for people waits for."""
+
+    APPROVAL = "approval"
+    CONTAINMENT = "containment"
+    OUTCOME = "outcome"
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What a run waits for.
+
+    Attributes:
+        kind: the plan's approval (propose mode), a decision on its containment, or word of an unknown outcome.
+        ref: the step's id, or the containment's.
+    """
+
+    kind: WaitingFor
+    ref: str
+
+    @classmethod
+    def of(cls, kind: str | None, ref: str) -> "Awaited | None":
+        """Build it of a row's two columns; None if the run waits for nothing."""
+        return cls(WaitingFor(kind), ref) if kind else None
+
+    @property
+    def text(self) -> str:
+        """As one word, as the API tells it: a containment's id alone, else ``kind:step``."""
+        return self.ref if self.kind is WaitingFor.CONTAINMENT else f"{self.kind}:{self.ref}"

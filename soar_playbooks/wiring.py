@@ -5,10 +5,7 @@ from lachan.wiring import Room
 WIRING = Room(
     tables="soar_playbooks.models",
     settings="soar_playbooks.settings:SoarSettings",
-    handlers={
-        "AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",),
-        "ContainmentEnded": ("soar_playbooks.runs.undo:on_ended",),
-    },
+    handlers={"AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",)},
     jobs={
         "soar.run": "soar_playbooks.runs.executor:run_job",
         "soar.verify": "soar_playbooks.containment.reconciler:verify",

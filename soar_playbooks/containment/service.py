@@ -29,13 +29,14 @@ from soar_playbooks import webhooks
 from soar_playbooks.containment import budgets, guards, reconciler
 from soar_playbooks.containment.guards import Asked, Facts, Guard, GuardVerdict
 from soar_playbooks.errors import ReleaseNotPossible, UnknownContainment
-from soar_playbooks.models import approvals, containments, runs
-from soar_playbooks.states import ACTOR, RunState
+from soar_playbooks.models import approvals, containments, run_journal, runs
+from soar_playbooks.states import ACTOR, Phase, RunState, WaitingFor
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 SOURCE = "containment"
+LEAVES_NOTHING = frozenset({"containment.set", "human.page"})  # of these verbs nothing is left when the row has ended
 ANSWERS = {
     Level.DEGRADE: trust.Answer.LIMITED,
     Level.QUARANTINE: trust.Answer.QUARANTINE,
@@ -161,7 +162,18 @@ def end(rt: Runtime, connection: sa.Connection, row: dict[str, Any], *, actor: P
     target = reconciler.target_of(devices.get(connection, row["device_id"]))
     reconciler.want(rt, connection, target, containment_id=row["id"], level=None)
     row |= values
+    _undo(connection, row)
     after_commit(connection, rt.wake)
+
+
+def _undo(connection: sa.Connection, row: dict[str, Any]) -> None:
+    """Make the undo of the containment's run due, if it began anything that the end of the row does not take back."""
+    if not row["run_id"]:
+        return
+    begun = sa.and_(run_journal.c.run_id == row["run_id"], run_journal.c.phase == str(Phase.INTENT))
+    bodies = connection.execute(sa.select(run_journal.c.body).where(begun)).scalars()
+    if any(body.get("verb") not in LEAVES_NOTHING for body in bodies):
+        jobs.enqueue(connection, "soar.undo", {"run_id": row["run_id"]}, key=f"undo:{row['id']}")
 
 
 def locked(connection: sa.Connection, containment_id: str, principal: Principal) -> dict[str, Any]:
@@ -205,10 +217,11 @@ def expire(rt: Runtime, job: jobs.Job) -> None:
 
 def resume_runs(connection: sa.Connection, containment_id: str) -> None:
     """Make the runs due that waited for a decision on this containment."""
-    waiting = sa.and_(runs.c.waiting_for == containment_id, runs.c.state == RunState.WAITING)
-    for run_id in list(connection.execute(sa.select(runs.c.id).where(waiting)).scalars()):
-        connection.execute(runs.update().where(runs.c.id == run_id).values(state=RunState.READY, guard="", needed=0))
-        jobs.enqueue(connection, "soar.run", {"run_id": run_id})
+    mine = sa.and_(runs.c.waiting_for_kind == str(WaitingFor.CONTAINMENT), runs.c.waiting_for_ref == containment_id)
+    for run_id in list(connection.execute(sa.select(runs.c.id).where(mine)).scalars()):
+        waiting = sa.and_(runs.c.id == run_id, runs.c.state == RunState.WAITING)
+        if connection.execute(runs.update().where(waiting).values(state=RunState.READY, guard="", needed=0)).rowcount:
+            jobs.enqueue(connection, "soar.run", {"run_id": run_id})
 
 
 def _as_guards_see(asked: Request, row: dict[str, Any] | None) -> Asked:

@@ -19,7 +19,7 @@ from lachan.work import jobs, outbox
 from soar_playbooks.containment import approvals as containment
 from soar_playbooks.errors import NotWaiting, UnknownRun
 from soar_playbooks.models import run_journal, runs
-from soar_playbooks.states import Phase, RunOutcome, RunState
+from soar_playbooks.states import Phase, RunOutcome, RunState, WaitingFor
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -36,10 +36,10 @@ def approve(rt: Runtime, connection: sa.Connection, principal: Principal, *, run
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, run_id)
-    if row["guard"] == "outcome-unknown":
+    if row["waiting_for_kind"] == WaitingFor.OUTCOME:
         raise NotWaiting("Its outcome is unknown: say what happened instead of approving.", run=run_id)
-    if not row["waiting_for"].startswith("approval:"):
-        containment.approve(rt, connection, principal, containment_id=row["waiting_for"], note=note)
+    if row["waiting_for_kind"] == WaitingFor.CONTAINMENT:
+        containment.approve(rt, connection, principal, containment_id=row["waiting_for_ref"], note=note)
         return
     given = containment.decide_once(connection, principal, subject_id=run_id, kind="run", decision="approve", note=note)
     event = RunApproved(device_id=row["device_id"], run_id=run_id, person=principal.label)
@@ -56,16 +56,17 @@ def reject(rt: Runtime, connection: sa.Connection, principal: Principal, *, run_
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, run_id)
-    if row["guard"] == "outcome-unknown":
+    if row["waiting_for_kind"] == WaitingFor.OUTCOME:
         raise NotWaiting("Its outcome is unknown: say what happened instead of rejecting.", run=run_id)
     event = RunRejected(device_id=row["device_id"], run_id=run_id, person=principal.label)
     outbox.append(connection, event, actor=principal)
-    if not row["waiting_for"].startswith("approval:"):
-        containment.reject(rt, connection, principal, containment_id=row["waiting_for"], note=note)
+    if row["waiting_for_kind"] == WaitingFor.CONTAINMENT:
+        containment.reject(rt, connection, principal, containment_id=row["waiting_for_ref"], note=note)
         return
     containment.decide_once(connection, principal, subject_id=run_id, kind="run", decision="reject", note=note)
-    values = {"state": RunState.ENDED, "outcome": RunOutcome.REJECTED, "guard": "", "waiting_for": "", "needed": 0}
-    connection.execute(runs.update().where(runs.c.id == run_id).values(**values, ended_at=clock.now()))
+    values: dict[str, Any] = {"state": RunState.ENDED, "outcome": RunOutcome.REJECTED, "guard": "", "needed": 0}
+    values |= {"waiting_for_kind": None, "waiting_for_ref": "", "ended_at": clock.now()}
+    connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
     finished = RunFinished(device_id=row["device_id"], run_id=run_id, outcome=RunOutcome.REJECTED)
     outbox.append(connection, finished, actor=principal)
 
@@ -81,9 +82,9 @@ def resolve(
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, run_id)
-    if row["guard"] != "outcome-unknown":
+    if row["waiting_for_kind"] != WaitingFor.OUTCOME:
         raise NotWaiting("No outcome of it is unknown.", run=run_id)
-    step = row["waiting_for"].partition(":")[2]
+    step = row["waiting_for_ref"]
     kind = "resolve"
     containment.decide_once(
         connection, principal, subject_id=f"{run_id}:{step}"[:120], kind=kind, decision="approve", note=note
@@ -117,7 +118,7 @@ def _waiting(connection: sa.Connection, principal: Principal, run_id: str) -> di
     row = find(connection, principal, run_id)
     if row["state"] != RunState.WAITING:
         raise NotWaiting(f"Run {run_id} is {row['state']} and waits for nobody.")
-    if row["waiting_for"].startswith(("approval:", "outcome:")):  # else the containment's own locks order the deciders
+    if row["waiting_for_kind"] != WaitingFor.CONTAINMENT:  # else the containment's own locks order the deciders
         lock = for_update(sa.select(runs).where(runs.c.id == run_id), connection)
         row = dict(connection.execute(lock).mappings().one())
         if row["state"] != RunState.WAITING:

@@ -34,7 +34,7 @@ from soar_playbooks.errors import LostFence, OutcomeUnknown, PlaybookInvalid, Un
 from soar_playbooks.models import runs
 from soar_playbooks.runs import http_step, journal
 from soar_playbooks.runs.journal import Run
-from soar_playbooks.states import ACTOR, Phase, RunOutcome, RunState
+from soar_playbooks.states import ACTOR, Awaited, Phase, RunOutcome, RunState, WaitingFor
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -178,7 +178,7 @@ def _action(
     if decided is not None:  # a human said what became of it
         return _next(connection, playbook, run, step, decided)
     if isinstance(step.command, VerbCommand):
-        if run.waiting_for and not run.waiting_for.startswith("approval"):
+        if run.waiting_for is not None and run.waiting_for.kind is WaitingFor.CONTAINMENT:
             return _decided(connection, playbook, run, step)
         if step.command.verb not in HARMLESS and _waits_for_approval(rt, connection, playbook, run, step):
             return None
@@ -217,7 +217,7 @@ def _verb(
     except LachanError as error:
         raise Refused(step.id, error) from error
     if result.get("state") == "waiting":  # the guards want a human: the run waits for the decision on that containment
-        run = replace(run, waiting_for=result["containment_id"])
+        run = replace(run, waiting_for=Awaited(WaitingFor.CONTAINMENT, result["containment_id"]))
         journal.save(connection, run, state=RunState.WAITING, guard=result["guard"], needed=result["needed"])
         return None
     run, body = _results(playbook, run, step, result)
@@ -238,7 +238,8 @@ def _decided(connection: sa.Connection, playbook: Playbook, run: Run, step: Step
     """Go on after a human decided on the containment that the run waited for."""
     intent = run.entry(step.id, Phase.INTENT)
     assert intent is not None
-    result = answer(containment.find(connection, run.waiting_for), Level(intent["parameters"]["level"]))
+    assert run.waiting_for is not None
+    result = answer(containment.find(connection, run.waiting_for.ref), Level(intent["parameters"]["level"]))
     reached = result["state"] == "active"
     run, body = _results(playbook, run, step, result)
     if not reached:
@@ -251,7 +252,7 @@ def _waits_for_approval(rt: Runtime, connection: sa.Connection, playbook: Playbo
     needed = playbook.policy.approvals
     if run.mode != playbooks.Mode.PROPOSE or approvals.count(connection, run.id, "run") >= needed:
         return False
-    run = replace(run, waiting_for=f"approval:{step.id}")
+    run = replace(run, waiting_for=Awaited(WaitingFor.APPROVAL, step.id))
     journal.save(connection, run, state=RunState.WAITING, guard="propose", needed=needed)
     connection.execute(runs.update().where(runs.c.id == run.id).values(plan=plan(playbook, run, step)))
     reason = f"{playbook.name} is in propose mode."
@@ -336,7 +337,7 @@ def _try_later(connection: sa.Connection, run: Run, attempt: int, why: str) -> R
 
 def _unknown(rt: Runtime, connection: sa.Connection, run: Run, step: Step, why: str) -> Run | None:
     """Stop: nobody knows whether it happened, and asking again could make it happen twice."""
-    waiting = replace(run, waiting_for=f"outcome:{step.id}")
+    waiting = replace(run, waiting_for=Awaited(WaitingFor.OUTCOME, step.id))
     journal.save(connection, waiting, state=RunState.WAITING, guard="outcome-unknown", needed=1, error=why)
     event = RunOutcomeUnknown(device_id=run.device_id, run_id=run.id, step=step.id)
     outbox.append(connection, event, actor=ACTOR)

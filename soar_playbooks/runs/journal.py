@@ -22,7 +22,7 @@ from lachan.statements import Statement, pipeline
 from lachan.work import outbox
 from soar_playbooks.errors import LostFence, UnknownRun
 from soar_playbooks.models import run_journal, runs
-from soar_playbooks.states import ACTOR, Phase, RunOutcome, RunState
+from soar_playbooks.states import ACTOR, Awaited, Phase, RunOutcome, RunState
 
 LEASE = timedelta(seconds=30)
 Key = tuple[str, int, str]  # step, occurrence, phase
@@ -48,8 +48,8 @@ class Run:
     variables: dict[str, Any]
     step: str
     fence: int
-    waiting_for: str
     entries: dict[Key, dict[str, Any]]
+    waiting_for: Awaited | None = None
     vendor: str | None = None
     stored: frozenset[Key] = frozenset()
     unwritten: tuple[Key, ...] = ()
@@ -87,9 +87,9 @@ def claim(connection: sa.Connection, run_id: str) -> Run | None:
     found = entries(connection, run_id)
     return Run(
         entries=found, stored=frozenset(found), fence=fence, variables=dict(row["variables"]), facts=dict(row["facts"]),
+        waiting_for=Awaited.of(row["waiting_for_kind"], row["waiting_for_ref"]),
         **{name: row[name] for name in (
             "id", "playbook_id", "playbook_version", "digest", "mode", "alert_id", "device_id", "vendor", "step",
-            "waiting_for",
         )},
     )  # fmt: skip
 
@@ -112,7 +112,7 @@ def enter(run: Run, step_id: str, phase: Phase, body: dict[str, Any]) -> Run:
 
 def at(run: Run, step_id: str) -> Run:
     """Move on to a step, in memory; what the run waited for is over."""
-    return replace(run, step=step_id, waiting_for="")
+    return replace(run, step=step_id, waiting_for=None)
 
 
 def save(
@@ -153,7 +153,7 @@ def finish(connection: sa.Connection, run: Run, outcome: RunOutcome, *, error: s
     event = RunFinished(device_id=run.device_id, run_id=run.id, outcome=str(outcome))
     vendor = run.vendor or outbox.vendor_of(connection, run.device_id)
     _, told = outbox.calls(event, actor=ACTOR, vendor=vendor, dialect=connection.dialect.name)
-    _write(connection, replace(run, waiting_for=""), told, state=RunState.ENDED, outcome=outcome, error=error)
+    _write(connection, replace(run, waiting_for=None), told, state=RunState.ENDED, outcome=outcome, error=error)
 
 
 def _write(connection: sa.Connection, run: Run, more: Sequence[Call], **values: Any) -> Run:
@@ -164,7 +164,9 @@ def _write(connection: sa.Connection, run: Run, more: Sequence[Call], **values: 
     """
     now = clock.now()
     row = {"lease_until": None, "guard": "", "needed": 0, "outcome": "", "error": ""} | values
-    row |= {"step": run.step, "variables": run.variables, "waiting_for": run.waiting_for, "updated_at": now}
+    row |= {"step": run.step, "variables": run.variables, "updated_at": now}
+    row["waiting_for_kind"] = None if run.waiting_for is None else str(run.waiting_for.kind)
+    row["waiting_for_ref"] = "" if run.waiting_for is None else run.waiting_for.ref
     row |= {"state": str(row["state"]), "outcome": str(row["outcome"]), "error": row["error"][:2000]}
     row["ended_at"] = now if row["state"] == RunState.ENDED else None
     calls: list[Call] = [
@@ -199,8 +201,8 @@ def _row(run: Run, made: Key) -> dict[str, Any]:
 
 
 _SAVED = (
-    "step", "state", "variables", "waiting_for", "guard", "needed", "outcome", "error", "lease_until",
-    "updated_at", "ended_at",
+    "step", "state", "variables", "waiting_for_kind", "waiting_for_ref", "guard", "needed", "outcome", "error",
+    "lease_until", "updated_at", "ended_at",
 )  # fmt: skip
 _SAVE = Statement(
     runs.update()

@@ -119,7 +119,7 @@ def _begin(
     return Run(
         id=run_id, playbook_id=row.id, playbook_version=playbook.version, digest=row.digest, mode=row.mode,
         alert_id=alert.alert_id, device_id=device.id, facts=known, variables=variables, step=playbook.workflow_start,
-        fence=1, waiting_for="", entries={}, vendor=device.vendor,
+        fence=1, entries={}, vendor=device.vendor,
     )  # fmt: skip
 
 

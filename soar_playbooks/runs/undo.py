@@ -1,4 +1,4 @@
-"""Undo of what a run did besides its containment: done when the containment ends, newest first.
+"""Undo of what a run did besides its containment: made due by the unit that ends the containment, done newest first.
 
 The containment itself needs no undo (its row has ended). Verbs are called in one transaction with their outcome; HTTP
 requests are journalled as the steps are, under keys of their own (``undo:<step>``). What cannot be undone, or whose outcome is
@@ -15,34 +15,22 @@ import sqlalchemy as sa
 
 from lachan import clock, verbs
 from lachan.errors import LachanError
-from lachan.events import ContainmentEnded, HumanPaged
+from lachan.events import HumanPaged
 from lachan.work import jobs
 from soar_playbooks import faults, playbooks, webhooks
 from soar_playbooks.cacao.model import Command, HttpCommand, Playbook, Step, VerbCommand
 from soar_playbooks.cacao.variables import substitute
 from soar_playbooks.errors import OutcomeUnknown
-from soar_playbooks.models import containments, run_journal, runs
+from soar_playbooks.models import run_journal, runs
 from soar_playbooks.runs import http_step, journal
 from soar_playbooks.runs.journal import Key, key
 from soar_playbooks.states import ACTOR, Phase
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
-    from lachan.work.outbox import StoredEvent
 
 TRIES = 4  # of an idempotent request whose peer does not answer
 OWN = frozenset({"containment.release"})  # done by the end of the row
-
-
-def on_ended(rt: Runtime, stored: StoredEvent) -> None:
-    """Make the undo of the containment's run due (handler of ``ContainmentEnded``)."""
-    if not isinstance(stored.event, ContainmentEnded):
-        return
-    query = sa.select(containments.c.run_id).where(containments.c.id == stored.event.containment_id)
-    with rt.db.read() as connection:
-        run_id = connection.execute(query).scalar()
-    if run_id:
-        rt.db.run(lambda c: jobs.enqueue(c, "soar.undo", {"run_id": run_id}, key=f"undo:{stored.id}"))
 
 
 def run_job(rt: Runtime, job: jobs.Job) -> None:

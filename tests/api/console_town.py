@@ -185,7 +185,7 @@ def _runs(made: Console) -> None:
                 id=run_id, playbook_id=PLAYBOOK, playbook_name="Quarantine a compromised camera",
                 playbook_version="2026-11-22T09:00:00.000Z", digest="d" * 64, mode="propose", event_id=new_id(),
                 alert_id=made.ids["alert"], device_id=device.id, vendor=device.vendor, facts={"outcome": "success"},
-                variables={}, state="waiting", step=STEP, waiting_for=f"approval:{STEP}", guard="propose", needed=2, plan=plan,
+                variables={}, state="waiting", step=STEP, waiting_for_kind="approval", waiting_for_ref=STEP, guard="propose", needed=2, plan=plan,
                 created_at=now - timedelta(minutes=2), updated_at=now,
             )
         )  # fmt: skip

@@ -81,7 +81,7 @@ def test_live_parts_renew_themselves_within_the_policy(console: Console, tmp_pat
         from soar_playbooks.models import runs
 
         with rt.db.write() as connection:
-            connection.execute(runs.update().values(state="ended", outcome="rejected", waiting_for=""))
+            connection.execute(runs.update().values(state="ended", outcome="rejected", waiting_for_kind=None))
         wait.until(lambda: "cam-0044" not in window.text("#live"), timeout=20, what="the queue renewed itself")
         assert complaints(window) == []
 

@@ -17,6 +17,7 @@ from lachan.settings import Settings
 from tests.api.support import Authority
 
 NAME = "trust_refused_certificates"
+BEFORE_WAITING_FOR = "0010"
 
 
 def test_the_history_leads_to_the_declared_tables(settings: Settings) -> None:
@@ -105,5 +106,34 @@ def test_rows_survive_the_making_of_their_table_anew(settings: Settings) -> None
             assert [tuple(row) for row in found] == [("issuing", 7)]
         with db.write() as connection, pytest.raises(sa.exc.IntegrityError):
             connection.execute(sa.text("DELETE FROM pki_certificates"))
+    finally:
+        db.close()
+
+
+def test_what_a_run_waits_for_is_taken_apart_and_put_together_again(settings: Settings) -> None:
+    """Runs of an installation at the revision before; each keeps what it waits for, there and back."""
+    texts = {"a": "approval:action--1", "o": "outcome:action--2", "c": "0199a3c0-0000-7000-8000-000000000000", "n": ""}
+    apart = {
+        "a": ("approval", "action--1"), "o": ("outcome", "action--2"), "c": ("containment", texts["c"]), "n": (None, ""),
+    }  # fmt: skip
+    db, now = Database(settings.url, pool_size=2), datetime.now(UTC)
+    try:
+        with db.write() as connection:
+            step(connection, BEFORE_WAITING_FOR)
+            old = sa.MetaData()
+            old.reflect(connection, only=["runs"])
+            same = dict.fromkeys(
+                ("playbook_id", "playbook_name", "playbook_version", "digest", "mode", "state", "step"), "x"
+            )
+            for name, text in texts.items():
+                row = {"id": name, "event_id": name, "facts": {}, "variables": {}, "waiting_for": text}
+                connection.execute(old.tables["runs"].insert().values(**row, **same, created_at=now, updated_at=now))
+        migrate.upgrade(db)
+        with db.read() as connection:
+            found = connection.execute(sa.text("SELECT id, waiting_for_kind, waiting_for_ref FROM runs")).all()
+        assert {row.id: (row.waiting_for_kind, row.waiting_for_ref) for row in found} == apart
+        with db.write() as connection:
+            step(connection, BEFORE_WAITING_FOR)
+            assert dict(connection.execute(sa.text("SELECT id, waiting_for FROM runs")).all()) == texts  # type: ignore[arg-type]
     finally:
         db.close()

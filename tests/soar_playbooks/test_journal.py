@@ -1,12 +1,15 @@
 """Lease and fence: one worker at a time has a run, and whoever was taken over writes nothing more."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from lachan import clock
 from lachan.runtime import Runtime
 from lachan.work import jobs
+from soar_playbooks.containment import service
 from soar_playbooks.errors import LostFence, UnknownRun
 from soar_playbooks.faults import Boundary, Effect, Record
 from soar_playbooks.models import containments, run_journal, runs
@@ -25,7 +28,7 @@ def ready(rt: Runtime) -> str:
     with rt.db.write() as connection:
         start = next(row["step_id"] for row in rows(rt, run_journal) if row["step_id"].startswith("start"))
         connection.execute(run_journal.delete())
-        values = {"state": RunState.READY, "step": start, "mode": Mode.ENFORCE, "waiting_for": "", "guard": ""}
+        values = {"state": RunState.READY, "step": start, "mode": Mode.ENFORCE, "waiting_for_kind": None, "guard": ""}
         connection.execute(runs.update().values(**values))
     return str(one_run(rt)["id"])
 
@@ -115,3 +118,17 @@ def test_the_engine_opens_its_transactions_through_the_journal_only() -> None:
     for module in (executor, journal):
         assert "db.write(" not in inspect.getsource(module)
         assert "db.run(" not in inspect.getsource(module)
+
+
+def test_who_decides_on_a_containment_finds_its_runs_by_index(rt: Runtime) -> None:
+    if rt.db.dialect != "sqlite":
+        pytest.skip("plans of a small table tell nothing on PostgreSQL")
+    seen: list[tuple[str, Any]] = []
+    listen = sa.event.listens_for(rt.db.engine, "before_cursor_execute")
+    listen(lambda _c, _cursor, text, given, _context, _many: seen.append((text, given)))
+    with rt.db.write() as connection:
+        service.resume_runs(connection, "nothing")
+    (text, given) = next(found for found in seen if "runs" in found[0])
+    with rt.db.read() as connection:
+        (plan,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given).all()
+    assert "ix_runs_waiting_for" in plan[3]

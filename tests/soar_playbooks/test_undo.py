@@ -8,6 +8,7 @@ import pytest
 
 from lachan import clock, trust
 from lachan.runtime import Runtime
+from lachan.work.jobs import jobs
 from soar_playbooks.cacao.model import EXTENSION
 from soar_playbooks.containment import approvals
 from soar_playbooks.models import containments
@@ -92,3 +93,16 @@ def test_a_peer_that_does_not_undo_pages_a_human_and_the_release_stands(
     assert "not undone" in page.reason
     assert [path for path, _, _ in peer.requests][2:] == ["/two", "/one", "/one"]  # the counting one is asked once
     assert rows(rt, containments)[0]["state"] == "ended"
+
+
+def test_where_there_is_nothing_to_undo_no_job_is_made(rt: Runtime) -> None:
+    """The repository's playbook contains and pages: both are over with the containment."""
+    load(rt)
+    device = new_device(rt)
+    raise_alert(rt, device)
+    work(rt)
+    for person in (AN, BINH):
+        with rt.db.write() as connection:
+            approvals.release(rt, connection, person, containment_id=one_containment(rt)["id"])
+    assert [job["kind"] for job in rows(rt, jobs) if job["kind"] == "soar.undo"] == []
+    assert decision(rt, device) is trust.Answer.ALLOW

@@ -18,6 +18,7 @@ from posture.models import engagements
 from siem_rules.models import alerts
 from soar_playbooks.containment import approvals as containment
 from soar_playbooks.models import approvals, containments, runs
+from soar_playbooks.states import WaitingFor
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 QUEUE = 40
@@ -113,7 +114,7 @@ def _containments(connection: sa.Connection, reader: Principal) -> list[Task]:
 def _runs(connection: sa.Connection, reader: Principal) -> list[Task]:
     """Runs that wait for their plan or an unknown outcome; those that wait for a containment stand there."""
     c = runs.c
-    waiting = sa.and_(c.state == "waiting", sa.or_(c.waiting_for.like("approval:%"), c.waiting_for.like("outcome:%")))
+    waiting = sa.and_(c.state == "waiting", c.waiting_for_kind.in_((WaitingFor.APPROVAL, WaitingFor.OUTCOME)))
     query = sa.select(runs, devices.c.name).outerjoin(devices, devices.c.id == c.device_id).where(waiting)
     mine = _decided(connection, reader)
     return [

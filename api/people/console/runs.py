@@ -13,6 +13,7 @@ from lachan.errors import LachanError
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
 from soar_playbooks import playbooks, schemas, service
+from soar_playbooks.states import WaitingFor
 
 router = APIRouter(include_in_schema=False, route_class=pages.Pages)
 Reader = Annotated[Principal, Depends(may(Permission.RUNS_READ))]
@@ -61,7 +62,7 @@ def run_page(request: Request, run_id: str, caller: Reader, rt: Open) -> Respons
         names = _names(connection, run["digest"])
         rows = schemas.list_containments(connection, caller, limit=20, device_id=run["device_id"] or "-")
     given = [row for row in run["decisions"] if row["decision"] == "approve"]
-    held = run["waiting_for"] if run["waiting_for"] and ":" not in run["waiting_for"] else ""
+    held = run["waiting_for_ref"] if run["waiting_for_kind"] == WaitingFor.CONTAINMENT else ""
     return pages.render(
         request, "run.html", run=run, steps=steps(run["journal"], names), approvals=given, held=held,
         mine=any(row["person"] == caller.label for row in run["decisions"]), effects=_effects(run["plan"], run),

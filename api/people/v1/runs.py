@@ -36,7 +36,9 @@ class RunOut(BaseModel):
     step: str
     guard: str = Field(description="What it waits for: propose, essential, life-safety, budget, outcome-unknown …")
     needed: int = Field(description="How many different persons must approve.")
-    waiting_for: str
+    waiting_for: str = Field(description="Kind and reference in one word; a containment's id stands alone.")
+    waiting_for_kind: str = Field(examples=["approval"], description="approval, containment, outcome, or empty")
+    waiting_for_ref: str = Field(description="The id of the step or containment that it waits for.")
     outcome: str = Field(examples=["succeeded"])
     error: str
     created_at: datetime
