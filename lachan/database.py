@@ -136,7 +136,7 @@ class Database:
         Raises:
             DatabaseAway: the database is away, or kept locked what was to be read.
         """
-        with self._told(self._reading), self.engine.connect() as connection:
+        with self._told(self._reading), self.engine.connect().execution_options(lachan_read=True) as connection:
             yield connection
 
     def glances(self) -> sa.Connection:
@@ -273,8 +273,11 @@ class Database:
 
 
 def _postgres(wait: float) -> dict[str, Any]:
-    """Give libpq's parameters with which nobody waits for ever: for a server that says nothing, or for a lock."""
-    return {"connect_timeout": max(2, round(wait)), "options": f"-c lock_timeout={round(wait * 1000)}"}
+    """Give the parameters with which nobody waits for ever: for a server that says nothing, or for a lock."""
+    return {
+        "connect_timeout": max(2, round(wait)), "options": f"-c lock_timeout={round(wait * 1000)}",
+        "prepare_threshold": None,  # psycopg's prepared statements are gone at each rollback; lachan.prepared keeps ours
+    }  # fmt: skip
 
 
 def after_commit(connection: sa.Connection, callback: Callable[[], None]) -> None:

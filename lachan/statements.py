@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from lachan.database import UtcDateTime
 
 Convert = Callable[[Any], Any]
+PREPARED = "lachan_prepared"  # where a connection remembers what is prepared on it
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Compiled:
         names: what a call must give.
         row: makes a row of what the driver fetched; None if the statement returns none.
         columns: of a row: place and conversion of those that need one.
+        looks: it changes and locks nothing.
     """
 
     text: str
@@ -43,6 +45,7 @@ class Compiled:
     names: frozenset[str]
     row: Convert | None
     columns: tuple[tuple[int, Convert], ...]
+    looks: bool
 
     def parameters(self, binds: Mapping[str, Any]) -> list[Any]:
         """Give the driver's parameters.
@@ -92,29 +95,32 @@ class Statement:
         Raises:
             sqlalchemy.exc.DBAPIError: as by SQLAlchemy, IntegrityError among them.
         """
-        count: int = self._run(connection, binds).rowcount
-        return count
+        return pipeline(connection, [(self, binds)])[0].count
 
     def many(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
         """Run it for each of the rows in one call of the driver and tell how many rows it changed in all."""
+        if connection.dialect.name == "postgresql":
+            return sum(done.count for done in pipeline(connection, [(self, row) for row in rows]))
         compiled = self.compiled(connection)
         parameters = [compiled.parameters(row) for row in rows]
-        cursor = _driver(connection).cursor()
         try:
-            cursor.executemany(compiled.text, parameters)
+            count: int = _driver(connection).executemany(compiled.text, parameters).rowcount
         except connection.dialect.loaded_dbapi.Error as error:
             raise _translated(connection, compiled, parameters, error) from error
-        count: int = cursor.rowcount
         return count
 
     def all(self, connection: sa.Connection, **binds: Any) -> list[Any]:
         """Run it and give its rows, named tuples with the columns' Python values."""
-        return self.compiled(connection).rows(self._run(connection, binds).fetchall())
+        return pipeline(connection, [(self, binds)])[0].rows
 
     def first(self, connection: sa.Connection, **binds: Any) -> Any:
         """Run it and give the first row, or None."""
-        fetched = self._run(connection, binds).fetchmany(1)
-        return self.compiled(connection).rows(fetched)[0] if fetched else None
+        if connection.dialect.name == "postgresql":
+            rows = self.all(connection, **binds)
+            return rows[0] if rows else None
+        compiled = self.compiled(connection)
+        fetched = _run(connection, compiled, binds).fetchmany(1)
+        return compiled.rows(fetched)[0] if fetched else None
 
     def scalar(self, connection: sa.Connection, **binds: Any) -> Any:
         """Run it and give the first column of the first row, or None."""
@@ -129,16 +135,6 @@ class Statement:
             core = self._core(name) if callable(self._core) else self._core
             found = self._compiled[name] = _compile(core, self._columns, name)
         return found
-
-    def _run(self, connection: sa.Connection, binds: Mapping[str, Any]) -> Any:
-        compiled = self.compiled(connection)
-        parameters = compiled.parameters(binds)
-        try:
-            if connection.dialect.name == "sqlite":
-                return _driver(connection).execute(compiled.text, parameters)
-            return _driver(connection).execute(compiled.text, parameters, prepare=True)
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise _translated(connection, compiled, parameters, error) from error
 
 
 @dataclass(frozen=True)
@@ -155,21 +151,43 @@ def pipeline(connection: sa.Connection, calls: Sequence[tuple[Statement, Mapping
     Raises:
         sqlalchemy.exc.DBAPIError: the first that failed; those after it did not run.
     """
-    if connection.dialect.name == "sqlite":
-        return [_done(call.compiled(connection), call._run(connection, binds)) for call, binds in calls]
     made = [(call.compiled(connection), binds) for call, binds in calls]
-    driver, cursors = _driver(connection), []
+    if connection.dialect.name == "sqlite":
+        return [_done(compiled, _run(connection, compiled, binds)) for compiled, binds in made]
+    return _flushed(connection, [(compiled, compiled.parameters(binds)) for compiled, binds in made]) if made else []
+
+
+def _run(connection: sa.Connection, compiled: Compiled, binds: Mapping[str, Any]) -> Any:
+    """Run a statement on SQLite; gives the driver's cursor."""
+    parameters = compiled.parameters(binds)
     try:
-        with driver.pipeline():
-            for compiled, binds in made:
-                cursors.append(driver.execute(compiled.text, compiled.parameters(binds), prepare=True))
+        return _driver(connection).execute(compiled.text, parameters)
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _translated(connection, made[0][0], None, error) from error
-    return [_done(compiled, cursor) for (compiled, _), cursor in zip(made, cursors, strict=True)]
+        raise _translated(connection, compiled, parameters, error) from error
 
 
 def _done(compiled: Compiled, cursor: Any) -> Done:
     return Done(cursor.rowcount, compiled.rows(cursor.fetchall()) if compiled.row else [])
+
+
+def _flushed(connection: sa.Connection, made: list[tuple[Compiled, list[Any]]]) -> list[Done]:
+    """Run statements on PostgreSQL; a reading that only looks begins no transaction, each statement has its snapshot."""
+    from lachan import prepared
+
+    driver = _driver(connection)
+    driver.prepare_threshold = None  # what psycopg prepares takes ours away with it: it deallocates all
+    looks = connection.get_execution_options().get("lachan_read") and all(compiled.looks for compiled, _ in made)
+    try:
+        found = prepared.flush(
+            driver, connection.info.setdefault(PREPARED, set()),
+            [(compiled.text, parameters) for compiled, parameters in made], begin=not looks,
+        )  # fmt: skip
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _translated(connection, made[0][0], None, error) from error
+    return [
+        Done(count, compiled.rows(rows) if compiled.row else [])
+        for (compiled, _), (count, rows) in zip(made, found, strict=True)
+    ]
 
 
 def insert_new(table: sa.Table, *columns: str, index: Sequence[str]) -> Statement:
@@ -252,13 +270,14 @@ def _compile(core: Any, columns: list[str], name: str) -> Compiled:
         frozenset(asked),
         row and row._make,
         tuple((place, convert) for place, column in enumerate(result) if (convert := _result(column.type, dialect))),
+        core.is_select and core._for_update_arg is None,
     )
 
 
 def _bind(kind: Any, dialect: sa.Dialect) -> Convert | None:
-    if dialect.name == "sqlite" and isinstance(kind, UtcDateTime):
-        return _moment_to_text
-    if dialect.name == "sqlite" and isinstance(kind, sa.JSON):
+    if isinstance(kind, UtcDateTime):
+        return _moment_to_text if dialect.name == "sqlite" else _aware
+    if isinstance(kind, sa.JSON):
         return lambda value: orjson.dumps(value).decode()
     found: Convert | None = kind.dialect_impl(dialect).bind_processor(dialect)
     return found
@@ -273,11 +292,15 @@ def _result(kind: Any, dialect: sa.Dialect) -> Convert | None:
     return found
 
 
-def _moment_to_text(value: datetime) -> str:
-    """As `UtcDateTime` and SQLAlchemy's own storage format write it, several times quicker."""
+def _aware(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("a naive datetime may not be stored; use lachan.clock")
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    return value
+
+
+def _moment_to_text(value: datetime) -> str:
+    """As `UtcDateTime` and SQLAlchemy's own storage format write it, several times quicker."""
+    return _aware(value).astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def _moment_from_text(value: str) -> datetime:
