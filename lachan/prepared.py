@@ -66,12 +66,12 @@ def flush(
     except BaseException:
         driver.close()  # nobody would read what is still to come
         raise
-    for name, result in zip(names, results, strict=True):
+    for sent, result in zip(names, results, strict=True):
         if result.status in FAILED:
             raise error_from_result(result, encoding="utf-8")
-        if name:
-            known.add(name)
-    return [_loaded(driver, result) for name, result in zip(names, results, strict=True) if name is None]
+        if sent:
+            known.add(sent)
+    return [_loaded(driver, result) for sent, result in zip(names, results, strict=True) if sent is None]
 
 
 @cache

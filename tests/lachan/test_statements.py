@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from lachan.database import BigSerial, Database, Json, UtcDateTime
+from lachan.errors import Unavailable
 from lachan.statements import Statement, pipeline
 from tests.support import postgresql
 
@@ -141,23 +143,104 @@ def test_a_pipeline_gives_each_its_count_and_rows(db: Database) -> None:
     assert done[4].rows[0].id > 0
 
 
-@pytest.mark.interop
-def test_a_pipeline_is_one_flush_on_postgresql(socket_folder: str, tmp_path: Path) -> None:
+@contextmanager
+def wire(db: Database, file: Path) -> Iterator[list[str]]:
+    """The kinds of message that the one connection of a pool sends and gets, as libpq tells them."""
+    kinds: list[str] = []
+    with db.engine.connect() as c, file.open("w+") as trace:
+        pgconn = c.connection.driver_connection.pgconn  # type: ignore[union-attr]
+        c.close()
+        pgconn.trace(trace.fileno())
+        yield kinds
+        pgconn.untrace()
+        trace.seek(0)
+        kinds += [words[3] for line in trace if len(words := line.rstrip().split("\t")) > 3]
+
+
+@pytest.fixture
+def single(socket_folder: str) -> Iterator[Database]:
     with postgresql.database(socket_folder) as url:
-        db = Database(url)
+        db = Database(url, pool_size=1)
         tables.create_all(db.engine)
-        with db.write() as c, (tmp_path / "trace").open("w+") as trace:
-            named.all(c)
-            pgconn = c.connection.driver_connection.pgconn  # type: ignore[union-attr]
-            pgconn.trace(trace.fileno())  # libpq writes what goes over the wire
-            pipeline(c, [(insert, VALUES), (count, {"who": "a"}), (named, {})])
-            pgconn.untrace()
-            trace.seek(0)
-            lines = [line.rstrip().split("\t") for line in trace]
-        kinds = [words[3] if len(words) > 3 else "" for words in lines]
-        assert kinds.count("Execute") == 3
-        assert kinds.count("Sync") == 1
+        yield db
         db.close()
+
+
+@pytest.mark.interop
+def test_a_pipeline_is_one_flush_on_postgresql_and_begins_in_it(single: Database, tmp_path: Path) -> None:
+    with wire(single, tmp_path / "trace") as kinds, single.write() as c:
+        pipeline(c, [(insert, VALUES), (count, {"who": "a"}), (named, {})])
+    assert kinds.count("Execute") == 4
+    assert kinds.count("Sync") == 1
+    assert kinds.count("Query") == 1  # COMMIT
+
+
+@pytest.mark.interop
+def test_what_is_prepared_on_postgresql_outlives_rollbacks_and_failures(single: Database, tmp_path: Path) -> None:
+    with single.write() as c:
+        pipeline(c, [(insert, VALUES), (named, {}), (count, {"who": "a"})])
+    for _ in range(8):  # psycopg prepares what it has run five times, and would deallocate all at a rollback
+        with single.read() as c:
+            c.execute(sa.select(T.id).where(T.name == "a")).all()
+    with pytest.raises(sa.exc.IntegrityError):
+        single.run(lambda c: insert.execute(c, **VALUES))
+    with wire(single, tmp_path / "trace") as kinds, single.write() as c:
+        pipeline(c, [(insert, VALUES | {"name": "b"}), (named, {}), (count, {"who": "a"})])
+    assert kinds.count("Parse") == 1  # BEGIN
+
+
+@pytest.mark.interop
+def test_what_failed_to_be_prepared_is_prepared_the_next_time(single: Database) -> None:
+    late = Statement(sa.select(things.c.id, sa.literal_column("later.x")).select_from(things, sa.text("later")))
+    with pytest.raises(sa.exc.ProgrammingError):
+        single.run(lambda c: pipeline(c, [(late, {}), (named, {})]))
+    with single.write() as c:
+        c.execute(sa.text("CREATE TABLE later (x int)"))
+    with single.write() as c:
+        assert pipeline(c, [(late, {}), (named, {})]) is not None
+
+
+@pytest.mark.interop
+def test_a_reading_on_postgresql_begins_nothing_and_keeps_nothing(single: Database, tmp_path: Path) -> None:
+    with wire(single, tmp_path / "trace") as kinds, single.read() as c:
+        assert named.all(c) == []
+    assert kinds.count("Sync") == 1
+    assert "Query" not in kinds  # neither BEGIN nor ROLLBACK
+    with single.read() as c:
+        insert.execute(c, **VALUES)
+        assert len(named.all(c)) == 1
+    with single.read() as c:
+        assert named.all(c) == []
+
+
+@pytest.mark.interop
+def test_thousands_of_rows_leave_in_one_flush(single: Database) -> None:
+    with single.write() as c:  # more than either end keeps: it reads while it writes
+        assert insert.many(c, [VALUES | {"name": f"n{n}", "raw": b"x" * 1000} for n in range(5000)]) == 5000
+
+
+@pytest.mark.interop
+def test_a_lost_connection_is_told_and_the_next_unit_has_another(single: Database) -> None:
+    def dies(c: sa.Connection) -> None:
+        pid = c.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+        with single.engine.connect() as other:
+            other.exec_driver_sql(f"SELECT pg_terminate_backend({pid})")
+        named.all(c)
+
+    single.engine.pool._max_overflow = 1  # type: ignore[attr-defined]
+    with pytest.raises(Unavailable):
+        single.run(dies)
+    single.run(named.all)
+
+
+@pytest.mark.interop
+def test_a_zero_character_is_refused_before_anything_is_sent(single: Database) -> None:
+    def unit(c: sa.Connection) -> None:
+        with pytest.raises(sa.exc.DataError):
+            insert.execute(c, **VALUES | {"name": "a\0b"})
+        insert.execute(c, **VALUES)
+
+    single.run(unit)
 
 
 def test_names_must_fit(db: Database) -> None:
