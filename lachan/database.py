@@ -47,6 +47,7 @@ metadata = sa.MetaData(
 )
 Json = sa.JSON
 # SQLite only counts by itself for a plain INTEGER key; PostgreSQL wants 64 bits.
+WAITING = "lachan_waiting"  # where a unit on PostgreSQL keeps what it has not sent yet (`lachan.statements.later`)
 S = TypeVar("S", bound=sa.Select[Any])
 PAUSE = (0.02, 0.06)  # seconds before that: at once, it would take its first row from the one that it gave way to
 AGAIN = frozenset({"40P01", "40001"})  # deadlock, serialisation failure: the same unit may well succeed now
@@ -123,6 +124,8 @@ class Database:
         self._inside = threading.local()
         self._threads: ThreadPoolExecutor | None = None
         self._lanes: dict[bool, Lane] = {}
+        if self.dialect == "postgresql":
+            sa.event.listen(self.engine, "before_cursor_execute", _send_waiting)
         if self.dialect == "sqlite":
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)
@@ -221,10 +224,13 @@ class Database:
             self.engine.connect().execution_options(lachan_write=True) as connection,
         ):
             connection.info.pop("after_commit", None)
+            connection.info.pop(WAITING, None)
             self._inside.yes = True
             try:
                 with connection.begin():
                     yield connection
+                    if (waiting := connection.info.get(WAITING)) is not None:
+                        waiting.finish(connection)
             finally:
                 self._inside.yes = False
             callbacks += connection.info.pop("after_commit", ())
@@ -338,6 +344,12 @@ def check_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if stat.S_IMODE(os.stat(folder).st_mode) & 0o077:
         raise LooseFolder(f"{folder} has mode {stat.S_IMODE(os.stat(folder).st_mode):04o}, wanted 0700.")
+
+
+def _send_waiting(connection: sa.Connection, *_statement: object) -> None:
+    """Send what waits for its turn before a statement that SQLAlchemy runs."""
+    if (waiting := connection.info.get(WAITING)) is not None:
+        waiting.send(connection)
 
 
 def _sqlite_pragmas(connection: Any, _record: object) -> None:

@@ -30,7 +30,12 @@ _numbers = count(1)
 
 
 def flush(
-    driver: psycopg.Connection[Any], known: set[bytes], calls: Sequence[tuple[str, Sequence[Any]]], *, begin: bool
+    driver: psycopg.Connection[Any],
+    known: set[bytes],
+    calls: Sequence[tuple[str, Sequence[Any]]],
+    *,
+    begin: bool,
+    commit: bool = False,
 ) -> list[tuple[int, Rows]]:
     """Run statements one after the other, all in one flush.
 
@@ -39,6 +44,7 @@ def flush(
         known: names that are prepared on it; grows.
         calls: texts, parameters written ``%s``, and their values.
         begin: begin a transaction before, if none is open.
+        commit: commit it after, if none of them failed.
 
     Returns:
         For each statement the rows it changed or found, and what it returned.
@@ -46,23 +52,12 @@ def flush(
     Raises:
         psycopg.Error: of the first that failed; those after it did not run.
     """
-    pgconn = driver.pgconn
     made = [(*_named(text), *_dumped(driver, values)) for text, values in calls]
-    names: list[bytes | None] = []  # of what is prepared: its name, of what runs: None
     try:
-        pgconn.enter_pipeline_mode()
-        if begin and not driver.autocommit and pgconn.transaction_status == TransactionStatus.IDLE:
-            pgconn.send_query_params(_begin(driver), None)
-            names.append(b"")
-        for name, text, values, formats in made:
-            if name not in known and name not in names:
-                pgconn.send_prepare(name, text)
-                names.append(name)
-            pgconn.send_query_prepared(name, values, formats)
-            names.append(None)
-        pgconn.pipeline_sync()
-        results = _received(pgconn)
-        pgconn.exit_pipeline_mode()
+        driver.pgconn.enter_pipeline_mode()
+        names = _put(driver, known, made, begin=begin, commit=commit)
+        results = _received(driver.pgconn)
+        driver.pgconn.exit_pipeline_mode()
     except BaseException:
         driver.close()  # nobody would read what is still to come
         raise
@@ -72,6 +67,32 @@ def flush(
         if sent:
             known.add(sent)
     return [_loaded(driver, result) for sent, result in zip(names, results, strict=True) if sent is None]
+
+
+def _put(
+    driver: psycopg.Connection[Any],
+    known: set[bytes],
+    made: list[tuple[bytes, bytes, list[Any], list[Format]]],
+    *,
+    begin: bool,
+    commit: bool,
+) -> list[bytes | None]:
+    """Put all into libpq's buffer; for each result that will come: the name that it prepares, None if a statement ran."""
+    pgconn, names = driver.pgconn, list[bytes | None]()
+    if begin and not driver.autocommit and pgconn.transaction_status == TransactionStatus.IDLE:
+        pgconn.send_query_params(_begin(driver), None)
+        names.append(b"")
+    for name, text, values, formats in made:
+        if name not in known and name not in names:
+            pgconn.send_prepare(name, text)
+            names.append(name)
+        pgconn.send_query_prepared(name, values, formats)
+        names.append(None)
+    if commit:
+        pgconn.send_query_params(b"COMMIT", None)
+        names.append(b"")
+    pgconn.pipeline_sync()
+    return names
 
 
 @cache

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from lachan.database import UtcDateTime
+from lachan.database import WAITING, UtcDateTime
 
 Convert = Callable[[Any], Any]
 PREPARED = "lachan_prepared"  # where a connection remembers what is prepared on it
@@ -106,7 +106,7 @@ class Statement:
         try:
             count: int = _driver(connection).executemany(compiled.text, parameters).rowcount
         except connection.dialect.loaded_dbapi.Error as error:
-            raise _translated(connection, compiled, parameters, error) from error
+            raise _translated(connection, compiled.text, parameters, error) from error
         return count
 
     def all(self, connection: sa.Connection, **binds: Any) -> list[Any]:
@@ -137,6 +137,9 @@ class Statement:
         return found
 
 
+Call = tuple[Statement, Mapping[str, Any]]  # a statement and its arguments
+
+
 @dataclass(frozen=True)
 class Done:
     """What came of one statement of a pipeline: rows changed, and rows returned."""
@@ -145,7 +148,7 @@ class Done:
     rows: list[Any]
 
 
-def pipeline(connection: sa.Connection, calls: Sequence[tuple[Statement, Mapping[str, Any]]]) -> list[Done]:
+def pipeline(connection: sa.Connection, calls: Sequence[Call]) -> list[Done]:
     """Run several statements, on PostgreSQL all in one flush: no one's arguments may depend on another's result.
 
     Raises:
@@ -157,36 +160,90 @@ def pipeline(connection: sa.Connection, calls: Sequence[tuple[Statement, Mapping
     return _flushed(connection, [(compiled, compiled.parameters(binds)) for compiled, binds in made]) if made else []
 
 
+def later(
+    connection: sa.Connection,
+    calls: Sequence[Call] = (),
+    *,
+    last: Sequence[Call] = (),
+) -> None:
+    """Run statements whose answer nobody needs; in a unit on PostgreSQL they leave with its next flush, in their order.
+
+    Args:
+        connection: an open connection.
+        calls: the statements.
+        last: those that wait until right before COMMIT (what they lock is in no lock order); the same one runs once.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: as of `pipeline`; in such a unit it may come from a later call, or from its end.
+    """
+    if connection.dialect.name == "sqlite" or not connection.get_execution_options().get("lachan_write"):
+        pipeline(connection, [*calls, *last])
+        return
+    waiting = connection.info.get(WAITING)
+    if waiting is None:
+        waiting = connection.info[WAITING] = _Waiting()
+    waiting.calls += [(call.compiled(connection), call.compiled(connection).parameters(binds)) for call, binds in calls]
+    for call, binds in last:
+        made = (call.compiled(connection), call.compiled(connection).parameters(binds))
+        waiting.last += [made] if made not in waiting.last else []
+
+
+class _Waiting:
+    """What a unit on PostgreSQL has not sent yet; `Database` has it sent before anything else runs, and at the end."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Compiled, list[Any]]] = []
+        self.last: list[tuple[Compiled, list[Any]]] = []
+
+    def send(self, connection: sa.Connection) -> None:
+        """Send what waits for its turn."""
+        if self.calls:
+            _flushed(connection, [])
+
+    def finish(self, connection: sa.Connection) -> None:
+        """Send all, and COMMIT with it."""
+        self.calls += self.last
+        self.last = []
+        _flushed(connection, [], commit=True)
+
+
 def _run(connection: sa.Connection, compiled: Compiled, binds: Mapping[str, Any]) -> Any:
     """Run a statement on SQLite; gives the driver's cursor."""
     parameters = compiled.parameters(binds)
     try:
         return _driver(connection).execute(compiled.text, parameters)
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _translated(connection, compiled, parameters, error) from error
+        raise _translated(connection, compiled.text, parameters, error) from error
 
 
 def _done(compiled: Compiled, cursor: Any) -> Done:
     return Done(cursor.rowcount, compiled.rows(cursor.fetchall()) if compiled.row else [])
 
 
-def _flushed(connection: sa.Connection, made: list[tuple[Compiled, list[Any]]]) -> list[Done]:
-    """Run statements on PostgreSQL; a reading that only looks begins no transaction, each statement has its snapshot."""
+def _flushed(connection: sa.Connection, made: list[tuple[Compiled, list[Any]]], *, commit: bool = False) -> list[Done]:
+    """Run statements on PostgreSQL, after those that wait.
+
+    A reading that only looks begins no transaction: each statement has a snapshot of its own there anyway.
+    """
     from lachan import prepared
 
     driver = _driver(connection)
     driver.prepare_threshold = None  # what psycopg prepares takes ours away with it: it deallocates all
+    before: list[tuple[Compiled, list[Any]]] = []
+    if (waiting := connection.info.get(WAITING)) is not None:
+        before, waiting.calls = waiting.calls, []
+    every = [*before, *made]
     looks = connection.get_execution_options().get("lachan_read") and all(compiled.looks for compiled, _ in made)
     try:
         found = prepared.flush(
             driver, connection.info.setdefault(PREPARED, set()),
-            [(compiled.text, parameters) for compiled, parameters in made], begin=not looks,
+            [(compiled.text, parameters) for compiled, parameters in every], begin=not looks, commit=commit,
         )  # fmt: skip
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _translated(connection, made[0][0], None, error) from error
+        raise _translated(connection, every[0][0].text if every else "COMMIT", None, error) from error
     return [
         Done(count, compiled.rows(rows) if compiled.row else [])
-        for (compiled, _), (count, rows) in zip(made, found, strict=True)
+        for (compiled, _), (count, rows) in list(zip(every, found, strict=True))[len(before) :]
     ]
 
 
@@ -225,10 +282,10 @@ def _driver(connection: sa.Connection) -> Any:
     return connection.connection.driver_connection
 
 
-def _translated(connection: sa.Connection, compiled: Compiled, parameters: Any, error: Exception) -> BaseException:
+def _translated(connection: sa.Connection, text: str, parameters: Any, error: Exception) -> BaseException:
     dialect = connection.dialect
     return sa.exc.DBAPIError.instance(
-        compiled.text, parameters, error, dialect.loaded_dbapi.Error,
+        text, parameters, error, dialect.loaded_dbapi.Error,
         connection_invalidated=dialect.is_disconnect(error, connection.connection.dbapi_connection, None),  # type: ignore[arg-type]
         dialect=dialect, hide_parameters=True,
     )  # fmt: skip

@@ -7,7 +7,7 @@ their issuer could write (`CertificateKeys`): ECDSA signatures are malleable, so
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -18,7 +18,7 @@ from cryptography import x509
 
 from lachan import clock
 from lachan.database import UtcDateTime, insert_ignore, metadata
-from lachan.statements import Statement, pipeline
+from lachan.statements import Call, Done, Statement, later, pipeline
 
 
 class Answer(StrEnum):
@@ -150,7 +150,7 @@ def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decisi
 
 def set_signal(connection: sa.Connection, signal: Signal) -> None:
     """Set or replace a signal, in the caller's transaction."""
-    pipeline(connection, signal_calls(signal))
+    later(connection, signal_calls(signal))
     touch(connection)
 
 
@@ -175,7 +175,13 @@ def signals(connection: sa.Connection, device_id: str | None = None) -> list[Sig
 
 def decision(connection: sa.Connection, device_id: str) -> Decision:
     """Give the present decision for one device, from the database."""
-    return decide(device_id, signals(connection, device_id), at=clock.now())
+    return decision_and(connection, device_id, ())[0]
+
+
+def decision_and(connection: sa.Connection, device_id: str, calls: Sequence[Call]) -> tuple[Decision, list[Done]]:
+    """Do `decision`, and run other statements with it, on PostgreSQL in the same flush."""
+    first, *others = pipeline(connection, [(_OF_DEVICE, {"device_id_": device_id}), *calls])
+    return decide(device_id, [_signal(row._asdict()) for row in first.rows], at=clock.now()), others
 
 
 def of_columns(values: Sequence[Any]) -> Signal:
@@ -202,19 +208,14 @@ def accept_certificate(connection: sa.Connection, *, keys: CertificateKeys) -> N
     touch(connection)
 
 
-def touch(connection: sa.Connection, *, told: Callable[[int], None] | None = None) -> None:
-    """Bump the version that the doors poll, with the caller's transaction; ``told`` learns the new one inside of it.
+def touch(connection: sa.Connection, *, then: Sequence[Call] = ()) -> None:
+    """Bump the version that the doors poll, with the caller's transaction, and run ``then``, which may read the new one.
 
-    The version is one row that every change wants. On PostgreSQL it is bumped once a transaction, by its last statements
-    before COMMIT, so its lock is held for the length of a commit and is in no lock order; numbers follow commits, and a
+    The version is one row that every change wants. On PostgreSQL a unit bumps it once, by its last statements before
+    COMMIT, so its lock is held for the length of a commit and is in no lock order; numbers follow commits, and a
     door that has seen one has seen all before it. SQLite's writer is alone anyway: bumped at once.
     """
-    if connection.dialect.name == "postgresql":
-        _at_commit(connection).told += [told] if told is not None else []
-        return
-    number = _bump(connection)
-    if told is not None:
-        told(number)
+    later(connection, last=[(_BUMP, {}), *then])
 
 
 def version(connection: sa.Connection) -> int:
@@ -248,38 +249,6 @@ def snapshot(connection: sa.Connection) -> Snapshot:
     )
 
 
-class _AtCommit:
-    """Bumps the version when its transaction commits."""
-
-    def __init__(self, transaction: Any) -> None:
-        self.transaction = transaction
-        self.told: list[Callable[[int], None]] = []
-
-    def __call__(self, connection: sa.Connection) -> None:
-        number = _bump(connection)
-        for callback in self.told:
-            callback(number)
-
-
-def _at_commit(connection: sa.Connection) -> _AtCommit:
-    """Tell what the present transaction does right before it commits; made at the first call."""
-    found: _AtCommit | None = connection.info.get("trust_at_commit")
-    transaction = connection.get_transaction()
-    if found is None or found.transaction is not transaction:
-        found = connection.info["trust_at_commit"] = _AtCommit(transaction)
-        sa.event.listen(connection, "commit", found)
-    return found
-
-
-def _bump(connection: sa.Connection) -> int:
-    number: int | None = _NEXT.scalar(connection)
-    if number is None:
-        insert_ignore(connection, trust_version, {"id": 1, "version": 0}, index=("id",))
-        number = _NEXT.scalar(connection)
-    assert number is not None
-    return number
-
-
 _INSERT = Statement(trust_signals.insert(), columns=tuple(column.name for column in trust_signals.c))
 _OF_DEVICE = Statement(sa.select(trust_signals).where(trust_signals.c.device_id == sa.bindparam("device_id_")))
 _DELETE = Statement(
@@ -290,12 +259,18 @@ _DELETE = Statement(
     )
 )
 _VERSION = Statement(sa.select(trust_version.c.version))
-_NEXT = Statement(
-    trust_version.update()
-    .where(trust_version.c.id == 1)
-    .values(version=trust_version.c.version + 1)
-    .returning(trust_version.c.version)
-)
+
+
+def _bump(name: str) -> sa.Insert:
+    if name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    first = insert(trust_version).values(id=1, version=1)
+    return first.on_conflict_do_update(index_elements=["id"], set_={"version": trust_version.c.version + 1})
+
+
+_BUMP = Statement(_bump)
 
 
 def _drop(connection: sa.Connection, device_id: str, source: str, ref: str) -> bool:

@@ -21,7 +21,7 @@ from lachan.database import for_update, insert_ignore
 from lachan.errors import LachanError
 from lachan.events import PlaybookLoaded, PlaybookModeChanged, PlaybookSignerChanged
 from lachan.identity import Permission, Principal, require
-from lachan.statements import Statement
+from lachan.statements import Statement, pipeline
 from lachan.work import outbox
 from soar_playbooks.cacao import jss, reader
 from soar_playbooks.cacao.lint import VerbFacts
@@ -148,8 +148,14 @@ def load(connection: sa.Connection, principal: Principal, *, text: str, file: st
     return get(connection, playbook.id)
 
 
-def check(connection: sa.Connection, playbook: Playbook, *, digest: str) -> str:
+def check(connection: sa.Connection, playbook: Playbook, *, digest: str, known: Any = None) -> str:
     """Check signature, signer, revocation and version of a playbook; returns the signer's thumbprint.
+
+    Args:
+        connection: any connection.
+        playbook: which.
+        digest: of its document.
+        known: a row of the trust list that was just read; it counts if it is the signer's.
 
     Raises:
         PlaybookUnsigned, SignatureInvalid: no signature, or it does not fit.
@@ -158,15 +164,16 @@ def check(connection: sa.Connection, playbook: Playbook, *, digest: str) -> str:
         PlaybookRolledBack: a later version was loaded or run, or the same version with other content.
     """
     signature = jss.signature_of(playbook.document)
-    row = _signer(connection, str(signature.get("thumbprint", "")))
+    thumbprint = str(signature.get("thumbprint", ""))
+    row = known._asdict() if known is not None and known.thumbprint == thumbprint else _signer(connection, thumbprint)
     _signed(_Held(playbook.document, digest), row["public_key"])
     if row["revoked_at"] is not None:
         raise SignerRevoked(f"Signer {row['name']} is revoked.", signer=row["thumbprint"])
     if playbook.revoked:
         raise PlaybookRevoked(f"{playbook.name} is revoked by its author.")
     mine = {"id_": playbook.id, "version_": playbook.version, "digest_": digest}
-    for statement in (_LOADED_LATER, _RAN_LATER):
-        version = statement.scalar(connection, **mine)
+    for done in pipeline(connection, [(_LOADED_LATER, mine), (_RAN_LATER, mine)]):
+        version = done.rows[0][0]
         if version is not None:
             raise PlaybookRolledBack(
                 f"Version {playbook.version} was followed by {version}.", version=playbook.version, newest=version
@@ -205,14 +212,14 @@ def verified(connection: sa.Connection, digest: str, *, starting: bool) -> Playb
         SignatureInvalid: the stored bytes are not those that were loaded.
         PlaybookInvalid and those of `check`: otherwise.
     """
-    text: str | None = _DOCUMENT.scalar(connection, digest_=digest)
-    if text is None:
+    stored, signer = pipeline(connection, [(_DOCUMENT, {"digest_": digest}), (_SIGNER_OF, {"digest_": digest})])
+    if not stored.rows:
         raise UnknownPlaybook(f"No playbook with digest {digest[:16]} is stored.")
-    playbook, found = _read_cached(text)
+    playbook, found = _read_cached(stored.rows[0].document)
     if found != digest:
         raise SignatureInvalid("The stored playbook is not the one that was loaded.", step=playbook.workflow_start)
     try:
-        check(connection, playbook, digest=digest)
+        check(connection, playbook, digest=digest, known=signer.rows[0] if signer.rows else None)
     except PlaybookRolledBack:
         if starting:
             raise
@@ -312,6 +319,11 @@ _DOCUMENT = Statement(
     sa.select(playbook_versions.c.document).where(playbook_versions.c.digest == sa.bindparam("digest_"))
 )
 _SIGNER = Statement(sa.select(playbook_signers).where(playbook_signers.c.thumbprint == sa.bindparam("thumbprint_")))
+_SIGNER_OF = Statement(
+    sa.select(playbook_signers)
+    .join(playbook_versions, playbook_versions.c.signer == playbook_signers.c.thumbprint)
+    .where(playbook_versions.c.digest == sa.bindparam("digest_"))
+)
 _LOADED_LATER = _later(playbook_versions, "version")
 _RAN_LATER = _later(runs, "playbook_version")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,9 +56,11 @@ class DeviceDoor:
         if level is None:
             _FORGET.execute(connection, device_id_=target.device_id)
         else:
-            trust.touch(connection, told=partial(_order, connection, target.device_id, level, intent))
-        live = len(_DOORS.all(connection, since_=clock.now() - ALIVE))
-        answer = trust.decision(connection, target.device_id).answer
+            order = {"device_id": target.device_id, "level": str(level), "intent": intent, "ordered_at": clock.now()}
+            trust.touch(connection, then=[(_WRITE_NOW, order)])
+        doors = (_DOORS, {"since_": clock.now() - ALIVE})
+        decision, (found,) = trust.decision_and(connection, target.device_id, [doors])
+        live, answer = len(found.rows), decision.answer
         settled = live == 0 and answer.rank >= _WANTED[level or Level.OBSERVE].rank
         detail = {"doors": live, "behind": live, "answer": str(answer), "level": str(level or "none")}
         return Evidence(settled=settled, detail=detail, observed_at=clock.now())
@@ -124,8 +125,21 @@ def _doors(connection: sa.Connection, device_id: str, version: int) -> dict[str,
     return {"doors": len(live), "behind": behind, "version": version, "connections_closed": int(closed)}
 
 
+def _write_now(name: str) -> sa.Insert:
+    """An order with the version that there is when it runs."""
+    if name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    version = sa.select(trust.trust_version.c.version).where(trust.trust_version.c.id == 1).scalar_subquery()
+    made = insert(door_orders).values(version=version)
+    names = ("level", "intent", "version", "ordered_at")
+    return made.on_conflict_do_update(index_elements=["device_id"], set_={name: made.excluded[name] for name in names})
+
+
 _FORGET = Statement(door_orders.delete().where(door_orders.c.device_id == sa.bindparam("device_id_")))
 _WRITE = insert_or_replace(door_orders, "device_id", "level", "intent", "version", "ordered_at", index=("device_id",))
+_WRITE_NOW = Statement(_write_now, columns=("device_id", "level", "intent", "ordered_at"))
 _ORDER = Statement(sa.select(door_orders).where(door_orders.c.device_id == sa.bindparam("device_id_")))
 _DOORS = Statement(
     sa.select(door_status.c.door, door_status.c.snapshot_version).where(

@@ -1,7 +1,7 @@
 """The registry's verbs: register, read, find, retire; every other room refers to a device by its id and reads the rest here."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from lachan.errors import Conflict, Invalid, NotFound
 from lachan.events import DeviceChanged, DeviceRegistered, DeviceRetired
 from lachan.identity import Permission, Principal, require, scope
 from lachan.ids import new_id
-from lachan.statements import Statement
+from lachan.statements import Call, Done, Statement, pipeline
 from lachan.work import outbox
 
 
@@ -49,7 +49,15 @@ def get(connection: sa.Connection, device_id: str, *, principal: Principal | Non
 
 def locked(connection: sa.Connection, device_id: str, *, principal: Principal | None = None) -> Device:
     """One device by id, its row locked as by `lock`; the rest as in `get`."""
-    return _visible(_BY_ID_LOCKED.first(connection, id_=device_id), device_id, principal)
+    return locked_and(connection, device_id, (), principal=principal)[0]
+
+
+def locked_and(
+    connection: sa.Connection, device_id: str, calls: Sequence[Call], *, principal: Principal | None = None
+) -> tuple[Device, list[Done]]:
+    """Do `locked`, and run statements that need the lock with it, on PostgreSQL in the same flush."""
+    first, *others = pipeline(connection, [(_BY_ID_LOCKED, {"id_": device_id}), *calls])
+    return _visible(first.rows[0] if first.rows else None, device_id, principal), others
 
 
 def by_name(connection: sa.Connection, name: str, *, principal: Principal | None = None) -> Device:

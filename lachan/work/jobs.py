@@ -17,7 +17,7 @@ from lachan import clock
 from lachan.database import Json, UtcDateTime, metadata
 from lachan.ids import new_id
 from lachan.log import get as get_logger
-from lachan.statements import Statement, insert_new
+from lachan.statements import Statement, insert_new, later
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -96,6 +96,9 @@ def enqueue(
         "payload": dict(payload),
         "due_at": due_at or clock.now(),
     }
+    if key is None:
+        later(connection, [(INSERT, values)])
+        return job_id
     if _INSERT_NEW.execute(connection, **values):
         return job_id
     given_up = sa.and_(jobs.c.key == values["key"], jobs.c.state == "poisoned")

@@ -22,7 +22,7 @@ from lachan.database import BigSerial, UtcDateTime, metadata
 from lachan.errors import NotFound
 from lachan.events import Event
 from lachan.ids import new_id, random_octets
-from lachan.statements import Statement, pipeline
+from lachan.statements import Statement, later
 from lachan.work import jobs
 
 events = sa.Table(
@@ -98,7 +98,7 @@ def append(
     vendor = getattr(event, "vendor", None) or vendor or vendor_of(connection, event.device_id)
     dialect = connection.dialect.name
     event_id, made = calls(event, actor=actor, vendor=vendor, dialect=dialect, happened_at=happened_at)
-    pipeline(connection, made)
+    later(connection, made)
     return event_id
 
 

@@ -184,8 +184,14 @@ def decide_once(
 
 def count(connection: sa.Connection, subject_id: str, kind: str) -> int:
     """How many different persons have approved."""
-    found: int = _COUNT.scalar(connection, subject_id_=subject_id, kind_=kind)
+    statement, binds = counting(subject_id, kind)
+    found: int = statement.scalar(connection, **binds)
     return found
+
+
+def counting(subject_id: str, kind: str) -> tuple[Statement, dict[str, Any]]:
+    """Make ready the statement of `count`, for those who run it with others."""
+    return _COUNT, {"subject_id_": subject_id, "kind_": kind}
 
 
 def given(connection: sa.Connection, subject_id: str) -> list[dict[str, Any]]:

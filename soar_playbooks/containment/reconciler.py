@@ -23,7 +23,7 @@ from lachan.errors import LachanError
 from lachan.events import EnforcementSettled
 from lachan.ids import new_id
 from lachan.log import get as get_logger
-from lachan.statements import Statement, insert_or_replace, pipeline
+from lachan.statements import Statement, insert_or_replace, later
 from lachan.work import jobs, outbox
 from soar_playbooks import faults
 from soar_playbooks.models import LIVE, enforcements
@@ -70,7 +70,7 @@ def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_
             )[1]
         else:
             jobs.enqueue(connection, "soar.verify", _wish(wish, ""), due_at=clock.now() + SOON)
-    pipeline(connection, writes)
+    later(connection, writes)
 
 
 @jobs.batched

@@ -23,7 +23,7 @@ from lachan.enforcement import Level
 from lachan.events import ApprovalNeeded, ContainmentEnded, ContainmentWaiting, DeviceContained, HumanPaged
 from lachan.identity import Principal, PrincipalKind
 from lachan.ids import new_id
-from lachan.statements import Statement, pipeline
+from lachan.statements import Statement, later
 from lachan.work import jobs, outbox
 from soar_playbooks import webhooks
 from soar_playbooks.containment import budgets, guards, reconciler
@@ -89,8 +89,9 @@ def request(rt: Runtime, connection: sa.Connection, asked: Request) -> dict[str,
         NotFound: there is no such device, or it is another vendor's.
         TargetProtected, NotBound, EvidenceTooThin, HumanOnly: as `soar_playbooks.containment.guards.judge`.
     """
-    device = _locked(connection, asked.device_id, asked.principal)
-    row = _open(connection, device.id)
+    open_one = (_OPEN, {"device_id_": asked.device_id})
+    device, (found,) = devices.locked_and(connection, asked.device_id, [open_one], principal=asked.principal)
+    row: dict[str, Any] | None = found.rows[0]._asdict() if found.rows else None
     if row is not None and row["state"] == ContainmentState.ACTIVE and Level(row["level"]).rank >= asked.level.rank:
         return _lengthen(connection, row, asked)
     verdict = guards.judge(connection, rt.settings, device, _as_guards_see(asked, row))
@@ -134,7 +135,7 @@ def _take_effect(
     if signal is not None:
         trust.touch(connection)
         told = [*trust.signal_calls(signal), *told]
-    pipeline(connection, [*fresh, *told])
+    later(connection, [*fresh, *told])
     reconciler.want(rt, connection, reconciler.target_of(device), containment_id=row["id"], level=level)
     after_commit(connection, rt.wake)
 
@@ -233,11 +234,6 @@ def _locked(connection: sa.Connection, device_id: str, principal: Principal) -> 
     return devices.locked(connection, device_id, principal=principal)
 
 
-def _open(connection: sa.Connection, device_id: str) -> dict[str, Any] | None:
-    row = _OPEN.first(connection, device_id_=device_id)
-    return row._asdict() if row is not None else None
-
-
 def _fresh(device: Device, asked: Request) -> dict[str, Any]:
     person = asked.principal.id if asked.principal.kind is not PrincipalKind.SYSTEM else ""
     return {
@@ -276,7 +272,7 @@ def _apply(
     if present is not None:
         connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
     if not harder:
-        pipeline(connection, fresh)
+        later(connection, fresh)
     _remember_requester(connection, row)
     if harder:
         _take_effect(rt, connection, device, row, fresh, actor=asked.principal)

@@ -15,7 +15,7 @@ from lachan.errors import Forbidden
 from lachan.events import HumanPaged
 from lachan.identity import Permission, Principal, PrincipalKind
 from lachan.runtime import Runtime
-from lachan.statements import Statement
+from lachan.statements import Statement, pipeline
 from lachan.verbs import Verb
 from soar_playbooks import webhooks
 from soar_playbooks.containment import approvals, service
@@ -68,8 +68,8 @@ def set_containment(
     if asked.run_id:
         if principal.kind is not PrincipalKind.SYSTEM:
             raise Forbidden("Only the executor acts in the name of a run.")
-        facts = Facts.of(_FACTS.scalar(connection, run_id_=asked.run_id))
-        given = approvals.count(connection, asked.run_id, "run")
+        known = pipeline(connection, [(_FACTS, {"run_id_": asked.run_id}), approvals.counting(asked.run_id, "run")])
+        facts, given = Facts.of(known[0].rows[0].facts), known[1].rows[0][0]
     elif principal.kind is PrincipalKind.SYSTEM:
         facts = Facts()  # a part of lachan without a run behind it has no evidence
     request = service.Request(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from lachan import clock, devices
 from lachan.database import for_update
 from lachan.events import RunFinished
-from lachan.statements import Statement, pipeline
+from lachan.statements import Statement, later
 from lachan.work import outbox
 from soar_playbooks.errors import LostFence, UnknownRun
 from soar_playbooks.models import run_journal, runs
@@ -169,9 +169,8 @@ def _write(connection: sa.Connection, run: Run, more: Sequence[Call], **values: 
     row["waiting_for_ref"] = "" if run.waiting_for is None else run.waiting_for.ref
     row |= {"state": str(row["state"]), "outcome": str(row["outcome"]), "error": row["error"][:2000]}
     row["ended_at"] = now if row["state"] == RunState.ENDED else None
-    calls: list[Call] = [
-        (_SAVE, {f"{name}_": value for name, value in row.items()} | {"id_": run.id, "fence_": run.fence})
-    ]
+    saved = {f"{name}_": value for name, value in row.items()} | {"id_": run.id, "fence_": run.fence}
+    calls: list[Call] = [(_SAVE, saved)]
     places = {made: place for place, made in enumerate(run.entries)}
     for made in run.unwritten:
         entry = _row(run, made) | {"at": now}
@@ -179,11 +178,10 @@ def _write(connection: sa.Connection, run: Run, more: Sequence[Call], **values: 
             calls.append((_ENTRY_AGAIN, {f"{name}_": value for name, value in entry.items()}))
         else:
             calls.append((_ENTRY, entry | {"position": places[made]}))
-    first = 1 if run.stored else len(calls) + len(more)  # only a run that was committed can have been taken over
-    calls += more
-    if pipeline(connection, calls[:first])[0].count != 1:
+    begun_here = run.fence == 1 and not run.stored  # only a run that was committed can have been taken over
+    if not begun_here and calls.pop(0)[0].execute(connection, **saved) != 1:
         raise LostFence(f"Run {run.id} has been taken over.", run=run.id)
-    pipeline(connection, calls[first:])
+    later(connection, [*calls, *more])
     return replace(run, unwritten=(), stored=run.stored | set(run.unwritten))
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from lachan.database import BigSerial, Database, Json, UtcDateTime
 from lachan.errors import Unavailable
-from lachan.statements import Statement, pipeline
+from lachan.statements import Statement, later, pipeline
 from tests.support import postgresql
 
 tables = sa.MetaData()
@@ -211,6 +211,52 @@ def test_a_reading_on_postgresql_begins_nothing_and_keeps_nothing(single: Databa
         assert len(named.all(c)) == 1
     with single.read() as c:
         assert named.all(c) == []
+
+
+def test_what_can_wait_keeps_its_order_and_is_there_for_all_that_reads(db: Database) -> None:
+    doubled = Statement(things.update().values(count=T.count * 2))
+
+    def unit(c: sa.Connection) -> None:
+        later(c, [(insert, VALUES), (count, {"who": "a"})], last=[(count, {"who": "b"}), (count, {"who": "b"})])
+        assert by_name.first(c, name="a").count == 1  # a compiled statement
+        later(c, [(doubled, {}), (insert, VALUES | {"name": "b"})])
+        assert c.execute(sa.select(T.count).where(T.name == "a")).scalar_one() == 2  # SQLAlchemy's
+        with c.begin_nested():
+            later(c, [(count, {"who": "a"})])
+        later(c, [(doubled, {})])
+
+    db.run(unit)
+    with db.read() as c:
+        assert {row.name: row.count for row in c.execute(sa.select(things))}["a"] == 6
+        again = by_name.first(c, name="b").count
+    assert again == (1 if db.dialect == "postgresql" else 0)  # at the end and once; on SQLite where it stands
+
+
+def test_what_could_wait_and_fails_undoes_its_unit(db: Database) -> None:
+    db.run(lambda c: later(c, [(insert, VALUES)]))
+    with pytest.raises(sa.exc.IntegrityError):
+        db.run(lambda c: later(c, [(insert, VALUES | {"name": "b"}), (insert, VALUES)]))
+
+    def gives_up(c: sa.Connection) -> None:
+        later(c, [(insert, VALUES | {"name": "c"})])
+        raise KeyError("planted")
+
+    with pytest.raises(KeyError):
+        db.run(gives_up)
+    db.run(lambda c: later(c, [(count, {"who": "a"})]))  # nothing is left of those before
+    with db.read() as c:
+        assert [(row.name, row.count) for row in c.execute(sa.select(things))] == [("a", 1)]
+
+
+@pytest.mark.interop
+def test_a_unit_of_what_can_wait_is_one_flush_on_postgresql(single: Database, tmp_path: Path) -> None:
+    def unit(c: sa.Connection) -> None:
+        later(c, [(insert, VALUES)])
+        later(c, [(count, {"who": "a"})], last=[(count, {"who": "a"})])
+
+    with wire(single, tmp_path / "trace") as kinds:
+        single.run(unit)
+    assert (kinds.count("Execute"), kinds.count("Sync"), kinds.count("Query")) == (5, 1, 0)
 
 
 @pytest.mark.interop

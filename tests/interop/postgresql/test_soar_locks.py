@@ -2,8 +2,11 @@
 
 import threading
 
+import sqlalchemy as sa
+
 from lachan import clock, trust
 from lachan.runtime import Runtime
+from lachan.statements import Statement
 from tests.soar_playbooks.test_lock_order import *  # noqa: F403
 from tests.soar_playbooks.test_lock_order import settings  # noqa: F401
 
@@ -31,14 +34,21 @@ def test_a_change_waits_for_no_other_and_a_door_misses_none(rt: Runtime) -> None
     assert seen[1].version > seen[0].version
 
 
-def test_a_version_is_told_inside_the_transaction_that_it_numbers(rt: Runtime) -> None:
-    told: list[int] = []
+def test_a_transaction_bumps_the_version_once_and_what_follows_reads_it(rt: Runtime) -> None:
+    c = trust.trust_signals.c
+    noted = trust.trust_signals.update().values(
+        detail=sa.cast(sa.select(trust.trust_version.c.version).scalar_subquery(), sa.Text)
+    )
+    note = Statement(noted.where(c.ref == sa.bindparam("ref_")))
+    with rt.db.read() as connection:
+        before = trust.version(connection)
 
-    def unit(connection: object) -> None:
-        trust.touch(connection, told=told.append)  # type: ignore[arg-type]
-        trust.set_signal(connection, signal("a"))  # type: ignore[arg-type]
-        assert told == []
+    def unit(connection: sa.Connection) -> None:
+        trust.touch(connection, then=[(note, {"ref_": signal("a").ref})])
+        trust.set_signal(connection, signal("a"))
+        assert trust.version(connection) == before
 
     rt.db.run(unit)
     with rt.db.read() as connection:
-        assert told == [trust.version(connection)]
+        assert trust.version(connection) == before + 1
+        assert trust.signals(connection, "a")[0].detail == str(before + 1)
