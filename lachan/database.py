@@ -223,16 +223,18 @@ class Database:
             nullcontext() if self._lanes else self._told(self._writing),
             self.engine.connect().execution_options(lachan_write=True) as connection,
         ):
-            connection.info.pop("after_commit", None)
-            connection.info.pop(WAITING, None)
+            info = connection.info  # of the driver's connection, which outlives this transaction
+            info.pop("after_commit", None)
+            info.pop(WAITING, None)
             self._inside.yes = True
             try:
                 with connection.begin():
                     yield connection
-                    if (waiting := connection.info.get(WAITING)) is not None:
+                    if (waiting := info.get(WAITING)) is not None:
                         waiting.finish(connection)
             finally:
                 self._inside.yes = False
+                info.pop(WAITING, None)  # of a transaction that rolled back: whoever is next must not send it
             callbacks += connection.info.pop("after_commit", ())
 
     def _run_once(self, unit: Unit[R], callbacks: list[Callable[[], None]]) -> R:

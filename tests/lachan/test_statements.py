@@ -302,9 +302,8 @@ def test_what_cannot_be_compiled_once_is_refused(db: Database) -> None:
         Statement(sa.select(things).where(T.name.in_(b("names", expanding=True)))).all(c, names=["a"])
 
 
+@pytest.mark.parametrize("db", ["sqlite"], indirect=True)  # PostgreSQL: a snapshot per statement, as with Core
 def test_reads_of_one_block_see_one_snapshot(db: Database) -> None:
-    if db.dialect == "postgresql":
-        pytest.skip("READ COMMITTED: a snapshot per statement, as with Core")
     with db.read() as c:
         assert named.all(c) == []
         db.run(lambda w: insert.execute(w, **VALUES))

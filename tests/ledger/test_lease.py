@@ -26,6 +26,7 @@ from lachan.signer.errors import SignerRefused
 from lachan.signer.siglog import SignatureOutcome
 from tests.ledger.test_sealer import check, happen
 from tests.support.signer import run_init, running_signer
+from tests.support.wait import until
 
 ROOT = bytes(32)
 MACHINE = """
@@ -162,8 +163,9 @@ def test_two_machines_race_and_one_signs(machines: list[Runtime]):
         (first if winner is a else second).kill()
         survivor = second if winner is a else first
         happen(a, 2)
-        while not signed(loser):  # until the lease of the dead ends
-            turn(survivor)
+        until(
+            lambda: turn(survivor) or signed(loser), every=0.2
+        )  # until the lease of the dead ends; a signer has a rate
         turn(survivor)
     both = {size: {s[size] for s in (signed(a), signed(b)) if size in s} for size in {**signed(a), **signed(b)}}
     assert all(len(digests) == 1 for digests in both.values()), "two checkpoints of one size"

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
+from lachan import prepared
 from lachan.database import Database
 
 Heard = tuple[str, Any]
@@ -27,10 +28,15 @@ class Recorder:
         self.on = False
         self.heard: list[Heard] = []
         sa.event.listen(sa.Engine, "connect", self._connected)
+        self._flush, prepared.flush = (
+            prepared.flush,
+            self._flushed,
+        )  # compiled ones on PostgreSQL go below psycopg's cursors
 
     def close(self) -> None:
         """Stop hearing what connects."""
         sa.event.remove(sa.Engine, "connect", self._connected)
+        prepared.flush = self._flush
 
     def during(self, what: Callable[[], Any]) -> list[Heard]:
         """What is executed while a function runs, each text once."""
@@ -40,6 +46,11 @@ class Recorder:
         finally:
             self.on = False
         return list({text: (text, given) for text, given in self.heard}.values())
+
+    def _flushed(self, driver: Any, known: Any, calls: Sequence[Heard], **options: Any) -> Any:
+        for text, given in calls:
+            self._hear(text, given)
+        return self._flush(driver, known, calls, **options)
 
     def _connected(self, connection: Any, _record: object) -> None:
         if hasattr(connection, "set_trace_callback"):
