@@ -75,9 +75,6 @@ def _failures(who: str) -> sa.ColumnElement[int]:
     return counted.scalar_subquery().label(who)
 
 
-# PostgreSQL plans a statement anew for each value it is given unless told otherwise; planning one of these costs more than
-# running it, and there is one good plan: by index.
-PLAN_ONCE = Statement(sa.text("SET LOCAL plan_cache_mode = force_generic_plan"))
 LOCK = Statement(sa.select(_d.id).where(_d.id == bindparam("device_id")).with_for_update(key_share=True))
 
 BY_SECRET = Statement(
@@ -162,9 +159,9 @@ def _read(connection: sa.Connection, statement: Statement, signed: Signed | None
     given |= {"authority": made.authority, "serial_number": made.serial_number}
     if connection.dialect.name == "sqlite":
         return statement.first(connection, **given)
-    calls: list[tuple[Statement, dict[str, Any]]] = [(PLAN_ONCE, {}), (statement, given)]
+    calls: list[tuple[Statement, dict[str, Any]]] = [(statement, given)]
     if signed is not None:
-        calls.insert(1, (LOCK, {"device_id": signed.device_id}))
+        calls.insert(0, (LOCK, {"device_id": signed.device_id}))
     rows = pipeline(connection, calls)[-1].rows
     return rows[0] if rows else None
 
