@@ -51,6 +51,23 @@ def test_a_fact_and_its_jobs_commit_or_vanish_together(rt: Runtime, subscribed: 
         assert c.execute(sa.select(sa.func.count()).select_from(jobs.jobs)).scalar_one() == 0
 
 
+def test_a_fact_of_a_savepoint_that_rolled_back_vanishes_alone(rt: Runtime, subscribed: None) -> None:
+    def unit(c: sa.Connection) -> None:
+        outbox.append(c, DeviceRetired(device_id=None, reason="before"), actor=system("t"))
+        with pytest.raises(KeyError), c.begin_nested():
+            outbox.append(c, DeviceRetired(device_id=None, reason="inside"), actor=system("t"))
+            raise KeyError
+        with pytest.raises(sa.exc.DBAPIError), c.begin_nested():
+            outbox.append(c, DeviceRetired(device_id=None, reason="broken"), actor=system("t"))
+            c.execute(sa.text("SELECT * FROM no_such_table"))
+        outbox.append(c, DeviceRetired(device_id=None, reason="after"), actor=system("t"))
+
+    rt.db.run(unit)
+    with rt.db.read() as c:
+        assert [stored.event.reason for stored in outbox.read(c)] == ["before", "after"]
+        assert c.execute(sa.select(sa.func.count()).select_from(jobs.jobs)).scalar_one() == 4
+
+
 def test_a_failing_handler_is_tried_again_and_does_not_stop_the_other(rt: Runtime, subscribed: None) -> None:
     with rt.db.write() as c:
         event_id = outbox.append(c, DeviceRetired(device_id=None, reason="x"), actor=system("t"))
