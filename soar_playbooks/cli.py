@@ -12,6 +12,8 @@ import getpass
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from lachan.errors import Invalid
 from lachan.files import write_new
 from lachan.runtime import Runtime
 from soar_playbooks import playbooks as library
-from soar_playbooks import schemas
+from soar_playbooks import schemas, service
 from soar_playbooks.cacao import jss, reader
 from soar_playbooks.containment import approvals
 from soar_playbooks.errors import PlaybookInvalid
@@ -33,7 +35,7 @@ Run = Callable[[Runtime, argparse.Namespace], None]
 
 
 def playbooks(argv: list[str]) -> int:
-    """``lachan playbooks …``; returns the exit code."""
+    """Do ``lachan playbooks …`` and give the exit code."""
     made = cliutil.parser("playbooks", "sign, load, list playbooks; propose or enforce")
     command = _commands(made)
     keygen = command("keygen", "make a signer's key pair (on the operator's own machine)", None)
@@ -64,7 +66,7 @@ def playbooks(argv: list[str]) -> int:
 
 
 def runs(argv: list[str]) -> int:
-    """``lachan runs …``; returns the exit code."""
+    """Do ``lachan runs …`` and give the exit code."""
     made = cliutil.parser("runs", "playbook runs, step by step")
     command = _commands(made)
     listing = command("list", "runs, newest first", _runs)
@@ -75,7 +77,7 @@ def runs(argv: list[str]) -> int:
 
 
 def contain(argv: list[str]) -> int:
-    """``lachan contain …``; returns the exit code."""
+    """Do ``lachan contain …`` and give the exit code."""
     made = cliutil.parser("contain", "contain a device; the kill switch")
     command = _commands(made)
     propose = command("propose", "propose to contain a device; another person must approve", _propose)
@@ -96,7 +98,7 @@ def contain(argv: list[str]) -> int:
 
 
 def release(argv: list[str]) -> int:
-    """``lachan release``: what is contained and who agreed to its release; returns the exit code."""
+    """Do ``lachan release``: show what is contained and who agreed to its release; give the exit code."""
     made = cliutil.parser("release", "what waits for release, and who agreed (persons release at the console)")
     made.add_argument("containment", nargs="?", help="only this one")
     made.set_defaults(run=_releases)
@@ -161,7 +163,7 @@ def _sign(words: argparse.Namespace) -> None:
 
 
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The operator's private key; an encrypted one is opened with ``LACHAN_KEY_PASSPHRASE``.
+    """Read the operator's private key; an encrypted one is opened with ``LACHAN_KEY_PASSPHRASE``.
 
     Raises:
         Invalid: the file is no such key, or the passphrase does not open it.
@@ -182,8 +184,8 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def _load(rt: Runtime, words: argparse.Namespace) -> None:
     loaded = []
     for path in words.file:
-        with rt.db.write() as connection:
-            loaded.append(library.load(connection, cliutil.operator(), text=_text(path), file=path.name))
+        load = partial(library.load, principal=cliutil.operator(), text=_text(path), file=path.name)
+        loaded.append(rt.db.run(load))
     rt.wake()
     cliutil.show([_shown(row) for row in loaded], as_json=words.json)
 
@@ -194,26 +196,24 @@ def _list(rt: Runtime, words: argparse.Namespace) -> None:
 
 
 def _mode(rt: Runtime, words: argparse.Namespace) -> None:
-    with rt.db.write() as connection:
-        row = library.set_mode(
-            connection, cliutil.operator(), playbook_id=words.playbook, mode=library.Mode(words.mode)
-        )
+    mode, operator = library.Mode(words.mode), cliutil.operator()
+    row = rt.db.run(lambda c: library.set_mode(c, operator, playbook_id=words.playbook, mode=mode))
     cliutil.show(_shown(row), as_json=words.json)
 
 
 def _trust(rt: Runtime, words: argparse.Namespace) -> None:
-    with rt.db.write() as connection:
-        if words.pem is not None:
-            name = words.name or words.pem.name
-            library.trust_signer(connection, cliutil.operator(), pem=_text(words.pem), name=name)
+    if words.pem is not None:
+        pem, name, operator = _text(words.pem), words.name or words.pem.name, cliutil.operator()
+        rt.db.run(lambda c: library.trust_signer(c, operator, pem=pem, name=name))
+    with rt.db.read() as connection:
         rows = library.signers(connection)
     columns = ("thumbprint", "name", "added_by", "added_at", "revoked_at")
     cliutil.show([{name: row[name] for name in columns} for row in rows], as_json=words.json)
 
 
 def _distrust(rt: Runtime, words: argparse.Namespace) -> None:
-    with rt.db.write() as connection:
-        library.revoke_signer(connection, cliutil.operator(), thumbprint=words.thumbprint)
+    operator = cliutil.operator()
+    rt.db.run(lambda c: library.revoke_signer(c, operator, thumbprint=words.thumbprint))
     cliutil.show({"revoked": words.thumbprint}, as_json=words.json)
 
 
@@ -231,10 +231,13 @@ def _run_show(rt: Runtime, words: argparse.Namespace) -> None:
 
 def _propose(rt: Runtime, words: argparse.Namespace) -> None:
     operator = cliutil.operator()
-    with rt.db.write() as connection:
+    with rt.db.read() as connection:
         device = devices.by_name(connection, words.device)
-        row = approvals.propose(rt, connection, operator, device=device, level=Level(words.level), reason=words.reason)
-        shown = schemas.show_containment(rt, connection, operator, row["id"])
+    containment_id = service.propose_containment(
+        rt, operator, device_id=device.id, level=Level(words.level), reason=words.reason
+    )
+    with rt.db.read() as connection:
+        shown = schemas.show_containment(rt, connection, operator, containment_id)
     cliutil.show(shown, as_json=words.json)
 
 
@@ -260,11 +263,11 @@ def _plan(rt: Runtime, words: argparse.Namespace) -> None:
 
 
 def _kill_switch(rt: Runtime, words: argparse.Namespace) -> None:
-    with rt.db.write() as connection:
-        if words.state != "show":
-            approvals.set_kill_switch(connection, cliutil.operator(), active=words.state == "on", reason=words.reason)
+    if words.state != "show":
+        service.set_kill_switch(rt, cliutil.operator(), active=words.state == "on", reason=words.reason)
+    with rt.db.read() as connection:
         shown = approvals.kill_switch_state(connection)
-    cliutil.show({name: shown[name] for name in ("active", "reason", "by", "at")}, as_json=words.json)
+    cliutil.show(asdict(shown), as_json=words.json)
 
 
 def _releases(rt: Runtime, words: argparse.Namespace) -> None:

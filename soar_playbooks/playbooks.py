@@ -63,7 +63,7 @@ class Loaded:
 
 
 def trust_signer(connection: sa.Connection, principal: Principal, *, pem: str, name: str) -> str:
-    """Put a signer's public key on the trust list; returns its thumbprint. A revoked one stays revoked.
+    """Put a signer's public key on the trust list; give its thumbprint. A revoked one stays revoked.
 
     Raises:
         Forbidden: the principal may not write playbooks.
@@ -101,7 +101,7 @@ def revoke_signer(connection: sa.Connection, principal: Principal, *, thumbprint
 
 
 def signers(connection: sa.Connection) -> list[dict[str, Any]]:
-    """The trust list, revoked ones included."""
+    """Give the trust list, revoked ones included."""
     query = sa.select(playbook_signers).order_by(playbook_signers.c.added_at)
     return [dict(row) for row in connection.execute(query).mappings()]
 
@@ -149,7 +149,7 @@ def load(connection: sa.Connection, principal: Principal, *, text: str, file: st
 
 
 def check(connection: sa.Connection, playbook: Playbook, *, digest: str, known: Any = None) -> str:
-    """Check signature, signer, revocation and version of a playbook; returns the signer's thumbprint.
+    """Check signature, signer, revocation and version of a playbook; give the signer's thumbprint.
 
     Args:
         connection: any connection.
@@ -200,7 +200,7 @@ def _signed(held: _Held, public_key: str) -> None:
 
 
 def verified(connection: sa.Connection, digest: str, *, starting: bool) -> Playbook:
-    """A stored playbook that holds every check now; called at each start and each resumption of a run.
+    """Read a stored playbook that holds every check now; called at each start and each resumption of a run.
 
     Args:
         connection: any connection.
@@ -253,7 +253,7 @@ def set_mode(connection: sa.Connection, principal: Principal, *, playbook_id: st
 
 
 def get(connection: sa.Connection, playbook_id: str) -> Loaded:
-    """A loaded playbook by its id, or by its exact name.
+    """Find a loaded playbook by its id, or by its exact name.
 
     Raises:
         UnknownPlaybook: it is not loaded, or several have that name.
@@ -266,12 +266,12 @@ def get(connection: sa.Connection, playbook_id: str) -> Loaded:
 
 
 def listing(connection: sa.Connection) -> list[Loaded]:
-    """All loaded playbooks by name."""
+    """Give all loaded playbooks by name."""
     return [Loaded(**{**row._asdict(), "mode": Mode(row.mode)}) for row in _LISTING.all(connection)]
 
 
 def document(connection: sa.Connection, digest: str) -> dict[str, Any]:
-    """The stored document of a version, for people to read.
+    """Give the stored document of a version, for people to read.
 
     Raises:
         UnknownPlaybook: no such version is stored.
@@ -285,7 +285,7 @@ def document(connection: sa.Connection, digest: str) -> dict[str, Any]:
 
 
 def verb_facts() -> Mapping[str, VerbFacts]:
-    """What the lint needs to know of this installation's verbs; `run_id` and `until` are given by the executor."""
+    """Tell what the lint needs to know of this installation's verbs; `run_id` and `until` are given by the executor."""
     facts: dict[str, VerbFacts] = {}
     for name, verb in verbs.registry().items():
         fields = verb.parameters.model_fields
@@ -304,7 +304,7 @@ def _signer(connection: sa.Connection, thumbprint: str) -> Any:
 
 
 def _later(table: sa.Table, version: str) -> Statement:
-    """The first of a playbook's versions in a table that is later, or the same with another digest: seeks, no scans."""
+    """Find the first of a playbook's versions in a table that is later, or the same with another digest: seeks, no scans."""
     id_, mine, digest = (sa.bindparam(name, type_=sa.String) for name in ("id_", "version_", "digest_"))
     column, other = table.c[version], table.c.digest
     same = sa.and_(column == mine, other != digest)
@@ -329,5 +329,5 @@ _RAN_LATER = _later(runs, "playbook_version")
 
 
 def _at(error: LachanError, *, file: str, step: str) -> LachanError:
-    """The same error with file and step; a signature covers all steps, so the start stands for them."""
+    """Give the same error with file and step; a signature covers all steps, so the start stands for them."""
     return type(error)(f"{file}: {step}: {error.detail}", **{**error.fields, "file": file, "step": step})

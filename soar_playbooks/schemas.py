@@ -14,13 +14,15 @@ from lachan.enforcement import Level, Target, points
 from lachan.identity import Principal, scope
 from lachan.runtime import Runtime
 from soar_playbooks.containment import approvals, reconciler, service
+from soar_playbooks.containment.records import Containment
 from soar_playbooks.models import containments, run_journal, runs
 from soar_playbooks.runs import decisions as run_decisions
-from soar_playbooks.states import Awaited
+from soar_playbooks.runs.records import RunRecord
+from soar_playbooks.states import OPEN
 
 RUN_FIELDS = (
     "id", "playbook_id", "playbook_name", "playbook_version", "digest", "mode", "alert_id", "device_id", "vendor", "state",
-    "step", "guard", "needed", "waiting_for_ref", "outcome", "error", "created_at", "updated_at", "ended_at",
+    "step", "guard", "needed", "outcome", "error", "created_at", "updated_at", "ended_at",
 )  # fmt: skip
 CONTAINMENT_FIELDS = (
     "id", "device_id", "vendor", "site", "state", "level", "wanted", "guard", "guard_reason", "needed", "reason", "run_id",
@@ -39,16 +41,16 @@ def list_runs(
     device_id: str = "",
     alert_id: str = "",
 ) -> list[dict[str, Any]]:
-    """Runs that the principal may see, newest first."""
+    """Give runs that the principal may see, newest first."""
     query = _newest(sa.select(runs, _DEVICE_NAME), runs, limit=limit, before=before, state=state)
     query = query.where(runs.c.device_id == device_id) if device_id else query
     query = query.where(runs.c.alert_id == alert_id) if alert_id else query
-    found = connection.execute(scope(principal, _joined(query, runs), runs.c.vendor)).mappings()
-    return [{**_run(row), "device_name": row["device_name"]} for row in found]
+    found = connection.execute(scope(principal, _joined(query, runs), runs.c.vendor))
+    return [{**_run(RunRecord.of(row)), "device_name": row.device_name} for row in found]
 
 
 def show_run(connection: sa.Connection, principal: Principal, run_id: str) -> dict[str, Any]:
-    """One run with its variables, plan, journal and decisions.
+    """Give one run with its variables, plan, journal and decisions.
 
     Raises:
         UnknownRun: there is none, or it is another vendor's.
@@ -57,8 +59,8 @@ def show_run(connection: sa.Connection, principal: Principal, run_id: str) -> di
     query = sa.select(run_journal).where(run_journal.c.run_id == run_id)
     order = query.order_by(run_journal.c.position, run_journal.c.phase.desc())
     return {
-        **_run(row), "device_name": _name(connection, row["device_id"]), "variables": row["variables"],
-        "facts": row["facts"], "plan": row["plan"] or [],
+        **_run(row), "device_name": _name(connection, row.device_id), "variables": row.variables,
+        "facts": row.facts, "plan": row.plan or [],
         "journal": [
             {name: entry[name] for name in ("step_id", "phase", "at", "body")}
             for entry in connection.execute(order).mappings()
@@ -76,39 +78,39 @@ def list_containments(
     state: str = "",
     device_id: str = "",
 ) -> list[dict[str, Any]]:
-    """Containments that the principal may see, newest first; ``state`` may be ``open``."""
+    """Give containments that the principal may see, newest first; ``state`` may be ``open``."""
     query = sa.select(containments, _DEVICE_NAME)
     query = _newest(query, containments, limit=limit, before=before, state="" if state == "open" else state)
-    query = query.where(containments.c.state.in_(service.OPEN)) if state == "open" else query
+    query = query.where(containments.c.state.in_(OPEN)) if state == "open" else query
     query = query.where(containments.c.device_id == device_id) if device_id else query
-    found = connection.execute(scope(principal, _joined(query, containments), containments.c.vendor)).mappings()
-    return [{**_pick(row, CONTAINMENT_FIELDS), "device_name": row["device_name"]} for row in found]
+    found = connection.execute(scope(principal, _joined(query, containments), containments.c.vendor))
+    return [{**_pick(Containment.of(row), CONTAINMENT_FIELDS), "device_name": row.device_name} for row in found]
 
 
 def show_containment(
     rt: Runtime, connection: sa.Connection, principal: Principal, containment_id: str
 ) -> dict[str, Any]:
-    """One containment with its decisions, how many more are needed, and what the enforcement points did.
+    """Give one containment with its decisions, how many more are needed, and what the enforcement points did.
 
     Raises:
         UnknownContainment: there is none, or it is another vendor's.
     """
     row = service.find(connection, containment_id, principal)
-    states = reconciler.state_of(connection, row["device_id"])
-    releases = approvals.count(connection, row["id"], "release")
+    states = reconciler.state_of(connection, row.device_id)
+    releases = approvals.count(connection, row.id, "release")
     return {
-        **_pick(row, CONTAINMENT_FIELDS), "device_name": _name(connection, row["device_id"]),
-        "decisions": decided(connection, row["id"]), "releases": releases, "releases_needed": approvals.RELEASES_NEEDED,
+        **_pick(row, CONTAINMENT_FIELDS), "device_name": _name(connection, row.device_id),
+        "decisions": decided(connection, row.id), "releases": releases, "releases_needed": approvals.RELEASES_NEEDED,
         "points": [
-            {name: state[name] for name in ("point", "wanted", "state", "attempts", "evidence", "last_error", "updated_at")}
+            {name: getattr(state, name) for name in ("point", "wanted", "state", "attempts", "evidence", "last_error", "updated_at")}
             for state in states
-            if state["containment_id"] == row["id"]
+            if state.containment_id == row.id
         ],
     }  # fmt: skip
 
 
 def plan(rt: Runtime, connection: sa.Connection, principal: Principal, device_id: str, level: Level) -> dict[str, Any]:
-    """What a containment at a level would change at each point; changes nothing.
+    """Tell what a containment at a level would change at each point; changes nothing.
 
     Raises:
         NotFound: there is no such device, or it is another vendor's.
@@ -119,9 +121,9 @@ def plan(rt: Runtime, connection: sa.Connection, principal: Principal, device_id
 
 
 def decided(connection: sa.Connection, subject_id: str) -> list[dict[str, Any]]:
-    """Who decided what on a run or containment."""
+    """Tell who decided what on a run or containment."""
     return [
-        {name: row[name] for name in ("kind", "person", "decision", "note", "at")}
+        {name: getattr(row, name) for name in ("kind", "person", "decision", "note", "at")}
         for row in approvals.given(connection, subject_id)
     ]
 
@@ -141,12 +143,14 @@ def _name(connection: sa.Connection, device_id: str | None) -> str | None:
     return connection.execute(query).scalar() if device_id else None
 
 
-def _run(row: Any) -> dict[str, Any]:
+def _run(row: RunRecord) -> dict[str, Any]:
     """Give what is told of every run; ``waiting_for`` is kind and reference in one word."""
-    waiting = Awaited.of(row["waiting_for_kind"], row["waiting_for_ref"])
-    told = {"waiting_for": waiting.text if waiting else "", "waiting_for_kind": str(waiting.kind) if waiting else ""}
+    waiting = row.waiting_for
+    told = {"waiting_for": "", "waiting_for_kind": "", "waiting_for_ref": ""}
+    if waiting is not None:
+        told = {"waiting_for": waiting.text, "waiting_for_kind": str(waiting.kind), "waiting_for_ref": waiting.ref}
     return _pick(row, RUN_FIELDS) | told
 
 
-def _pick(row: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: row[name] for name in names}
+def _pick(row: RunRecord | Containment, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}

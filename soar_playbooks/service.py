@@ -55,8 +55,7 @@ def propose_containment(
 
     def unit(connection: sa.Connection) -> str:
         device = devices.get(connection, device_id, principal=principal)
-        row = approvals.propose(rt, connection, principal, device=device, level=level, reason=reason, until=until)
-        return str(row["id"])
+        return approvals.propose(rt, connection, principal, device=device, level=level, reason=reason, until=until).id
 
     return rt.db.run(unit, urgent=True)
 

@@ -26,6 +26,18 @@ class RunOutcome(StrEnum):
     REFUSED = "refused"
 
 
+class ContainmentState(StrEnum):
+    """A containment's life. An active one may still wait for a human to approve a harder level (``guard``)."""
+
+    WAITING = "waiting"
+    ACTIVE = "active"
+    ENDED = "ended"
+    REJECTED = "rejected"
+
+
+OPEN = (ContainmentState.WAITING, ContainmentState.ACTIVE)
+
+
 class Phase(StrEnum):
     """Before and after an effect; pure steps have an outcome only."""
 

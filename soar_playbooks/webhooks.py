@@ -41,7 +41,7 @@ LONGEST = timedelta(hours=8)
 
 
 def tell(rt: Runtime, connection: sa.Connection, event: Event, *, actor: Actor) -> str:
-    """Record a fact that people are told of (ApprovalNeeded, HumanPaged), and queue its delivery; gives its id.
+    """Record a fact that people are told of (ApprovalNeeded, HumanPaged), and queue its delivery; give its id.
 
     No job is made without a URL; one that is configured later gets the facts from then on.
     """
@@ -94,7 +94,7 @@ def deliver(rt: Runtime, job: jobs.Job) -> None:
 
 
 def secret(data: Path) -> str:
-    """The webhook's secret (``whsec_…``), made at first use, mode 0600."""
+    """Give the webhook's secret (``whsec_…``), made at first use, mode 0600."""
     path = data / "soar" / "webhook.secret"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     if not path.exists():
@@ -123,11 +123,11 @@ def _post(rt: Runtime, webhook_id: str, body: str) -> tuple[int | None, str]:
 
 
 def _dotted(name: str) -> str:
-    """``AlertRaised`` → ``alert.raised``: the form that Standard Webhooks wants for ``type``."""
+    """Write ``AlertRaised`` as ``alert.raised``: the form that Standard Webhooks wants for ``type``."""
     return "".join(f".{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip(".")
 
 
 def listing(connection: sa.Connection, *, limit: int = 100) -> list[dict[str, Any]]:
-    """The latest deliveries."""
+    """Give the latest deliveries."""
     query = sa.select(webhook_deliveries).order_by(webhook_deliveries.c.id.desc()).limit(limit)
     return [dict(row) for row in connection.execute(query).mappings()]

@@ -67,7 +67,7 @@ class Junction:
     parts: tuple[Condition, ...]
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """All parts of an ``AND``, any part of an ``OR``."""
+        """Hold if all parts of an ``AND`` do, or any part of an ``OR``."""
         results = (part.holds(values) for part in self.parts)
         return all(results) if self.conjunction else any(results)
 
@@ -76,7 +76,7 @@ Condition = Comparison | Junction
 
 
 def variables_of(condition: Condition) -> frozenset[str]:
-    """The names that a condition reads."""
+    """Give the names that a condition reads."""
     if isinstance(condition, Comparison):
         return frozenset({condition.variable})
     return frozenset().union(*(variables_of(part) for part in condition.parts))
@@ -123,7 +123,7 @@ class _Reader:
         self._text = text
 
     def disjunction(self) -> Condition:
-        """``a OR b …``"""
+        """Read ``a OR b …``."""
         parts = [self._conjunction()]
         while self._accept("OR"):
             parts.append(self._conjunction())

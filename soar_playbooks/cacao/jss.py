@@ -27,24 +27,24 @@ _FIELDS = {"hash_algorithm": "sha-256", "algorithm": "ES256"}
 
 
 def digest(document: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of the canonical JSON of a whole document, signature included."""
+    """Give SHA-256 (hex) of the canonical JSON of a whole document, signature included."""
     return hashlib.sha256(rfc8785.dumps(dict(document))).hexdigest()
 
 
 def thumbprint(key: ec.EllipticCurvePublicKey) -> str:
-    """SHA-256 (hex) of the SubjectPublicKeyInfo: how a signer is named."""
+    """Give SHA-256 (hex) of the SubjectPublicKeyInfo: how a signer is named."""
     spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).hexdigest()
 
 
 def public_pem(key: ec.EllipticCurvePublicKey) -> str:
-    """PEM of a public key."""
+    """Write a public key as PEM."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_bytes(serialization.Encoding.PEM, form).decode("ascii")
 
 
 def load_public(pem: str) -> ec.EllipticCurvePublicKey:
-    """The P-256 public key of a PEM text.
+    """Read the P-256 public key of a PEM text.
 
     Raises:
         PlaybookInvalid: no PEM, or another kind of key.
@@ -59,7 +59,7 @@ def load_public(pem: str) -> ec.EllipticCurvePublicKey:
 
 
 def sign(document: Mapping[str, Any], key: ec.EllipticCurvePrivateKey, *, signee: str) -> dict[str, Any]:
-    """A copy of the playbook with one signature of ``key``; an earlier one is replaced.
+    """Give a copy of the playbook with one signature of ``key``; an earlier one is replaced.
 
     Args:
         document: the playbook.
@@ -89,7 +89,7 @@ def sign(document: Mapping[str, Any], key: ec.EllipticCurvePrivateKey, *, signee
 
 
 def signature_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The one signature of a playbook.
+    """Give the one signature of a playbook.
 
     Raises:
         PlaybookUnsigned: it has none, or more than one.

@@ -82,7 +82,7 @@ def _graph(playbook: Playbook) -> None:
 
 
 def _walk(steps: Mapping[str, Step], name: str, path: tuple[str, ...], done: set[str]) -> None:
-    """Depth first; ``path`` is the way so far. A step without exits must be an ``end``: the schema sees to that."""
+    """Walk depth first; ``path`` is the way so far. A step without exits must be an ``end``: the schema sees to that."""
     if name in path:
         raise PlaybookInvalid("the workflow comes back to this step; loops are not run here.", step=name)
     if name in done:

@@ -106,7 +106,7 @@ class Step:
     idempotent: bool = True
 
     def exits(self) -> tuple[str, ...]:
-        """All steps that may come next."""
+        """Give all steps that may come next."""
         found = (self.on_completion, self.on_success, self.on_failure, self.on_true, self.on_false)
         return tuple(step for step in found if step is not None)
 

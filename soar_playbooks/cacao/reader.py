@@ -68,7 +68,7 @@ def read(text: str, *, file: str, verbs: Mapping[str, lint.VerbFacts] | None = N
 
 
 def parse_json(text: str, *, file: str) -> dict[str, Any]:
-    """The JSON object of a text.
+    """Read the JSON object of a text.
 
     Raises:
         PlaybookInvalid: no JSON, no object, a name stands twice, or a number is NaN or infinite.
@@ -85,14 +85,14 @@ def parse_json(text: str, *, file: str) -> dict[str, Any]:
 
 
 def line_of(text: str, step: str) -> int:
-    """The line on which a step is defined; 1 if it cannot be found."""
+    """Find the line on which a step is defined; 1 if it cannot be found."""
     found = re.search(rf'"{re.escape(step)}"\s*:', text) if step else None
     return text.count("\n", 0, found.start()) + 1 if found else 1
 
 
 @cache
 def schema() -> dict[str, Any]:
-    """The JSON Schema of our playbook files (draft 2020-12)."""
+    """Read the JSON Schema of our playbook files (draft 2020-12)."""
     path = resources.files("soar_playbooks.cacao").joinpath("schema/playbook.schema.json")
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
@@ -184,7 +184,7 @@ def _policy(body: Mapping[str, Any]) -> Policy:
 
 
 def duration(text: str) -> timedelta:
-    """The length of an ISO 8601 duration of days, hours, minutes and seconds.
+    """Read the length of an ISO 8601 duration of days, hours, minutes and seconds.
 
     Raises:
         PlaybookInvalid: another form, or no length at all.

@@ -29,7 +29,7 @@ _PYTHON: dict[VariableType, tuple[type, ...]] = {
 
 
 def references(value: Any) -> Iterator[str]:
-    """The names of the variables that a JSON value takes in whole.
+    """Give the names of the variables that a JSON value takes in whole.
 
     Raises:
         PlaybookInvalid: a text contains a variable beside other characters.
@@ -51,7 +51,7 @@ def references(value: Any) -> Iterator[str]:
 
 
 def substitute(value: Any, values: Mapping[str, Any]) -> Any:
-    """The JSON value with each whole variable replaced by its present value."""
+    """Give the JSON value with each whole variable replaced by its present value."""
     if isinstance(value, str):
         whole = WHOLE.fullmatch(value)
         return values.get(whole.group(1)) if whole else value
@@ -63,7 +63,7 @@ def substitute(value: Any, values: Mapping[str, Any]) -> Any:
 
 
 def check(variable: Variable, value: Any) -> Any:
-    """The value, if it has the variable's type.
+    """Give the value, if it has the variable's type.
 
     Raises:
         PlaybookInvalid: it has another type.

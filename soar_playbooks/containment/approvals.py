@@ -22,9 +22,10 @@ from lachan.statements import Statement, insert_or_replace
 from lachan.work import outbox
 from soar_playbooks.containment import service
 from soar_playbooks.containment.guards import Guard
-from soar_playbooks.containment.service import OPEN, ContainmentState
+from soar_playbooks.containment.records import Containment, KillSwitchState, PersonDecision, ReleaseCount
 from soar_playbooks.errors import FourEyes, NotWaiting, ReleaseNotPossible
-from soar_playbooks.models import approvals, containments, kill_switch
+from soar_playbooks.models import approvals, kill_switch
+from soar_playbooks.states import OPEN, ContainmentState
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -41,8 +42,8 @@ def propose(
     level: Level,
     reason: str,
     until: timedelta | None = None,
-) -> dict[str, Any]:
-    """Propose to contain a device; another person must approve it. Returns the containment's row.
+) -> Containment:
+    """Propose to contain a device; another person must approve it. Give the containment.
 
     Raises:
         Forbidden: the principal may not contain.
@@ -57,7 +58,7 @@ def propose(
 def approve(
     rt: Runtime, connection: sa.Connection, principal: Principal, *,
     containment_id: str, note: str = "", level: Level | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> Containment:  # fmt: skip
     """Approve what a containment waits for; the last needed approval lets it take effect at once.
 
     Args:
@@ -72,23 +73,22 @@ def approve(
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, containment_id, level=level)
-    kind = f"contain-{row['round']}"
-    given = decide_once(connection, principal, subject_id=row["id"], kind=kind, decision="approve", note=note)
-    told = {"device_id": row["device_id"], "run_id": row["run_id"], "containment_id": row["id"]}
+    kind = f"contain-{row.round}"
+    given = decide_once(connection, principal, subject_id=row.id, kind=kind, decision="approve", note=note)
+    told = {"device_id": row.device_id, "run_id": row.run_id, "containment_id": row.id}
     outbox.append(connection, RunApproved(**told, person=principal.label), actor=principal)
-    if given < row["needed"]:
-        return row | {"approvals": given}
-    until = clock.now() + (row["until"] - row["created_at"]) if row["until"] is not None else None
-    values = {"guard": Guard.NONE, "guard_reason": "", "needed": 0, "until": until}
-    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
-    service.activate(rt, connection, row | values, Level(row["wanted"]), actor=principal)
-    service.resume_runs(connection, row["id"])
-    return service.find(connection, row["id"]) | {"approvals": given}
+    if given < row.needed:
+        return row
+    until = clock.now() + (row.until - row.created_at) if row.until is not None else None
+    row = service.write(connection, row, guard=Guard.NONE, guard_reason="", needed=0, until=until)
+    row = service.activate(rt, connection, row, row.wanted, actor=principal)
+    service.resume_runs(connection, row.id)
+    return row
 
 
 def reject(
     rt: Runtime, connection: sa.Connection, principal: Principal, *, containment_id: str, note: str = ""
-) -> dict[str, Any]:
+) -> Containment:
     """Reject what a containment waits for. One that is degraded meanwhile stays so until it is released.
 
     Raises:
@@ -97,24 +97,24 @@ def reject(
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, containment_id)
-    kind = f"contain-{row['round']}"
-    decide_once(connection, principal, subject_id=row["id"], kind=kind, decision="reject", note=note)
+    kind = f"contain-{row.round}"
+    decide_once(connection, principal, subject_id=row.id, kind=kind, decision="reject", note=note)
     values: dict[str, Any] = {"guard": Guard.NONE, "guard_reason": "", "needed": 0}
-    if row["state"] == ContainmentState.WAITING:
+    if row.state is ContainmentState.WAITING:
         values |= {"state": ContainmentState.REJECTED, "ended_at": clock.now(), "ended_by": principal.label}
     else:
-        values |= {"wanted": row["level"]}
-    connection.execute(containments.update().where(containments.c.id == row["id"]).values(**values))
-    event = ContainmentRejected(device_id=row["device_id"], containment_id=row["id"], person=principal.label, note=note)
+        values |= {"wanted": row.level}
+    row = service.write(connection, row, **values)
+    event = ContainmentRejected(device_id=row.device_id, containment_id=row.id, person=principal.label, note=note)
     outbox.append(connection, event, actor=principal)
-    service.resume_runs(connection, row["id"])
+    service.resume_runs(connection, row.id)
     after_commit(connection, rt.wake)
-    return service.find(connection, row["id"])
+    return row
 
 
 def release(
     rt: Runtime, connection: sa.Connection, principal: Principal, *, containment_id: str, note: str = ""
-) -> dict[str, Any]:
+) -> ReleaseCount:
     """Give one of the two approvals that end a containment; the second one ends it at once.
 
     Raises:
@@ -124,20 +124,20 @@ def release(
     """
     require(principal, Permission.CONTAIN_RELEASE)
     row = service.locked(connection, containment_id, principal)
-    if row["state"] != ContainmentState.ACTIVE:
-        raise ReleaseNotPossible(f"Containment {row['id']} is {row['state']}.")
+    if row.state is not ContainmentState.ACTIVE:
+        raise ReleaseNotPossible(f"Containment {row.id} is {row.state}.")
     _not_the_proposer(row, principal)
     _never_asked(connection, row, principal)
-    given = decide_once(connection, principal, subject_id=row["id"], kind="release", decision="approve", note=note)
+    given = decide_once(connection, principal, subject_id=row.id, kind="release", decision="approve", note=note)
     event = ReleaseApproved(
-        device_id=row["device_id"], containment_id=row["id"], person=principal.label, approvals=given,
+        device_id=row.device_id, containment_id=row.id, person=principal.label, approvals=given,
         needed=RELEASES_NEEDED,
     )  # fmt: skip
     outbox.append(connection, event, actor=principal)
     if given >= RELEASES_NEEDED:
         service.end(rt, connection, row, actor=principal, reason=note or "released by two persons")
-        service.resume_runs(connection, row["id"])
-    return service.find(connection, row["id"]) | {"approvals": given, "approvals_needed": RELEASES_NEEDED}
+        service.resume_runs(connection, row.id)
+    return ReleaseCount(containment=service.find(connection, row.id), approvals=given, needed=RELEASES_NEEDED)
 
 
 def set_kill_switch(connection: sa.Connection, principal: Principal, *, active: bool, reason: str) -> None:
@@ -153,22 +153,26 @@ def set_kill_switch(connection: sa.Connection, principal: Principal, *, active: 
     require(principal, Permission.KILL_SWITCH)
     if connection.dialect.name == "postgresql":  # on SQLite whoever writes is alone
         connection.execute(_ALONE)
-    before = kill_switch_state(connection)["active"]
+    before = kill_switch_state(connection).active
     _TURN.execute(connection, id=1, active=active, reason=reason, by=principal.label, at=clock.now())
     if before is not active:
         outbox.append(connection, KillSwitchChanged(active=active, reason=reason), actor=principal)
 
 
-def kill_switch_state(connection: sa.Connection) -> dict[str, Any]:
+def kill_switch_state(connection: sa.Connection) -> KillSwitchState:
     """Tell whether the kill switch is on, since when, by whom and why."""
-    row = connection.execute(sa.select(kill_switch).where(kill_switch.c.id == 1)).mappings().first()
-    return dict(row) if row is not None else {"id": 1, "active": False, "reason": "", "by": "", "at": None}
+    row = connection.execute(sa.select(kill_switch).where(kill_switch.c.id == 1)).first()
+    return (
+        KillSwitchState()
+        if row is None
+        else KillSwitchState(active=row.active, reason=row.reason, by=row.by, at=row.at)
+    )
 
 
 def decide_once(
     connection: sa.Connection, principal: Principal, *, subject_id: str, kind: str, decision: str, note: str
 ) -> int:
-    """Record one person's decision; returns how many persons have approved.
+    """Record one person's decision; give how many persons have approved.
 
     Raises:
         FourEyes: this person has decided already.
@@ -183,7 +187,7 @@ def decide_once(
 
 
 def count(connection: sa.Connection, subject_id: str, kind: str) -> int:
-    """How many different persons have approved."""
+    """Tell how many different persons have approved."""
     statement, binds = counting(subject_id, kind)
     found: int = statement.scalar(connection, **binds)
     return found
@@ -194,34 +198,34 @@ def counting(subject_id: str, kind: str) -> tuple[Statement, dict[str, Any]]:
     return _COUNT, {"subject_id_": subject_id, "kind_": kind}
 
 
-def given(connection: sa.Connection, subject_id: str) -> list[dict[str, Any]]:
-    """All decisions on a run or containment, oldest first; who asked for it is no decision."""
-    query = sa.select(approvals).where(approvals.c.subject_id == subject_id, approvals.c.kind != "asked")
-    query = query.order_by(approvals.c.at)
-    return [dict(row) for row in connection.execute(query).mappings()]
+def given(connection: sa.Connection, subject_id: str) -> list[PersonDecision]:
+    """Give all decisions on a run or containment, oldest first; who asked for it is no decision."""
+    c = approvals.c
+    query = sa.select(c.kind, c.person, c.decision, c.note, c.at).where(c.subject_id == subject_id, c.kind != "asked")
+    return [PersonDecision(**row._mapping) for row in connection.execute(query.order_by(c.at))]
 
 
 def _waiting(
     connection: sa.Connection, principal: Principal, containment_id: str, *, level: Level | None = None
-) -> dict[str, Any]:
+) -> Containment:
     row = service.locked(connection, containment_id, principal)
-    if row["state"] not in OPEN or not row["guard"]:
-        raise NotWaiting(f"Containment {row['id']} is {row['state']} and waits for nobody.")
-    if level is not None and level != row["wanted"]:
-        raise NotWaiting(f"It waits for {row['wanted']} now, not for {level}: look at it again.")
+    if row.state not in OPEN or not row.guard:
+        raise NotWaiting(f"Containment {row.id} is {row.state} and waits for nobody.")
+    if level is not None and level != row.wanted:
+        raise NotWaiting(f"It waits for {row.wanted} now, not for {level}: look at it again.")
     _not_the_proposer(row, principal)
     return row
 
 
-def _not_the_proposer(row: dict[str, Any], principal: Principal) -> None:
-    if row["requester_id"] and row["requester_id"] == principal.id:
+def _not_the_proposer(row: Containment, principal: Principal) -> None:
+    if row.requester_id and row.requester_id == principal.id:
         raise FourEyes(f"{principal.label} proposed this containment; another person must decide.")
 
 
-def _never_asked(connection: sa.Connection, row: dict[str, Any], principal: Principal) -> None:
-    """Whoever asked for a containment does not release it, also when somebody else has asked for more since."""
+def _never_asked(connection: sa.Connection, row: Containment, principal: Principal) -> None:
+    """See that whoever asked for a containment does not release it, also when somebody else has asked for more since."""
     asked = sa.and_(
-        approvals.c.subject_id == row["id"], approvals.c.kind == "asked", approvals.c.person_id == principal.id
+        approvals.c.subject_id == row.id, approvals.c.kind == "asked", approvals.c.person_id == principal.id
     )
     if connection.execute(sa.select(approvals.c.person_id).where(asked)).first():
         raise FourEyes(f"{principal.label} asked for this containment; two others must release it.")

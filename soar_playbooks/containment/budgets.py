@@ -30,7 +30,7 @@ class Spent:
 
 
 def scopes(settings: Settings, device: Device, *, rule_id: str, senders: Iterable[str]) -> dict[str, int]:
-    """The scopes that an automatic containment of a device counts in, with their limits."""
+    """Give the scopes that an automatic containment of a device counts in, with their limits."""
     limits = {
         f"site:{device.site}": SoarSettings.of(settings).budget_site,
         f"model:{device.vendor}/{device.model}": SoarSettings.of(settings).budget_model,
@@ -41,7 +41,7 @@ def scopes(settings: Settings, device: Device, *, rule_id: str, senders: Iterabl
 
 
 def take(connection: sa.Connection, limits: dict[str, int]) -> Spent | None:
-    """Count one in every scope, or in none; says which scope is spent, or None if the request was counted."""
+    """Count one in every scope, or in none; tell which scope is spent, or None if the request was counted."""
     order = sorted(limits)
     calls = [
         call

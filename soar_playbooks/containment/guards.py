@@ -61,7 +61,7 @@ class Facts:
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> Facts:
-        """From the JSON that a run keeps."""
+        """Build them of the JSON that a run keeps."""
         known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
         return cls(**{**known, "senders": tuple(known.get("senders", ()))})
 
@@ -135,7 +135,7 @@ def judge(connection: sa.Connection, settings: Settings, device: Device, asked: 
 
 
 def needed(device: Device, level: Level) -> int:
-    """How many different persons must approve a cut of this device by hand."""
+    """Tell how many different persons must approve a cut of this device by hand."""
     return 2 if level is Level.EVICT or device.criticality is Criticality.LIFE_SAFETY else 1
 
 
@@ -162,7 +162,7 @@ def _evidence(device: Device, asked: Asked, facts: Facts) -> None:
 
 
 def _criticality(device: Device, asked: Asked) -> GuardVerdict | None:
-    """What a cut of a device waits for because of what depends on it; nothing for normal devices and mild levels."""
+    """Tell what a cut of a device waits for because of what depends on it; nothing for normal devices and mild levels."""
     if asked.level.rank <= Level.DEGRADE.rank or device.criticality is Criticality.NORMAL:
         return None
     wanted = needed(device, asked.level)

@@ -11,6 +11,7 @@ alone. Limits: a point that is away is tried every 30 s at least.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from lachan.log import get as get_logger
 from lachan.statements import Statement, insert_or_replace, later
 from lachan.work import jobs, outbox
 from soar_playbooks import faults
+from soar_playbooks.containment.records import Wish
 from soar_playbooks.models import LIVE, enforcements
 from soar_playbooks.states import ACTOR
 
@@ -49,27 +51,27 @@ def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_
         return
     writes: list[tuple[Statement, Mapping[str, Any]]] = []
     for name, point in enforcement.points(rt).items():
-        wish: dict[str, Any] = {
-            "device_id": target.device_id, "point": name, "containment_id": containment_id,
-            "wanted": None if level is None else str(level), "intent": new_id(), "attempts": 0, "evidence": None,
-        }  # fmt: skip
         if level is None and _THERE.scalar(connection, device_id_=target.device_id, point_=name) is None:
             continue
+        wish = Wish(
+            device_id=target.device_id, point=name, containment_id=containment_id, wanted=level, state=PENDING,
+            intent=new_id(), attempts=0, evidence=None, last_error="", updated_at=clock.now(),
+        )  # fmt: skip
         seen = None
         if isinstance(point, OwnPoint):
-            seen = point.join(rt, connection, target, level, intent=wish["intent"])
-        settled = seen is not None and seen.settled
-        evidence = None if seen is None else _stored(wish, seen)
-        row = wish | {"state": SETTLED if settled else PENDING, "evidence": evidence, "updated_at": clock.now()}
-        writes.append((_WRITE, row | {"last_error": ""}))
+            seen = point.join(rt, connection, target, level, intent=wish.intent)
         if seen is None:
+            writes.append((_WRITE, wish.columns))
             _enqueue(connection, wish, key=None)
-        elif settled:
+            continue
+        row = replace(wish, state=SETTLED if seen.settled else PENDING, evidence=_stored(wish, seen))
+        writes.append((_WRITE, row.columns))
+        if seen.settled:
             writes += outbox.calls(
                 _settled(wish, seen), actor=ACTOR, vendor=target.vendor, dialect=connection.dialect.name
             )[1]
         else:
-            jobs.enqueue(connection, "soar.verify", _wish(wish, ""), due_at=clock.now() + SOON)
+            jobs.enqueue(connection, "soar.verify", wish.key, due_at=clock.now() + SOON)
     later(connection, writes)
 
 
@@ -80,29 +82,30 @@ def verify(rt: Runtime, together: list[jobs.Job]) -> dict[str, datetime]:
     Returns:
         The jobs of those that have not, with the time of the next look.
     """
-    found: list[tuple[jobs.Job, dict[str, Any], Evidence]] = []
+    found: list[tuple[jobs.Job, Wish, Evidence]] = []
     for name, point in enforcement.points(rt).items():
         mine = [job for job in together if job.payload["point"] == name]
         if not mine or not isinstance(point, OwnPoint):
             continue
         with rt.db.read() as connection:
-            rows = [(job, row) for job in mine if (row := _WISH.first(connection, **_wish(job.payload))) is not None]
-            targets = {row.device_id: _target_in(connection, row.device_id) for _, row in rows}
-        wanted = [(targets[row.device_id], Level(row.wanted) if row.wanted else None) for _, row in rows]
-        evidence = point.verify_all(rt, wanted) if rows else []
-        found += [(job, row._asdict(), seen) for (job, row), seen in zip(rows, evidence, strict=True)]
+            there = [(job, row) for job in mine if (row := _WISH.first(connection, **_named(job.payload))) is not None]
+            rows = [(job, Wish.of(row), _target_in(connection, row.device_id)) for job, row in there]
+        evidence = point.verify_all(rt, [(target, row.wanted) for _, row, target in rows]) if rows else []
+        found += [
+            (job, replace(row, attempts=row.attempts + 1), seen)
+            for (job, row, _), seen in zip(rows, evidence, strict=True)
+        ]
 
     def unit(connection: sa.Connection) -> None:
         for _, row, seen in found:
-            row["attempts"] += 1
             state = SETTLED if seen.settled else PENDING
-            stored = {"evidence_": _stored(row, seen), "state_": state, "attempts_": row["attempts"]}
-            if _SEEN.execute(connection, **_wish(row), **stored, updated_at_=clock.now()) and seen.settled:
+            stored = {"evidence_": _stored(row, seen), "state_": state, "attempts_": row.attempts}
+            if _SEEN.execute(connection, **_named(row.key), **stored, updated_at_=clock.now()) and seen.settled:
                 _tell(connection, row, seen)
 
     if found:
         faults.run(rt, faults.Record.SETTLE, unit)
-    return {job.id: _later(row["attempts"]) for job, row, seen in found if not seen.settled}
+    return {job.id: _later(row.attempts) for job, row, seen in found if not seen.settled}
 
 
 def enforce(rt: Runtime, job: jobs.Job) -> None:
@@ -110,22 +113,22 @@ def enforce(rt: Runtime, job: jobs.Job) -> None:
     row = _begin(rt, job)
     if row is None:
         return
-    point = enforcement.points(rt).get(row["point"])
+    point = enforcement.points(rt).get(row.point)
     if point is None:
         return
-    target = _target(rt, row["device_id"])
+    target = _target(rt, row.device_id)
     try:
         evidence = _drive(rt, point, target, row)
     except LachanError as error:
         _note(rt, row, error=f"{type(error).__name__}: {error.detail}")
-        raise jobs.Again(_later(row["attempts"])) from error
+        raise jobs.Again(_later(row.attempts)) from error
     except OSError as error:
         _note(rt, row, error=f"{type(error).__name__}: {error}")
-        raise jobs.Again(_later(row["attempts"])) from error
+        raise jobs.Again(_later(row.attempts)) from error
     faults.done(rt, faults.Effect.POINT)
     _settle(rt, row, evidence)
     if not evidence.settled:
-        raise jobs.Again(_later(row["attempts"]))
+        raise jobs.Again(_later(row.attempts))
 
 
 def reconcile(rt: Runtime) -> None:
@@ -137,55 +140,55 @@ def reconcile(rt: Runtime) -> None:
             log.warning("enforcement point does not answer", point=name, error=str(error))
             continue
         for page in _pages(rt, name, observed):
-            wrong = [row for row in page if _is_wrong(row, observed.get(row["device_id"]))]
+            wrong = [row for row in page if _is_wrong(row, observed.get(row.device_id))]
             for start in range(0, len(wrong), CORRECTED):
                 rt.db.run(partial(_correct, rows=wrong[start : start + CORRECTED]))
 
 
-def _pages(rt: Runtime, point: str, observed: Collection[str]) -> Iterator[list[dict[str, Any]]]:
+def _pages(rt: Runtime, point: str, observed: Collection[str]) -> Iterator[list[Wish]]:
     """Read a point's rows a page at a time: those that are live, then those of devices that it contains without one."""
     of_point = sa.select(enforcements).where(enforcements.c.point == point)
     live = of_point.where(LIVE).order_by(enforcements.c.device_id).limit(PAGE)
     left, last = set(observed), ""
     while True:
         with rt.db.read() as connection:
-            page = [dict(row) for row in connection.execute(live.where(enforcements.c.device_id > last)).mappings()]
+            page = [Wish.of(row) for row in connection.execute(live.where(enforcements.c.device_id > last))]
         yield page
-        left -= {row["device_id"] for row in page}
+        left -= {row.device_id for row in page}
         if len(page) < PAGE:
             break
-        last = page[-1]["device_id"]
+        last = page[-1].device_id
     others = sorted(left)
     for start in range(0, len(others), PAGE):
         theirs = of_point.where(enforcements.c.device_id.in_(others[start : start + PAGE]))
         with rt.db.read() as connection:
-            page = [dict(row) for row in connection.execute(theirs).mappings()]
+            page = [Wish.of(row) for row in connection.execute(theirs)]
         yield page
 
 
-def _is_wrong(row: dict[str, Any], observed: Level | None) -> bool:
-    """Whether a row's point is not as the row says, or nobody drives it there."""
-    if row["state"] == SETTLED:
+def _is_wrong(row: Wish, observed: Level | None) -> bool:
+    """Tell whether a row's point is not as the row says, or nobody drives it there."""
+    if row.state == SETTLED:
         return _differs(row, observed)
-    return bool(row["updated_at"] < clock.now() - 2 * timedelta(seconds=PATIENCE))
+    return bool(row.updated_at < clock.now() - 2 * timedelta(seconds=PATIENCE))
 
 
-def _correct(connection: sa.Connection, *, rows: Sequence[dict[str, Any]]) -> None:
+def _correct(connection: sa.Connection, *, rows: Sequence[Wish]) -> None:
     """Make rows due again, as a unit; one that somebody changed since it was read stays as it is."""
     for row in rows:
-        if row["state"] == SETTLED:
+        if row.state == SETTLED:
             _again(connection, row)
         else:
-            _enqueue(connection, row, key=f"enforce:{row['intent']}")
+            _enqueue(connection, row, key=f"enforce:{row.intent}")
 
 
-def state_of(connection: sa.Connection, device_id: str) -> list[dict[str, Any]]:
-    """What was driven to which point for a device, with the latest evidence."""
+def state_of(connection: sa.Connection, device_id: str) -> list[Wish]:
+    """Tell what was driven to which point for a device, with the latest evidence."""
     query = sa.select(enforcements).where(enforcements.c.device_id == device_id).order_by(enforcements.c.point)
-    return [dict(row) for row in connection.execute(query).mappings()]
+    return [Wish.of(row) for row in connection.execute(query)]
 
 
-def _begin(rt: Runtime, job: jobs.Job) -> dict[str, Any] | None:
+def _begin(rt: Runtime, job: jobs.Job) -> Wish | None:
     """Count the attempt before anything is done outside; None if the wish is no longer the row's."""
     where = sa.and_(
         enforcements.c.device_id == job.payload["device_id"],
@@ -193,24 +196,24 @@ def _begin(rt: Runtime, job: jobs.Job) -> dict[str, Any] | None:
         enforcements.c.intent == job.payload["intent"],
     )
 
-    def unit(connection: sa.Connection) -> dict[str, Any] | None:
-        row = connection.execute(sa.select(enforcements).where(where)).mappings().first()
-        if row is None or row["state"] == SETTLED:
+    def unit(connection: sa.Connection) -> Wish | None:
+        row = connection.execute(sa.select(enforcements).where(where)).first()
+        if row is None or row.state == SETTLED:
             return None
-        connection.execute(enforcements.update().where(where).values(attempts=row["attempts"] + 1))
-        return {**row, "attempts": row["attempts"] + 1}
+        connection.execute(enforcements.update().where(where).values(attempts=row.attempts + 1))
+        return replace(Wish.of(row), attempts=row.attempts + 1)
 
     return faults.run(rt, faults.Record.ENFORCE, unit)
 
 
-def _drive(rt: Runtime, point: EnforcementPoint, target: Target, row: dict[str, Any]) -> Evidence:
-    if row["wanted"] is None:
-        return point.release(rt, target, intent=row["intent"])
-    evidence = point.apply(rt, target, Level(row["wanted"]), intent=row["intent"])
-    return evidence if evidence.settled else point.verify(rt, target, Level(row["wanted"]))
+def _drive(rt: Runtime, point: EnforcementPoint, target: Target, row: Wish) -> Evidence:
+    if row.wanted is None:
+        return point.release(rt, target, intent=row.intent)
+    evidence = point.apply(rt, target, row.wanted, intent=row.intent)
+    return evidence if evidence.settled else point.verify(rt, target, row.wanted)
 
 
-def _settle(rt: Runtime, row: dict[str, Any], evidence: Evidence) -> None:
+def _settle(rt: Runtime, row: Wish, evidence: Evidence) -> None:
     stored = _stored(row, evidence)
     values = {"state": SETTLED if evidence.settled else PENDING, "evidence": stored, "last_error": ""}
 
@@ -222,83 +225,81 @@ def _settle(rt: Runtime, row: dict[str, Any], evidence: Evidence) -> None:
     faults.run(rt, faults.Record.SETTLE, unit)
 
 
-def _stored(row: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
-    """What is kept of evidence; it is redundant if it says what was known, or that there was nothing to do."""
+def _stored(row: Wish, evidence: Evidence) -> dict[str, Any]:
+    """Give what is kept of evidence; it is redundant if it says what was known, or that there was nothing to do."""
     detail = _detail(row, evidence)
-    same = _essence(row["evidence"]) == _essence(detail)
+    same = _essence(row.evidence) == _essence(detail)
     redundant = evidence.settled and (same or bool(evidence.detail.get("nothing")))
     return {
         **detail, "settled": evidence.settled, "observed_at": clock.iso(evidence.observed_at), "redundant": redundant,
     }  # fmt: skip
 
 
-def _detail(row: dict[str, Any], evidence: Evidence) -> dict[str, Any]:
-    return {**evidence.detail, "level": row["wanted"] or "none", "attempts": row["attempts"]}
+def _detail(row: Wish, evidence: Evidence) -> dict[str, Any]:
+    return {**evidence.detail, "level": str(row.wanted or "none"), "attempts": row.attempts}
 
 
-def _tell(connection: sa.Connection, row: dict[str, Any], evidence: Evidence) -> None:
+def _tell(connection: sa.Connection, row: Wish, evidence: Evidence) -> None:
     outbox.append(connection, _settled(row, evidence), actor=ACTOR)
 
 
-def _settled(row: dict[str, Any], evidence: Evidence) -> EnforcementSettled:
+def _settled(row: Wish, evidence: Evidence) -> EnforcementSettled:
     return EnforcementSettled(
-        device_id=row["device_id"], containment_id=row["containment_id"], point=row["point"],
+        device_id=row.device_id, containment_id=row.containment_id, point=row.point,
         evidence=_detail(row, evidence),
     )  # fmt: skip
 
 
-def _essence(detail: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Evidence without what differs at every look; a point that did something again says so by its own fields."""
+def _essence(detail: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Give evidence without what differs at every look; a point that did something again says so by its own fields."""
     noise = {"intent", "attempts", "nothing", "settled", "observed_at", "redundant"}
     return None if detail is None else {name: value for name, value in detail.items() if name not in noise}
 
 
-def _note(rt: Runtime, row: dict[str, Any], *, error: str) -> None:
+def _note(rt: Runtime, row: Wish, *, error: str) -> None:
     noted = _mine(row).values(last_error=error[:2000], updated_at=clock.now())
     rt.db.run(lambda connection: connection.execute(noted).rowcount)
 
 
-def _mine(row: dict[str, Any]) -> Any:
-    """The row while it still has this intent and has not settled."""
+def _mine(row: Wish) -> Any:
+    """Update the row while it still has this intent and has not settled."""
     return enforcements.update().where(
-        enforcements.c.device_id == row["device_id"],
-        enforcements.c.point == row["point"],
-        enforcements.c.intent == row["intent"],
+        enforcements.c.device_id == row.device_id,
+        enforcements.c.point == row.point,
+        enforcements.c.intent == row.intent,
         enforcements.c.state == PENDING,
     )
 
 
-def _differs(row: dict[str, Any], observed: Level | None) -> bool:
+def _differs(row: Wish, observed: Level | None) -> bool:
     """Tell whether a settled row must be driven again.
 
     Mild levels are not every point's business, so only what cuts is compared. A point whose evidence says *settled* while
     it observes nothing (no certificate to hold) has done it all: it is asked again after a minute, not at every look.
     """
-    wanted = Level(row["wanted"]) if row["wanted"] else None
-    if wanted is None or wanted.rank < CUTS.rank:
+    if row.wanted is None or row.wanted.rank < CUTS.rank:
         return observed is not None and observed.rank >= CUTS.rank
     if observed is not None and observed.rank >= CUTS.rank:
         return False
-    redundant = bool((row["evidence"] or {}).get("redundant"))
-    return not redundant or row["updated_at"] < clock.now() - timedelta(seconds=60)
+    redundant = bool((row.evidence or {}).get("redundant"))
+    return not redundant or row.updated_at < clock.now() - timedelta(seconds=60)
 
 
-def _again(connection: sa.Connection, row: dict[str, Any]) -> None:
+def _again(connection: sa.Connection, row: Wish) -> None:
     intent = new_id()
     where = sa.and_(
-        enforcements.c.device_id == row["device_id"],
-        enforcements.c.point == row["point"],
-        enforcements.c.intent == row["intent"],
+        enforcements.c.device_id == row.device_id,
+        enforcements.c.point == row.point,
+        enforcements.c.intent == row.intent,
         enforcements.c.state == SETTLED,
     )
     values = {"state": PENDING, "intent": intent, "attempts": 0, "updated_at": clock.now()}
     if connection.execute(enforcements.update().where(where).values(**values)).rowcount:
-        _enqueue(connection, {**row, "intent": intent}, key=None)
+        _enqueue(connection, replace(row, intent=intent), key=None)
 
 
-def _enqueue(connection: sa.Connection, row: dict[str, Any], *, key: str | None) -> None:
-    payload = {"device_id": row["device_id"], "point": row["point"], "intent": row["intent"]}
-    jobs.enqueue(connection, "soar.enforce", payload, key=key)
+def _enqueue(connection: sa.Connection, row: Wish, *, key: str | None) -> None:
+    jobs.enqueue(connection, "soar.enforce", row.key, key=key)
 
 
 def _target(rt: Runtime, device_id: str) -> Target:
@@ -319,8 +320,8 @@ def _later(attempts: int) -> datetime:
     return clock.now() + timedelta(seconds=min(0.1 * 2**attempts, PATIENCE))
 
 
-def _wish(row: dict[str, Any], suffix: str = "_") -> dict[str, Any]:
-    return {f"{name}{suffix}": row[name] for name in ("device_id", "point", "intent")}
+def _named(key: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}_": key[name] for name in ("device_id", "point", "intent")}
 
 
 def _binds(*names: str) -> dict[str, Any]:

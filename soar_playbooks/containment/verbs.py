@@ -20,7 +20,9 @@ from lachan.verbs import Verb
 from soar_playbooks import webhooks
 from soar_playbooks.containment import approvals, service
 from soar_playbooks.containment.guards import Facts
+from soar_playbooks.containment.records import Containment
 from soar_playbooks.models import runs
+from soar_playbooks.states import ContainmentState
 
 
 class SetContainment(BaseModel):
@@ -79,24 +81,24 @@ def set_containment(
     return answer(service.request(rt, connection, request), asked.level)
 
 
-def answer(row: dict[str, Any], wanted: Level) -> dict[str, Any]:
-    """What a caller learns of a containment that it asked for at ``wanted``."""
-    reached = row["state"] == service.ContainmentState.ACTIVE and Level(row["level"]).rank >= wanted.rank
+def answer(row: Containment, wanted: Level) -> dict[str, Any]:
+    """Tell a caller of a containment what it asked for at ``wanted``."""
+    reached = row.state is ContainmentState.ACTIVE and row.level.rank >= wanted.rank
     return {
-        "containment_id": row["id"], "state": "active" if reached else "waiting" if row["guard"] else "refused",
-        "level": str(row["level"]), "guard": str(row["guard"]), "needed": row["needed"], "reason": row["guard_reason"],
+        "containment_id": row.id, "state": "active" if reached else "waiting" if row.guard else "refused",
+        "level": str(row.level), "guard": str(row.guard), "needed": row.needed, "reason": row.guard_reason,
     }  # fmt: skip
 
 
 def release(rt: Runtime, connection: sa.Connection, principal: Principal, asked: ReleaseContainment) -> dict[str, Any]:
-    """One approval for a release; by containment, or by the device's open one.
+    """Give one approval for a release; by containment, or by the device's open one.
 
     Raises:
         Those of `soar_playbooks.containment.approvals.release`.
     """
     containment_id = asked.containment_id or service.open_of(connection, asked.device_id)
-    row = approvals.release(rt, connection, principal, containment_id=containment_id, note=asked.note)
-    return {"containment_id": row["id"], "state": str(row["state"]), "approvals": row["approvals"]}
+    found = approvals.release(rt, connection, principal, containment_id=containment_id, note=asked.note)
+    return {"containment_id": containment_id, "state": str(found.containment.state), "approvals": found.approvals}
 
 
 def page(rt: Runtime, connection: sa.Connection, principal: Principal, asked: PageParameters) -> dict[str, Any]:

@@ -46,7 +46,7 @@ ACLS: dict[str, list[dict[str, Any]]] = {"quarantine": _OPEN + _SHUT, "isolate":
 
 
 def point(rt: Runtime) -> MosquittoPoint | None:
-    """The point, if the settings name a broker."""
+    """Make the point, if the settings name a broker."""
     return MosquittoPoint(rt.settings) if SoarSettings.of(rt.settings).mosquitto_host else None
 
 
@@ -59,7 +59,7 @@ class MosquittoPoint:
         self._settings = settings
 
     def plan(self, rt: Runtime, target: Target, level: Level) -> list[str]:
-        """What `apply` would do, in words."""
+        """Tell what `apply` would do, in words."""
         role = ROLES.get(level)
         if role is None:
             return [f"client {target.name}: no role of ours ({level} is not the broker's business)"]
@@ -96,7 +96,7 @@ class MosquittoPoint:
             return self._evidence(admin, target, None, _said(intent, responses))
 
     def observe(self, rt: Runtime) -> dict[str, Level]:
-        """Every device that has one of our roles now; a client that the broker does not know counts as contained."""
+        """Find every device that has one of our roles now; a client that the broker does not know counts as contained."""
         with _Admin.connected(self._settings) as admin:
             clients = admin.clients()
         query = sa.select(devices.c.id, devices.c.name, enforcements.c.wanted).outerjoin(
@@ -183,7 +183,7 @@ class _Admin:
                 return [{k: v for k, v in response.items() if k != "correlationData"} for response in responses]
 
     def roles_of(self, username: str) -> set[str] | None:
-        """The roles of a client; None if the broker does not know it."""
+        """Read the roles of a client; None if the broker does not know it."""
         (response,) = self.call({"command": "getClient", "username": username})
         if "error" in response:
             if "not found" in str(response["error"]).lower():
@@ -198,7 +198,7 @@ class _Admin:
             self.call({"command": "createRole", "rolename": role, "acls": ACLS[role]})
 
     def clients(self) -> dict[str, set[str]]:
-        """All clients that the broker knows, with their roles."""
+        """Read all clients that the broker knows, with their roles."""
         (response,) = self.call({"command": "listClients", "verbose": True, "count": -1, "offset": 0})
         if "error" in response:
             raise PointUnavailable(f"Mosquitto: {response['error']}")
@@ -226,7 +226,7 @@ def _remove(username: str, role: str) -> dict[str, Any]:
 
 
 def _said(intent: str, responses: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the broker answered, under the intent that made it act; nothing if there was nothing to do."""
+    """Keep what the broker answered, under the intent that made it act; nothing if there was nothing to do."""
     return {"intent": intent, **({"broker": responses, "acted_for": intent} if responses else {})}
 
 

@@ -19,6 +19,7 @@ from lachan.work import jobs, outbox
 from soar_playbooks.containment import approvals as containment
 from soar_playbooks.errors import NotWaiting, UnknownRun
 from soar_playbooks.models import run_journal, runs
+from soar_playbooks.runs.records import RunRecord
 from soar_playbooks.states import Phase, RunOutcome, RunState, WaitingFor
 
 if TYPE_CHECKING:
@@ -36,15 +37,15 @@ def approve(rt: Runtime, connection: sa.Connection, principal: Principal, *, run
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, run_id)
-    if row["waiting_for_kind"] == WaitingFor.OUTCOME:
+    if _kind(row) is WaitingFor.OUTCOME:
         raise NotWaiting("Its outcome is unknown: say what happened instead of approving.", run=run_id)
-    if row["waiting_for_kind"] == WaitingFor.CONTAINMENT:
-        containment.approve(rt, connection, principal, containment_id=row["waiting_for_ref"], note=note)
+    if _kind(row) is WaitingFor.CONTAINMENT:
+        containment.approve(rt, connection, principal, containment_id=_ref(row), note=note)
         return
     given = containment.decide_once(connection, principal, subject_id=run_id, kind="run", decision="approve", note=note)
-    event = RunApproved(device_id=row["device_id"], run_id=run_id, person=principal.label)
+    event = RunApproved(device_id=row.device_id, run_id=run_id, person=principal.label)
     outbox.append(connection, event, actor=principal)
-    if given >= row["needed"]:
+    if given >= row.needed:
         _resume(rt, connection, run_id)
 
 
@@ -56,18 +57,18 @@ def reject(rt: Runtime, connection: sa.Connection, principal: Principal, *, run_
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, run_id)
-    if row["waiting_for_kind"] == WaitingFor.OUTCOME:
+    if _kind(row) is WaitingFor.OUTCOME:
         raise NotWaiting("Its outcome is unknown: say what happened instead of rejecting.", run=run_id)
-    event = RunRejected(device_id=row["device_id"], run_id=run_id, person=principal.label)
+    event = RunRejected(device_id=row.device_id, run_id=run_id, person=principal.label)
     outbox.append(connection, event, actor=principal)
-    if row["waiting_for_kind"] == WaitingFor.CONTAINMENT:
-        containment.reject(rt, connection, principal, containment_id=row["waiting_for_ref"], note=note)
+    if _kind(row) is WaitingFor.CONTAINMENT:
+        containment.reject(rt, connection, principal, containment_id=_ref(row), note=note)
         return
     containment.decide_once(connection, principal, subject_id=run_id, kind="run", decision="reject", note=note)
     values: dict[str, Any] = {"state": RunState.ENDED, "outcome": RunOutcome.REJECTED, "guard": "", "needed": 0}
     values |= {"waiting_for_kind": None, "waiting_for_ref": "", "ended_at": clock.now()}
     connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
-    finished = RunFinished(device_id=row["device_id"], run_id=run_id, outcome=RunOutcome.REJECTED)
+    finished = RunFinished(device_id=row.device_id, run_id=run_id, outcome=RunOutcome.REJECTED)
     outbox.append(connection, finished, actor=principal)
 
 
@@ -82,9 +83,9 @@ def resolve(
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, run_id)
-    if row["waiting_for_kind"] != WaitingFor.OUTCOME:
+    if _kind(row) is not WaitingFor.OUTCOME:
         raise NotWaiting("No outcome of it is unknown.", run=run_id)
-    step = row["waiting_for_ref"]
+    step = _ref(row)
     kind = "resolve"
     containment.decide_once(
         connection, principal, subject_id=f"{run_id}:{step}"[:120], kind=kind, decision="approve", note=note
@@ -92,38 +93,46 @@ def resolve(
     body: dict[str, Any] = {"ok": happened, "resolved_by": principal.label, "note": note}
     if not happened:
         body["error"] = "a human saw that it did not happen"
-    journal = {"run_id": run_id, "step_id": step, "occurrence": 1, "phase": str(Phase.OUTCOME), "fence": row["fence"]}
+    journal = {"run_id": run_id, "step_id": step, "occurrence": 1, "phase": str(Phase.OUTCOME), "fence": row.fence}
     position = sa.select(sa.func.count()).where(run_journal.c.run_id == run_id)
     count = connection.execute(position).scalar_one()
     connection.execute(run_journal.insert().values(**journal, position=count, body=body, at=clock.now()))
-    event = RunResolved(device_id=row["device_id"], run_id=run_id, step=step, person=principal.label, happened=happened)
+    event = RunResolved(device_id=row.device_id, run_id=run_id, step=step, person=principal.label, happened=happened)
     outbox.append(connection, event, actor=principal)
     _resume(rt, connection, run_id)
 
 
-def find(connection: sa.Connection, principal: Principal, run_id: str) -> dict[str, Any]:
-    """A run that the principal may see.
+def find(connection: sa.Connection, principal: Principal, run_id: str) -> RunRecord:
+    """Find a run that the principal may see.
 
     Raises:
         UnknownRun: there is none, or it is another vendor's.
     """
     query = scope(principal, sa.select(runs).where(runs.c.id == run_id), runs.c.vendor)
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(query).first()
     if row is None:
         raise UnknownRun(f"No run {run_id}.")
-    return dict(row)
+    return RunRecord.of(row)
 
 
-def _waiting(connection: sa.Connection, principal: Principal, run_id: str) -> dict[str, Any]:
+def _waiting(connection: sa.Connection, principal: Principal, run_id: str) -> RunRecord:
     row = find(connection, principal, run_id)
-    if row["state"] != RunState.WAITING:
-        raise NotWaiting(f"Run {run_id} is {row['state']} and waits for nobody.")
-    if row["waiting_for_kind"] != WaitingFor.CONTAINMENT:  # else the containment's own locks order the deciders
+    if row.state is not RunState.WAITING:
+        raise NotWaiting(f"Run {run_id} is {row.state} and waits for nobody.")
+    if _kind(row) is not WaitingFor.CONTAINMENT:  # else the containment's own locks order the deciders
         lock = for_update(sa.select(runs).where(runs.c.id == run_id), connection)
-        row = dict(connection.execute(lock).mappings().one())
-        if row["state"] != RunState.WAITING:
-            raise NotWaiting(f"Run {run_id} is {row['state']} and waits for nobody.")
+        row = RunRecord.of(connection.execute(lock).one())
+        if row.state is not RunState.WAITING:
+            raise NotWaiting(f"Run {run_id} is {row.state} and waits for nobody.")
     return row
+
+
+def _kind(row: RunRecord) -> WaitingFor | None:
+    return None if row.waiting_for is None else row.waiting_for.kind
+
+
+def _ref(row: RunRecord) -> str:
+    return "" if row.waiting_for is None else row.waiting_for.ref
 
 
 def _resume(rt: Runtime, connection: sa.Connection, run_id: str) -> None:

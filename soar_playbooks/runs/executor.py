@@ -262,7 +262,7 @@ def _waits_for_approval(rt: Runtime, connection: sa.Connection, playbook: Playbo
 
 
 def plan(playbook: Playbook, run: Run, step: Step) -> list[dict[str, Any]]:
-    """What the run would do from a step on if everything succeeded: for the human who approves it."""
+    """Tell what the run would do from a step on if everything succeeded: for the human who approves it."""
     found: list[dict[str, Any]] = []
     name: str | None = step.id
     while name is not None:
@@ -319,7 +319,7 @@ def _ask(rt: Runtime, playbook: Playbook, asking: Asking) -> Take:
 
 
 def _after(run: Run, then: Callable[[sa.Connection], Run | None]) -> Take:
-    """How a unit begins that goes on with a run: its device's lock comes first."""
+    """Give how a unit begins that goes on with a run: its device's lock comes first."""
 
     def take(connection: sa.Connection) -> Run | None:
         devices.lock(connection, [run.device_id] if run.device_id else [])

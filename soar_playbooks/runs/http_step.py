@@ -34,17 +34,17 @@ class HttpStepRequest:
     key: str
 
     def shown(self) -> dict[str, Any]:
-        """For the journal."""
+        """Give what the journal keeps."""
         return {"http": f"{self.method} {self.url}", "body": self.body.decode("utf-8"), "key": self.key}
 
 
 def prepare(run: Run, step: Step, command: HttpCommand) -> HttpStepRequest:
-    """The request of a step with the run's variables in it."""
+    """Make the request of a step with the run's variables in it."""
     return request(command, substitute(command.content, run.variables), key=f"{run.id}.{step.id}")
 
 
 def request(command: HttpCommand, content: Any, *, key: str) -> HttpStepRequest:
-    """The request of a command with its content, all variables put in."""
+    """Make the request of a command with its content, all variables put in."""
     body = b"" if content is None else json.dumps(content, ensure_ascii=False, sort_keys=True).encode()
     return HttpStepRequest(command.method, command.url, body, key)
 
@@ -89,7 +89,7 @@ def pause(attempt: int) -> timedelta:
 
 
 def _fields(body: bytes) -> dict[str, Any]:
-    """The answer's fields, if every database can keep them; the effect is known either way and must stay known."""
+    """Give the answer's fields, if every database can keep them; the effect is known either way and must stay known."""
     try:
         found = json.loads(body)
         kept = json.dumps(found, allow_nan=False)

@@ -55,12 +55,12 @@ class Run:
     unwritten: tuple[Key, ...] = ()
 
     def entry(self, step_id: str, phase: Phase) -> dict[str, Any] | None:
-        """The body of a step's entry, if there is one."""
+        """Give the body of a step's entry, if there is one."""
         return self.entries.get(key(step_id, phase))
 
 
 def key(step_id: str, phase: Phase, occurrence: int = 1) -> Key:
-    """The key of an entry; today's playbooks do every step once."""
+    """Make the key of an entry; today's playbooks do every step once."""
     return (step_id, occurrence, str(phase))
 
 
@@ -95,7 +95,7 @@ def claim(connection: sa.Connection, run_id: str) -> Run | None:
 
 
 def entries(connection: sa.Connection, run_id: str) -> dict[Key, dict[str, Any]]:
-    """The journal of a run, in order."""
+    """Read the journal of a run, in order."""
     query = sa.select(run_journal).where(run_journal.c.run_id == run_id).order_by(run_journal.c.position)
     return {
         (row["step_id"], row["occurrence"], row["phase"]): dict(row["body"])
@@ -126,7 +126,7 @@ def save(
     guard: str = "",
     needed: int = 0,
 ) -> Run:
-    """Write the run's own row under its fence, and its unwritten entries; gives the run as it is now.
+    """Write the run's own row under its fence, and its unwritten entries; give the run as it is now.
 
     Raises:
         LostFence: another worker has claimed the run.
@@ -186,7 +186,7 @@ def _write(connection: sa.Connection, run: Run, more: Sequence[Call], **values: 
 
 
 def with_variables(run: Run, variables: dict[str, Any]) -> Run:
-    """The run with other variables in memory; `save` writes them."""
+    """Give the run other variables, in memory; `save` writes them."""
     return replace(run, variables=variables)
 
 

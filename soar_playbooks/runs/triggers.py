@@ -74,7 +74,7 @@ def matches(trigger: Trigger, alert: AlertRaised) -> bool:
 
 
 def _triggered(rt: Runtime, alert: AlertRaised) -> list[tuple[Loaded, Playbook]]:
-    """The playbooks that an alert triggers and that hold every check; of the others it is told why they do not."""
+    """Find the playbooks that an alert triggers and that hold every check; of the others it is told why they do not."""
     found, refused = [], []
     with rt.db.read() as connection:  # an alert that triggers nothing keeps off the write lock
         for loaded in playbooks.listing(connection):
@@ -132,7 +132,7 @@ _RUN = insert_new(
 
 
 def facts(alert: AlertRaised) -> dict[str, Any]:
-    """What the guards will want to know of the alert."""
+    """Give what the guards will want to know of the alert."""
     return {
         "device_id": alert.device_id, "subject_bound": alert.subject_bound, "outcome": alert.outcome,
         "sources": alert.sources, "senders": list(alert.senders), "rule_id": alert.rule_id, "alert_id": alert.alert_id,
@@ -140,7 +140,7 @@ def facts(alert: AlertRaised) -> dict[str, Any]:
 
 
 def bind(playbook: Playbook, alert: AlertRaised, device: devices.Device) -> dict[str, Any]:
-    """The run's variables at its start: the playbook's own, and the external ones from the alert."""
+    """Give the run's variables at its start: the playbook's own, and the external ones from the alert."""
     inputs = {
         "__alert__": alert.alert_id, "__rule__": alert.rule_id, "__severity__": alert.severity,
         "__device__": device.id, "__site__": device.site, "__criticality__": str(device.criticality),

@@ -24,6 +24,7 @@ from soar_playbooks.errors import OutcomeUnknown
 from soar_playbooks.models import run_journal, runs
 from soar_playbooks.runs import http_step, journal
 from soar_playbooks.runs.journal import Key, key
+from soar_playbooks.runs.records import RunRecord
 from soar_playbooks.states import ACTOR, Phase
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ def run_job(rt: Runtime, job: jobs.Job) -> None:
         lachan.work.jobs.Again: an idempotent peer does not answer.
     """
     with rt.db.read() as connection:
-        row = dict(connection.execute(sa.select(runs).where(runs.c.id == job.payload["run_id"])).mappings().one())
-        entries = journal.entries(connection, row["id"])
+        row = RunRecord.of(connection.execute(sa.select(runs).where(runs.c.id == job.payload["run_id"])).one())
+        entries = journal.entries(connection, row.id)
         try:
-            playbook = playbooks.verified(connection, row["digest"], starting=False)
+            playbook = playbooks.verified(connection, row.digest, starting=False)
         except LachanError as error:
             playbook, problem = None, error.detail
     if playbook is None:
@@ -54,7 +55,7 @@ def run_job(rt: Runtime, job: jobs.Job) -> None:
 
 
 def _todo(playbook: Playbook, entries: dict[Key, dict[str, Any]]) -> list[tuple[Step, Command]]:
-    """The steps that succeeded and say how they are undone, newest first, without those that are undone already."""
+    """Find the steps that succeeded and say how they are undone, newest first, without those that are undone already."""
     found = []
     for name, occurrence, phase in reversed(list(entries)):
         step = playbook.steps.get(name)
@@ -68,7 +69,7 @@ def _todo(playbook: Playbook, entries: dict[Key, dict[str, Any]]) -> list[tuple[
     return found
 
 
-def _undo(rt: Runtime, row: dict[str, Any], entries: dict[Key, dict[str, Any]], step: Step, command: Command) -> None:
+def _undo(rt: Runtime, row: RunRecord, entries: dict[Key, dict[str, Any]], step: Step, command: Command) -> None:
     before = entries.get(key(f"undo:{step.id}", Phase.INTENT))
     attempt = before["attempt"] + 1 if before else 1
     try:
@@ -77,8 +78,8 @@ def _undo(rt: Runtime, row: dict[str, Any], entries: dict[Key, dict[str, Any]], 
             return
         if before is not None and not step.idempotent:
             raise OutcomeUnknown("the worker died between the request and its outcome")
-        body = substitute(command.content, row["variables"])
-        request = http_step.request(command, body, key=f"{row['id']}.undo.{step.id}")
+        body = substitute(command.content, row.variables)
+        request = http_step.request(command, body, key=f"{row.id}.undo.{step.id}")
         intent = {**request.shown(), "attempt": attempt}
         faults.run(rt, faults.Record.OUTCOME, lambda c: _enter(c, row, step, Phase.INTENT, intent))
         result = http_step.send(rt, request, timeout=step.timeout.total_seconds())
@@ -94,26 +95,26 @@ def _undo(rt: Runtime, row: dict[str, Any], entries: dict[Key, dict[str, Any]], 
         faults.run(rt, faults.Record.OUTCOME, lambda c: _enter(c, row, step, Phase.OUTCOME, done))
 
 
-def _call(rt: Runtime, row: dict[str, Any], step: Step, command: VerbCommand, connection: sa.Connection) -> None:
-    result = verbs.call(rt, connection, ACTOR, command.verb, substitute(command.parameters, row["variables"]))
+def _call(rt: Runtime, row: RunRecord, step: Step, command: VerbCommand, connection: sa.Connection) -> None:
+    result = verbs.call(rt, connection, ACTOR, command.verb, substitute(command.parameters, row.variables))
     _enter(connection, row, step, Phase.OUTCOME, {"ok": True, "result": result})
 
 
-def _enter(connection: sa.Connection, row: dict[str, Any], step: Step, phase: Phase, body: dict[str, Any]) -> None:
+def _enter(connection: sa.Connection, row: RunRecord, step: Step, phase: Phase, body: dict[str, Any]) -> None:
     where = sa.and_(
-        run_journal.c.run_id == row["id"],
+        run_journal.c.run_id == row.id,
         run_journal.c.step_id == f"undo:{step.id}",
         run_journal.c.phase == str(phase),
     )
-    values = {"fence": row["fence"], "body": body, "at": clock.now()}
+    values = {"fence": row.fence, "body": body, "at": clock.now()}
     if connection.execute(run_journal.update().where(where).values(**values)).rowcount:
         return
-    counting = sa.select(sa.func.count()).where(run_journal.c.run_id == row["id"])
-    keys = {"run_id": row["id"], "step_id": f"undo:{step.id}", "occurrence": 1, "phase": str(phase)}
+    counting = sa.select(sa.func.count()).where(run_journal.c.run_id == row.id)
+    keys = {"run_id": row.id, "step_id": f"undo:{step.id}", "occurrence": 1, "phase": str(phase)}
     position = connection.execute(counting).scalar_one()
     connection.execute(run_journal.insert().values(**keys, **values, position=position))
 
 
-def _page(rt: Runtime, row: dict[str, Any], reason: str) -> None:
-    event = HumanPaged(device_id=row["device_id"], reason=reason[:500], run_id=row["id"], alert_id=row["alert_id"])
+def _page(rt: Runtime, row: RunRecord, reason: str) -> None:
+    event = HumanPaged(device_id=row.device_id, reason=reason[:500], run_id=row.id, alert_id=row.alert_id)
     rt.db.run(lambda connection: webhooks.tell(rt, connection, event, actor=ACTOR))

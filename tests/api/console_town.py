@@ -213,7 +213,7 @@ def _containment(made: Console) -> None:
         made.ids["containment"] = row["id"]
     with rt.db.write() as connection:
         asked = Request(device_id=made.devices["cam-0043"].id, level=Level.QUARANTINE, reason=HOSTILE, principal=SETUP)
-        made.ids["waiting"] = service.request(rt, connection, asked)["id"]
+        made.ids["waiting"] = service.request(rt, connection, asked).id
 
 
 def _verdicts(made: Console) -> None:

@@ -22,9 +22,10 @@ from pki import ocsp, service, standing
 from pki.errors import TooManyRenewals
 from soar_playbooks.containment import approvals
 from soar_playbooks.containment import service as containment
-from soar_playbooks.containment.service import ContainmentState
+from soar_playbooks.containment.records import Containment, ReleaseCount
 from soar_playbooks.errors import FourEyes
 from soar_playbooks.runs import http_step
+from soar_playbooks.states import ContainmentState
 from tests.api.support import Town
 from tests.conftest import person
 from tests.ota_signing.conftest import House
@@ -36,19 +37,19 @@ CHI = person("chi", Role.ANALYST)
 GIANG = person("giang", Role.APPROVER)
 
 
-def propose(rt: Runtime, who: Principal, device: Any, level: Level, **more: Any) -> dict[str, Any]:
+def propose(rt: Runtime, who: Principal, device: Any, level: Level, **more: Any) -> Containment:
     with rt.db.write() as connection:
         return approvals.propose(rt, connection, who, device=device, level=level, reason=f"{level}!", **more)
 
 
-def approve(rt: Runtime, who: Principal, row: dict[str, Any]) -> dict[str, Any]:
+def approve(rt: Runtime, who: Principal, row: Containment) -> Containment:
     with rt.db.write() as connection:
-        return approvals.approve(rt, connection, who, containment_id=row["id"])
+        return approvals.approve(rt, connection, who, containment_id=row.id)
 
 
-def release(rt: Runtime, who: Principal, row: dict[str, Any]) -> dict[str, Any]:
+def release(rt: Runtime, who: Principal, row: Containment) -> ReleaseCount:
     with rt.db.write() as connection:
-        return approvals.release(rt, connection, who, containment_id=row["id"])
+        return approvals.release(rt, connection, who, containment_id=row.id)
 
 
 def test_who_asked_for_it_cannot_release_it_after_somebody_asked_for_more(rt: Runtime) -> None:
@@ -57,11 +58,11 @@ def test_who_asked_for_it_cannot_release_it_after_somebody_asked_for_more(rt: Ru
     row = approve(rt, AN, propose(rt, DUNG, device, Level.QUARANTINE))
     propose(rt, CHI, device, Level.ISOLATE)
     with rt.db.write() as connection:
-        approvals.reject(rt, connection, BINH, containment_id=row["id"])
+        approvals.reject(rt, connection, BINH, containment_id=row.id)
     with pytest.raises(FourEyes):
         release(rt, DUNG, row)
     release(rt, AN, row)
-    assert release(rt, BINH, row)["state"] == ContainmentState.ENDED
+    assert release(rt, BINH, row).containment.state is ContainmentState.ENDED
 
 
 def test_agreeing_to_release_from_less_is_not_agreeing_to_release_from_more(rt: Runtime) -> None:
@@ -70,9 +71,9 @@ def test_agreeing_to_release_from_less_is_not_agreeing_to_release_from_more(rt: 
     row = approve(rt, BINH, propose(rt, CHI, device, Level.DEGRADE))
     release(rt, AN, row)
     approve(rt, BINH, propose(rt, CHI, device, Level.QUARANTINE))
-    assert release(rt, GIANG, row)["approvals"] == 1
+    assert release(rt, GIANG, row).approvals == 1
     assert decision(rt, device) is trust.Answer.QUARANTINE
-    assert release(rt, AN, row)["state"] == ContainmentState.ENDED
+    assert release(rt, AN, row).containment.state is ContainmentState.ENDED
     assert decision(rt, device) is trust.Answer.ALLOW
 
 
@@ -82,7 +83,7 @@ def test_row_and_signal_of_a_lengthened_containment_end_together(rt: Runtime) ->
     row = approve(rt, BINH, propose(rt, CHI, device, Level.QUARANTINE, until=timedelta(hours=1)))
     propose(rt, CHI, device, Level.ISOLATE, until=timedelta(hours=9))
     with clock.travel(timedelta(hours=2)), rt.db.read() as connection:
-        assert containment.find(connection, row["id"])["until"] > clock.now()
+        assert (containment.find(connection, row.id).until or clock.now()) > clock.now()
         assert trust.decision(connection, device.id).answer is trust.Answer.QUARANTINE
 
 

@@ -295,10 +295,10 @@ def test_an_analyst_proposes_and_another_person_approves(rt: Runtime) -> None:
     device = new_device(rt)
     with rt.db.write() as connection:
         row = approvals.propose(rt, connection, CHI, device=device, level=Level.QUARANTINE, reason="looks bad")
-    assert (row["state"], row["guard"]) == ("waiting", "proposed")
+    assert (row.state, row.guard) == ("waiting", "proposed")
     assert decision(rt, device) is trust.Answer.ALLOW
     with rt.db.write() as connection:
-        approvals.approve(rt, connection, AN, containment_id=row["id"])
+        approvals.approve(rt, connection, AN, containment_id=row.id)
     assert decision(rt, device) is trust.Answer.QUARANTINE
 
 
@@ -311,21 +311,21 @@ def test_the_proposer_neither_approves_nor_releases(rt: Runtime) -> None:
     with rt.db.write() as connection:
         row = approvals.propose(rt, connection, both, device=device, level=Level.QUARANTINE, reason="x")
     with pytest.raises(FourEyes), rt.db.write() as connection:
-        approvals.approve(rt, connection, both, containment_id=row["id"])
+        approvals.approve(rt, connection, both, containment_id=row.id)
     with rt.db.write() as connection:
-        approvals.approve(rt, connection, AN, containment_id=row["id"])
+        approvals.approve(rt, connection, AN, containment_id=row.id)
     with pytest.raises(FourEyes), rt.db.write() as connection:
-        approvals.release(rt, connection, both, containment_id=row["id"])
+        approvals.release(rt, connection, both, containment_id=row.id)
 
 
 def test_eviction_needs_two_other_persons(rt: Runtime) -> None:
     device = new_device(rt)
     with rt.db.write() as connection:
         row = approvals.propose(rt, connection, CHI, device=device, level=Level.EVICT, reason="stolen")
-    assert (row["guard"], row["needed"]) == ("evict", 2)
+    assert (row.guard, row.needed) == ("evict", 2)
     for person, answer in ((AN, trust.Answer.ALLOW), (BINH, trust.Answer.DENY)):
         with rt.db.write() as connection:
-            approvals.approve(rt, connection, person, containment_id=row["id"])
+            approvals.approve(rt, connection, person, containment_id=row.id)
         assert decision(rt, device) is answer
 
 
@@ -339,12 +339,12 @@ def test_whoever_asks_for_a_harder_level_may_not_approve_it(rt: Runtime) -> None
     work(rt)
     with rt.db.write() as connection:
         row = approvals.propose(rt, connection, both, device=device, level=Level.EVICT, reason="stolen")
-    assert (row["state"], row["level"], row["wanted"], row["needed"]) == ("active", "quarantine", "evict", 2)
+    assert (row.state, row.level, row.wanted, row.needed) == ("active", "quarantine", "evict", 2)
     with pytest.raises(FourEyes), rt.db.write() as connection:
-        approvals.approve(rt, connection, both, containment_id=row["id"])
+        approvals.approve(rt, connection, both, containment_id=row.id)
     for approver in (AN, BINH):
         with rt.db.write() as connection:
-            approvals.approve(rt, connection, approver, containment_id=row["id"])
+            approvals.approve(rt, connection, approver, containment_id=row.id)
     assert decision(rt, device) is trust.Answer.DENY
 
 
@@ -375,7 +375,7 @@ def test_a_second_alert_joins_the_first_containment_and_may_raise_it(rt: Runtime
         second = service.request(rt, connection, asked(device, level=Level.DEGRADE))
     with rt.db.write() as connection:
         third = service.request(rt, connection, asked(device, level=Level.ISOLATE))
-    assert first["id"] == second["id"] == third["id"]
+    assert first.id == second.id == third.id
     assert one_containment(rt)["level"] == "isolate"
     assert [event.level for event in told(rt, "DeviceContained")] == ["quarantine", "isolate"]
     assert {row["active"] for row in rows(rt, containment_budgets)} == {1}

@@ -58,11 +58,9 @@ def test_a_stream_of_containments_does_not_keep_the_switch_from_being_turned(rt:
                 began = time.monotonic()
                 row = rt.db.run(lambda c: service.request(rt, c, asked(device.id)), urgent=True)
                 took.append(time.monotonic() - began)
-                states.append((began, row["guard"]))
-                if row["state"] == "active":  # and is let go again, so that there is always one to be contained
-                    rt.db.run(
-                        lambda c: service.end(rt, c, service.locked(c, row["id"], ACTOR), actor=ACTOR, reason="t")
-                    )
+                states.append((began, row.guard))
+                if row.state == "active":  # and is let go again, so that there is always one to be contained
+                    rt.db.run(lambda c: service.end(rt, c, service.locked(c, row.id, ACTOR), actor=ACTOR, reason="t"))
         except BaseException as error:
             raised.append(error)
 
@@ -89,5 +87,5 @@ def test_the_switch_says_when_it_was_turned_and_tells_it_once(rt: Runtime) -> No
         room.set_kill_switch(rt, ADMIN, active=active, reason=str(active))
         with rt.db.read() as connection:
             found = approvals.kill_switch_state(connection)
-        assert (found["active"], found["reason"], found["by"]) == (active, str(active), ADMIN.label)
+        assert (found.active, found.reason, found.by) == (active, str(active), ADMIN.label)
     assert [event.active for event in told(rt, "KillSwitchChanged")] == [True, False]

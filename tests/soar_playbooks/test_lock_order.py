@@ -55,7 +55,7 @@ def contain(rt: Runtime, device_id: str) -> float:
     )
     began = time.monotonic()
     row = rt.db.run(lambda connection: service.request(rt, connection, asked), urgent=True)
-    assert row["state"] == "active"
+    assert row.state == "active"
     return time.monotonic() - began
 
 

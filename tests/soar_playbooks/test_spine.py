@@ -42,13 +42,13 @@ def test_an_alert_contains_its_device_and_two_persons_release_it(rt: Runtime) ->
 
     with rt.db.write() as connection:
         after_one = approvals.release(rt, connection, AN, containment_id=containment["id"])
-    assert (after_one["state"], after_one["approvals"]) == ("active", 1)
+    assert (after_one.containment.state, after_one.approvals) == ("active", 1)
     assert decision(rt, device) is trust.Answer.QUARANTINE
     with pytest.raises(FourEyes), rt.db.write() as connection:
         approvals.release(rt, connection, AN, containment_id=containment["id"])
     with rt.db.write() as connection:
         after_two = approvals.release(rt, connection, BINH, containment_id=containment["id"])
-    assert after_two["state"] == "ended"
+    assert after_two.containment.state == "ended"
     assert decision(rt, device) is trust.Answer.ALLOW
     assert [event.person for event in told(rt, "ReleaseApproved")] == ["person:an", "person:binh"]
     assert [event.by for event in told(rt, "ContainmentEnded")] == ["person:binh"]

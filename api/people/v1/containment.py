@@ -1,5 +1,6 @@
 """Containment over HTTP: propose, approve, reject, release by two persons, and the kill switch."""
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -122,7 +123,7 @@ def list_containments(
 def read_kill_switch(caller: Reader, rt: Open) -> KillSwitchOut:
     """Tell whether automatic containment is stopped, by whom and why."""
     with rt.db.read() as connection:
-        return KillSwitchOut.model_validate(approvals.kill_switch_state(connection))
+        return KillSwitchOut.model_validate(asdict(approvals.kill_switch_state(connection)))
 
 
 @router.put("/kill-switch", summary="Stop or allow automatic containment")
@@ -132,7 +133,7 @@ def set_kill_switch(
     """Stop every automatic containment everywhere, or allow them again; what humans decide goes on."""
     service.set_kill_switch(rt, caller, active=body.active, reason=body.reason)
     with rt.db.read() as connection:
-        return KillSwitchOut.model_validate(approvals.kill_switch_state(connection))
+        return KillSwitchOut.model_validate(asdict(approvals.kill_switch_state(connection)))
 
 
 @router.get("/{containment_id}", summary="Read one containment with its evidence", responses=documented(404))
