@@ -444,11 +444,12 @@ class ApprovalNeeded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunApproved(Event):
-    """Run, or what it waits for, approved by one person."""
+    """Run, or what it waits for, approved by one person; ``shown`` is the digest of what they saw."""
 
     run_id: str
     person: str
     containment_id: str = ""
+    shown: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -503,6 +504,15 @@ class DeviceContained(Event):
     level: str
     reason: str
     run_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainmentLengthened(Event):
+    """A containment in effect lasts until ``until`` now (empty: until released); told by `soar_playbooks.containment`."""
+
+    containment_id: str
+    until: str
+    by: str
 
 
 @dataclass(frozen=True, kw_only=True)

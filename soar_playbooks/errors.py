@@ -90,6 +90,15 @@ class NotWaiting(Conflict):
     title, hint = "Nothing is waiting for this decision", "Show it again; somebody else may have decided."
 
 
+class ShownChanged(Conflict):
+    """What waits for approval is not what the person was shown: alerts came, or what is asked has changed."""
+
+    title, hint = (
+        "It has changed since you looked",
+        "Read it again with the alerts that came, then approve what it says now.",
+    )
+
+
 class FourEyes(Forbidden):
     """The same person may not give two of the needed decisions."""
 

@@ -103,6 +103,7 @@ approvals = sa.Table(
     sa.Column("session", sa.String(60), nullable=False),
     sa.Column("decision", sa.String(10), nullable=False),
     sa.Column("note", sa.Text, nullable=False, server_default=""),
+    sa.Column("shown", sa.String(64), nullable=False, server_default=""),
     sa.Column("at", UtcDateTime, nullable=False),
 )
 
@@ -127,6 +128,8 @@ containments = sa.Table(
     sa.Column("requested_by", sa.String(200), nullable=False),
     sa.Column("requester_id", sa.String(60), nullable=False, server_default=""),
     sa.Column("until", UtcDateTime),
+    sa.Column("longer", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("longer_seconds", sa.Float),
     sa.Column("counted", Json, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("since", UtcDateTime),

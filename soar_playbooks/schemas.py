@@ -13,7 +13,7 @@ from lachan import devices
 from lachan.enforcement import Level, Target, points
 from lachan.identity import Principal, scope
 from lachan.runtime import Runtime
-from soar_playbooks.containment import approvals, reconciler, service
+from soar_playbooks.containment import approvals, reconciler, service, shown
 from soar_playbooks.containment.records import Containment
 from soar_playbooks.models import containments, run_journal, runs
 from soar_playbooks.runs import decisions as run_decisions
@@ -26,7 +26,7 @@ RUN_FIELDS = (
 )  # fmt: skip
 CONTAINMENT_FIELDS = (
     "id", "device_id", "vendor", "site", "state", "level", "wanted", "guard", "guard_reason", "needed", "reason", "run_id",
-    "alert_id", "requested_by", "until", "created_at", "since", "ended_at", "ended_by",
+    "alert_id", "requested_by", "until", "longer", "longer_seconds", "created_at", "since", "ended_at", "ended_by",
 )  # fmt: skip
 _DEVICE_NAME = devices.devices.c.name.label("device_name")
 
@@ -65,7 +65,8 @@ def show_run(connection: sa.Connection, principal: Principal, run_id: str) -> di
             {name: entry[name] for name in ("step_id", "phase", "at", "body")}
             for entry in connection.execute(order).mappings()
         ],
-        "decisions": decided(connection, run_id),
+        "decisions": decided(connection, run_id), "alerts": shown.alerts_of(row.facts),
+        "shown": run_decisions.shown_of(connection, row),
     }  # fmt: skip
 
 
@@ -101,6 +102,7 @@ def show_containment(
     return {
         **_pick(row, CONTAINMENT_FIELDS), "device_name": _name(connection, row.device_id),
         "decisions": decided(connection, row.id), "releases": releases, "releases_needed": approvals.RELEASES_NEEDED,
+        "alerts": shown.of_containment(connection, row), "shown": shown.at_containment(connection, row),
         "points": [
             {name: getattr(state, name) for name in ("point", "wanted", "state", "attempts", "evidence", "last_error", "updated_at")}
             for state in states

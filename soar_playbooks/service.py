@@ -8,6 +8,7 @@ decided, and by whom, is said there: `soar_playbooks.runs.decisions`, `soar_play
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 
-def approve_run(rt: Runtime, principal: Principal, *, run_id: str, note: str = "") -> None:
+def approve_run(rt: Runtime, principal: Principal, *, run_id: str, note: str = "", shown: str = "") -> None:
     """Approve what a run waits for; errors as `soar_playbooks.runs.decisions.approve`."""
-    faults.run(rt, Record.APPROVAL, lambda c: decisions.approve(rt, c, principal, run_id=run_id, note=note))
+    faults.run(
+        rt, Record.APPROVAL, lambda c: decisions.approve(rt, c, principal, run_id=run_id, note=note, shown=shown)
+    )
 
 
 def reject_run(rt: Runtime, principal: Principal, *, run_id: str, note: str = "") -> None:
@@ -66,13 +69,17 @@ def set_kill_switch(rt: Runtime, principal: Principal, *, active: bool, reason: 
 
 
 def approve_containment(
-    rt: Runtime, principal: Principal, *, containment_id: str, note: str = "", level: Level | None = None
+    rt: Runtime,
+    principal: Principal,
+    *,
+    containment_id: str,
+    note: str = "",
+    level: Level | None = None,
+    shown: str = "",
 ) -> None:
     """Approve what a containment waits for; errors as `soar_playbooks.containment.approvals.approve`."""
-    faults.run(
-        rt, Record.APPROVAL,
-        lambda c: approvals.approve(rt, c, principal, containment_id=containment_id, note=note, level=level),
-    )  # fmt: skip
+    asked = partial(approvals.approve, containment_id=containment_id, note=note, level=level, shown=shown)
+    faults.run(rt, Record.APPROVAL, lambda c: asked(rt, c, principal))
 
 
 def reject_containment(rt: Runtime, principal: Principal, *, containment_id: str, note: str = "") -> None:

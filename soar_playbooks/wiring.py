@@ -5,7 +5,10 @@ from lachan.wiring import Room
 WIRING = Room(
     tables="soar_playbooks.models",
     settings="soar_playbooks.settings:SoarSettings",
-    handlers={"AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",)},
+    handlers={
+        "AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",),
+        "DeviceChanged": ("soar_playbooks.containment.criticality:on_device_changed",),
+    },
     jobs={
         "soar.run": "soar_playbooks.runs.executor:run_job",
         "soar.verify": "soar_playbooks.containment.reconciler:verify",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from lachan import clock
+from lachan import clock, devices
 from lachan.database import after_commit, insert_ignore
 from lachan.devices import Device
 from lachan.enforcement import Level
@@ -20,8 +20,9 @@ from lachan.events import ContainmentRejected, KillSwitchChanged, ReleaseApprove
 from lachan.identity import Permission, Principal, require
 from lachan.statements import Statement, insert_or_replace
 from lachan.work import outbox
-from soar_playbooks.containment import service
-from soar_playbooks.containment.guards import Guard
+from soar_playbooks.containment import effects, guards, service
+from soar_playbooks.containment import shown as look
+from soar_playbooks.containment.guards import Asked, Guard
 from soar_playbooks.containment.records import Containment, KillSwitchState, PersonDecision, ReleaseCount
 from soar_playbooks.errors import FourEyes, NotWaiting, ReleaseNotPossible
 from soar_playbooks.models import approvals, kill_switch
@@ -57,32 +58,70 @@ def propose(
 
 def approve(
     rt: Runtime, connection: sa.Connection, principal: Principal, *,
-    containment_id: str, note: str = "", level: Level | None = None,
+    containment_id: str, note: str = "", level: Level | None = None, shown: str = "",
 ) -> Containment:  # fmt: skip
     """Approve what a containment waits for; the last needed approval lets it take effect at once.
+
+    The guards judge again: if more people must agree by now (the device became more critical), it goes on waiting.
 
     Args:
         rt, connection: the installation, and an open `Database.write`.
         principal, containment_id, note: who approves what, and why.
         level: what the person saw that it waits for; None takes whatever it waits for now.
+        shown: what the person saw (`soar_playbooks.containment.shown`); empty takes what there is now.
 
     Raises:
         PersonNeeded, Forbidden: not a person's session, or not an approver.
         NotWaiting: it waits for nobody, or for another level than the person saw.
-        FourEyes: the person proposed it, or has approved it already.
+        ShownChanged: alerts came, or something else changed, since the person looked.
+        FourEyes: the person asked for it, or has approved it already.
+        TargetProtected: the device has become one of lachan's own dependencies.
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, containment_id, level=level)
+    now = look.check(shown, look.at_containment(connection, row))
     kind = f"contain-{row.round}"
-    given = decide_once(connection, principal, subject_id=row.id, kind=kind, decision="approve", note=note)
+    given = decide_once(
+        connection, principal, subject_id=row.id, kind=kind, decision="approve", note=note, shown=now
+    )  # fmt: skip
     told = {"device_id": row.device_id, "run_id": row.run_id, "containment_id": row.id}
-    outbox.append(connection, RunApproved(**told, person=principal.label), actor=principal)
-    if given < row.needed:
-        return row
-    until = clock.now() + (row.until - row.created_at) if row.until is not None else None
-    row = service.write(connection, row, guard=Guard.NONE, guard_reason="", needed=0, until=until)
-    row = service.activate(rt, connection, row, row.wanted, actor=principal)
+    outbox.append(connection, RunApproved(**told, person=principal.label, shown=now), actor=principal)
+    return agreed(rt, connection, row, given, actor=principal)
+
+
+def agreed(rt: Runtime, connection: sa.Connection, row: Containment, given: int, *, actor: Principal) -> Containment:
+    """Judge what people have agreed to: let it take effect, or say how many of them it still needs.
+
+    Raises:
+        TargetProtected: the device is one of lachan's own dependencies.
+    """
+    device = devices.get(connection, row.device_id)
+    verdict = guards.judge(connection, rt.settings, device, Asked(level=row.wanted, facts=None, approvals=given))
+    if verdict.guard:
+        return row if verdict.needed == row.needed else effects.write(connection, row, needed=verdict.needed)
+    return take_effect(rt, connection, row, actor=actor)
+
+
+def take_effect(rt: Runtime, connection: sa.Connection, row: Containment, *, actor: Principal) -> Containment:
+    """Let what a containment waits for take effect, a harder level or a later end, and go on with its runs."""
+    longer, until = row.longer, effects.end_of(row.longer_seconds)
+    values: dict[str, Any] = {
+        "guard": Guard.NONE,
+        "guard_reason": "",
+        "needed": 0,
+        "longer": False,
+        "longer_seconds": None,
+    }
+    if row.since is None and row.until is not None:
+        values["until"] = clock.now() + (row.until - row.created_at)
+    row = effects.write(connection, row, **values)
+    if row.since is None or row.wanted.rank > row.level.rank:
+        row = effects.activate(rt, connection, row, row.wanted, actor=actor)
+        effects.end_due(connection, row)
+    if longer:
+        row = effects.lengthen(connection, row, until, actor=actor)
     service.resume_runs(connection, row.id)
+    after_commit(connection, rt.wake)
     return row
 
 
@@ -99,12 +138,18 @@ def reject(
     row = _waiting(connection, principal, containment_id)
     kind = f"contain-{row.round}"
     decide_once(connection, principal, subject_id=row.id, kind=kind, decision="reject", note=note)
-    values: dict[str, Any] = {"guard": Guard.NONE, "guard_reason": "", "needed": 0}
+    values: dict[str, Any] = {
+        "guard": Guard.NONE,
+        "guard_reason": "",
+        "needed": 0,
+        "longer": False,
+        "longer_seconds": None,
+    }
     if row.state is ContainmentState.WAITING:
         values |= {"state": ContainmentState.REJECTED, "ended_at": clock.now(), "ended_by": principal.label}
     else:
         values |= {"wanted": row.level}
-    row = service.write(connection, row, **values)
+    row = effects.write(connection, row, **values)
     event = ContainmentRejected(device_id=row.device_id, containment_id=row.id, person=principal.label, note=note)
     outbox.append(connection, event, actor=principal)
     service.resume_runs(connection, row.id)
@@ -170,16 +215,17 @@ def kill_switch_state(connection: sa.Connection) -> KillSwitchState:
 
 
 def decide_once(
-    connection: sa.Connection, principal: Principal, *, subject_id: str, kind: str, decision: str, note: str
-) -> int:
-    """Record one person's decision; give how many persons have approved.
+    connection: sa.Connection, principal: Principal, *, subject_id: str, kind: str, decision: str, note: str,
+    shown: str = "",
+) -> int:  # fmt: skip
+    """Record one person's decision, and what they were shown; give how many persons have approved.
 
     Raises:
         FourEyes: this person has decided already.
     """
     values = {
         "subject_id": subject_id, "kind": kind, "person_id": principal.id, "person": principal.label,
-        "session": principal.session or "", "decision": decision, "note": note, "at": clock.now(),
+        "session": principal.session or "", "decision": decision, "note": note, "shown": shown, "at": clock.now(),
     }  # fmt: skip
     if not insert_ignore(connection, approvals, values, index=("subject_id", "kind", "person_id")):
         raise FourEyes(f"{principal.label} has decided this already.")
@@ -214,6 +260,7 @@ def _waiting(
     if level is not None and level != row.wanted:
         raise NotWaiting(f"It waits for {row.wanted} now, not for {level}: look at it again.")
     _not_the_proposer(row, principal)
+    _never_asked(connection, row, principal)
     return row
 
 
@@ -223,12 +270,12 @@ def _not_the_proposer(row: Containment, principal: Principal) -> None:
 
 
 def _never_asked(connection: sa.Connection, row: Containment, principal: Principal) -> None:
-    """See that whoever asked for a containment does not release it, also when somebody else has asked for more since."""
+    """See that whoever asked for a containment decides nothing of it, also when somebody else has asked for more since."""
     asked = sa.and_(
         approvals.c.subject_id == row.id, approvals.c.kind == "asked", approvals.c.person_id == principal.id
     )
     if connection.execute(sa.select(approvals.c.person_id).where(asked)).first():
-        raise FourEyes(f"{principal.label} asked for this containment; two others must release it.")
+        raise FourEyes(f"{principal.label} asked for this containment; others must decide.")
 
 
 _COUNT = Statement(

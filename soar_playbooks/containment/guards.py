@@ -120,7 +120,7 @@ def judge(connection: sa.Connection, settings: Settings, device: Device, asked: 
     _evidence(device, asked, asked.facts)
     if asked.approvals == 0 and switched_off(connection):
         return GuardVerdict(level=None, guard=Guard.KILL_SWITCH, needed=1, reason="The kill switch is on.")
-    waits = _criticality(device, asked)
+    waits = by_criticality(device, asked)
     if waits is not None:
         return waits
     if asked.approvals or asked.level.rank <= Level.DEGRADE.rank:
@@ -161,7 +161,7 @@ def _evidence(device: Device, asked: Asked, facts: Facts) -> None:
         raise EvidenceTooThin(f"Only attempts, seen by one source, speak against {device.name}.", device=device.id)
 
 
-def _criticality(device: Device, asked: Asked) -> GuardVerdict | None:
+def by_criticality(device: Device, asked: Asked) -> GuardVerdict | None:
     """Tell what a cut of a device waits for because of what depends on it; nothing for normal devices and mild levels."""
     if asked.level.rank <= Level.DEGRADE.rank or device.criticality is Criticality.NORMAL:
         return None

@@ -18,7 +18,11 @@ from soar_playbooks.states import ContainmentState
 
 @dataclass(frozen=True, kw_only=True)
 class Containment:
-    """A row of ``containments``; the attributes are its columns."""
+    """A row of ``containments``; the attributes are its columns.
+
+    ``level`` and ``until`` are in effect; ``wanted``, and with ``longer`` the end ``longer_seconds`` from the approval (None:
+    no end), wait for ``needed`` people because of ``guard``.
+    """
 
     id: str
     device_id: str
@@ -37,6 +41,8 @@ class Containment:
     requested_by: str
     requester_id: str
     until: datetime | None
+    longer: bool
+    longer_seconds: float | None
     counted: tuple[str, ...]
     created_at: datetime
     since: datetime | None

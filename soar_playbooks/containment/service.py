@@ -8,7 +8,6 @@ column of `devices` changes; background pages use SKIP LOCKED. The device's lock
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,33 +15,25 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock, devices, trust
-from lachan.database import after_commit, insert_ignore
+from lachan.database import after_commit
 from lachan.devices import Device
 from lachan.enforcement import Level
-from lachan.events import ApprovalNeeded, ContainmentEnded, ContainmentWaiting, DeviceContained, HumanPaged
+from lachan.events import ContainmentEnded
 from lachan.identity import Principal, PrincipalKind
 from lachan.ids import new_id
 from lachan.statements import Statement, later
 from lachan.work import jobs, outbox
-from soar_playbooks import webhooks
-from soar_playbooks.containment import budgets, guards, reconciler
+from soar_playbooks.containment import budgets, effects, guards, reconciler
 from soar_playbooks.containment.guards import Asked, Facts, Guard, GuardVerdict
 from soar_playbooks.containment.records import Containment
 from soar_playbooks.errors import ReleaseNotPossible, UnknownContainment
-from soar_playbooks.models import approvals, containments, run_journal, runs
+from soar_playbooks.models import containments, run_journal, runs
 from soar_playbooks.states import ACTOR, OPEN, ContainmentState, Phase, RunState, WaitingFor
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
-SOURCE = "containment"
 LEAVES_NOTHING = frozenset({"containment.set", "human.page"})  # of these verbs nothing is left when the row has ended
-ANSWERS = {
-    Level.DEGRADE: trust.Answer.LIMITED,
-    Level.QUARANTINE: trust.Answer.QUARANTINE,
-    Level.ISOLATE: trust.Answer.QUARANTINE,
-    Level.EVICT: trust.Answer.DENY,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +64,8 @@ class Request:
 def request(rt: Runtime, connection: sa.Connection, asked: Request) -> Containment:
     """Contain a device, as far as the guards let it; give its containment as it is then.
 
+    Whatever asks for more than is in effect or waits already, a harder level or a later end, is judged.
+
     Raises:
         NotFound: there is no such device, or it is another vendor's.
         TargetProtected, NotBound, EvidenceTooThin, HumanOnly: as `soar_playbooks.containment.guards.judge`.
@@ -80,60 +73,34 @@ def request(rt: Runtime, connection: sa.Connection, asked: Request) -> Containme
     open_one = (_OPEN, {"device_id_": asked.device_id})
     device, (found,) = devices.locked_and(connection, asked.device_id, [open_one], principal=asked.principal)
     row = Containment.of(found.rows[0]) if found.rows else None
-    if row is not None and row.state is ContainmentState.ACTIVE and row.level.rank >= asked.level.rank:
-        return _lengthen(connection, row, asked)
-    verdict = guards.judge(connection, rt.settings, device, _as_guards_see(asked, row))
-    waits = row is not None and row.guard and row.wanted.rank >= asked.level.rank and not asked.approvals
-    if row is not None and waits and (verdict.guard or verdict.level is None):
+    if row is not None and not _asks_more(row, asked):
         return row
+    verdict = guards.judge(connection, rt.settings, device, _as_guards_see(asked, row))
+    if row is not None and row.guard and verdict.guard and not _asks_more_than_waits(row, asked):
+        return row  # it waits for people already, and asks them nothing new
     return _apply(rt, connection, device, row, asked, verdict)
 
 
-def activate(
-    rt: Runtime, connection: sa.Connection, row: Containment, level: Level, *, actor: Principal
-) -> Containment:
-    """Let a level take effect now: row, trust signal, fact and the points, in the caller's unit."""
-    row = write(connection, row, **_activated(connection, row, level))
-    _take_effect(rt, connection, devices.get(connection, row.device_id), row, actor=actor)
-    return row
+def _asks_more(row: Containment, asked: Request) -> bool:
+    """Tell whether a request wants more than is in effect."""
+    harder = row.state is not ContainmentState.ACTIVE or asked.level.rank > row.level.rank
+    return harder or effects.lasts_longer(row, effects.end_of(_seconds(asked)))
 
 
-def write(connection: sa.Connection, row: Containment, **values: Any) -> Containment:
-    """Change columns of a containment; give it as it is then."""
-    stored = values | {"counted": list(values["counted"])} if "counted" in values else values
-    connection.execute(containments.update().where(containments.c.id == row.id).values(**stored))
-    return replace(row, **values)
+def _asks_more_than_waits(row: Containment, asked: Request) -> bool:
+    """Tell whether a request wants more than people are being asked for."""
+    if asked.level.rank > row.wanted.rank:
+        return True
+    seconds = _seconds(asked)
+    if not effects.lasts_longer(row, effects.end_of(seconds)):
+        return False
+    if row.since is None:
+        return True
+    return not row.longer or (row.longer_seconds is not None and (seconds is None or seconds > row.longer_seconds))
 
 
-def _activated(connection: sa.Connection, row: Containment, level: Level) -> dict[str, Any]:
-    if row.since is not None:  # who agreed to release it from less has not agreed to release it from this
-        stale = sa.and_(approvals.c.subject_id == row.id, approvals.c.kind == "release")
-        connection.execute(approvals.update().where(stale).values(kind=f"void-{row.level}"))
-    return {"state": ContainmentState.ACTIVE, "level": level, "since": row.since or clock.now()}
-
-
-def _take_effect(
-    rt: Runtime,
-    connection: sa.Connection,
-    device: Device,
-    row: Containment,
-    fresh: Sequence[tuple[Statement, dict[str, Any]]] = (),
-    *,
-    actor: Principal,
-) -> None:
-    level, dialect = row.level, connection.dialect.name
-    event = DeviceContained(
-        device_id=row.device_id, containment_id=row.id, level=str(level), reason=row.reason,
-        run_id=row.run_id,
-    )  # fmt: skip
-    _, told = outbox.calls(event, actor=actor, vendor=row.vendor, dialect=dialect)
-    signal = _signal_of(row)
-    if signal is not None:
-        trust.touch(connection)
-        told = [*trust.signal_calls(signal), *told]
-    later(connection, [*fresh, *told])
-    reconciler.want(rt, connection, reconciler.target_of(device), containment_id=row.id, level=level)
-    after_commit(connection, rt.wake)
+def _seconds(asked: Request) -> float | None:
+    return None if asked.until is None else asked.until.total_seconds()
 
 
 def end(rt: Runtime, connection: sa.Connection, row: Containment, *, actor: Principal, reason: str) -> None:
@@ -146,8 +113,8 @@ def end(rt: Runtime, connection: sa.Connection, row: Containment, *, actor: Prin
         raise ReleaseNotPossible(f"Containment {row.id} is {row.state}.")
     budgets.give_back(connection, row.counted)
     over = {"state": ContainmentState.ENDED, "ended_at": clock.now(), "ended_by": actor.label}
-    write(connection, row, **over, guard=Guard.NONE, counted=())
-    trust.clear_signal(connection, device_id=row.device_id, source=SOURCE, ref=row.id)
+    effects.write(connection, row, **over, guard=Guard.NONE, counted=())
+    trust.clear_signal(connection, device_id=row.device_id, source=effects.SOURCE, ref=row.id)
     event = ContainmentEnded(device_id=row.device_id, containment_id=row.id, by=actor.label, reason=reason)
     outbox.append(connection, event, actor=actor)
     target = reconciler.target_of(devices.get(connection, row.device_id))
@@ -164,6 +131,16 @@ def _undo(connection: sa.Connection, row: Containment) -> None:
     bodies = connection.execute(sa.select(run_journal.c.body).where(begun)).scalars()
     if any(body.get("verb") not in LEAVES_NOTHING for body in bodies):
         jobs.enqueue(connection, "soar.undo", {"run_id": row.run_id}, key=f"undo:{row.id}")
+
+
+def locked_open(connection: sa.Connection, device_id: str) -> tuple[Device, Containment | None]:
+    """Give a device, locked, and its open containment.
+
+    Raises:
+        NotFound: there is no such device.
+    """
+    device, (found,) = devices.locked_and(connection, device_id, [(_OPEN, {"device_id_": device_id})])
+    return device, Containment.of(found.rows[0]) if found.rows else None
 
 
 def locked(connection: sa.Connection, containment_id: str, principal: Principal) -> Containment:
@@ -229,7 +206,7 @@ def _fresh(device: Device, asked: Request) -> Containment:
         id=new_id(), device_id=device.id, vendor=device.vendor, site=device.site, state=ContainmentState.WAITING,
         level=Level.OBSERVE, wanted=asked.level, guard=Guard.NONE, guard_reason="", needed=0, round=1, reason=asked.reason,
         run_id=asked.run_id, alert_id=asked.facts.alert_id if asked.facts else "", requested_by=asked.principal.label,
-        requester_id=person, until=None, counted=(), created_at=clock.now(), since=None, ended_at=None, ended_by="",
+        requester_id=person, until=None, longer=False, longer_seconds=None, counted=(), created_at=clock.now(), since=None, ended_at=None, ended_by="",
     )  # fmt: skip
 
 
@@ -243,91 +220,61 @@ def _apply(
 ) -> Containment:
     """Write a verdict into the device's open row, or a new one, and let it take effect."""
     row = present or _fresh(device, asked)
-    first = not row.guard and row.since is None
+    waited = row.guard
+    values = _judged(row, asked, verdict)
+    harder = verdict.level is not None and (row.since is None or verdict.level.rank > row.level.rank)
+    if harder and verdict.level is not None:
+        values |= effects.activated(connection, row, verdict.level)
+    row = replace(row, **values) if present is None else effects.write(connection, row, **values)
+    fresh = [(_INSERT, row.columns)] if present is None else []
+    if not harder:
+        later(connection, fresh)
+    effects.remember_requester(connection, row)
+    if harder:
+        effects.take_effect(rt, connection, device, row, fresh, actor=asked.principal)
+        effects.end_due(connection, row)
+    if present is not None and present.since is not None and not verdict.guard:
+        row = effects.lengthen(connection, row, effects.end_of(_seconds(asked)), actor=asked.principal)
+    if verdict.page:
+        effects.page(rt, connection, row, verdict.reason, actor=asked.principal)
+    if verdict.guard:
+        effects.tell_waiting(rt, connection, row, run_id=asked.run_id, actor=asked.principal)
+    elif waited:  # what others waited for has come to pass
+        resume_runs(connection, row.id)
+    return row
+
+
+def _judged(row: Containment, asked: Request, verdict: GuardVerdict) -> dict[str, Any]:
+    """Give the columns that a verdict changes; a later end that must wait is kept beside the one in effect."""
+    first, seconds = not row.guard and row.since is None, _seconds(asked)
     values: dict[str, Any] = {
         "wanted": max(row.wanted, asked.level, key=lambda level: level.rank),
         "guard": verdict.guard, "guard_reason": verdict.reason, "needed": verdict.needed,
         "round": row.round if first else row.round + 1,
-        "counted": tuple(sorted({*row.counted, *verdict.counted})), "until": _until(row, asked, first=first),
+        "counted": tuple(sorted({*row.counted, *verdict.counted})), "longer": False, "longer_seconds": None,
     }  # fmt: skip
+    if first:
+        values["until"] = effects.end_of(seconds)
+    elif row.since is None:
+        values["until"] = _later_end(row.until, effects.end_of(seconds))
+    elif verdict.guard:
+        more = effects.lasts_longer(row, effects.end_of(seconds))
+        values["longer"] = row.longer or more
+        values["longer_seconds"] = _longest(row, seconds) if more else row.longer_seconds
     if verdict.guard and asked.principal.kind is not PrincipalKind.SYSTEM:  # whoever asks for more may not approve it
         values |= {"requester_id": asked.principal.id, "requested_by": asked.principal.label, "reason": asked.reason}
-    harder = verdict.level is not None and (row.since is None or verdict.level.rank > row.level.rank)
-    if harder and verdict.level is not None:
-        values |= _activated(connection, row, verdict.level)
-    row = replace(row, **values) if present is None else write(connection, row, **values)
-    fresh = [(_INSERT, row.columns)] if present is None else []
-    if not harder:
-        later(connection, fresh)
-    _remember_requester(connection, row)
-    if harder:
-        _take_effect(rt, connection, device, row, fresh, actor=asked.principal)
-    elif row.state is ContainmentState.ACTIVE:
-        _signal(connection, row)  # it may last longer now: signal and row end together
-    _follow_up(rt, connection, row, asked, verdict)
-    return row
+    return values
 
 
-def _follow_up(rt: Runtime, connection: sa.Connection, row: Containment, asked: Request, verdict: GuardVerdict) -> None:
-    """Make the end due, page whom the verdict pages, and tell who must approve."""
-    if row.until is not None:
-        jobs.enqueue(connection, "soar.expire", {"containment_id": row.id}, due_at=row.until, key=f"expire:{row.id}")
-    if verdict.page:
-        page = HumanPaged(device_id=row.device_id, reason=verdict.reason, run_id=row.run_id, alert_id=row.alert_id)
-        webhooks.tell(rt, connection, page, actor=asked.principal)
-    if verdict.guard:
-        _tell_waiting(rt, connection, row, asked)
+def _later_end(one: datetime | None, other: datetime | None) -> datetime | None:
+    return None if one is None or other is None else max(one, other)
 
 
-def _remember_requester(connection: sa.Connection, row: Containment) -> None:
-    """Keep everybody who ever asked for this containment: a later request must not make an earlier one forgotten."""
-    if row.requester_id:
-        values = {
-            "subject_id": row.id, "kind": "asked", "person_id": row.requester_id, "person": row.requested_by,
-            "session": "", "decision": "asked", "note": row.reason, "at": clock.now(),
-        }  # fmt: skip
-        insert_ignore(connection, approvals, values, index=("subject_id", "kind", "person_id"))
-
-
-def _tell_waiting(rt: Runtime, connection: sa.Connection, row: Containment, asked: Request) -> None:
-    same = {"device_id": row.device_id, "run_id": asked.run_id, "containment_id": row.id}
-    waiting = ContainmentWaiting(guard=row.guard, reason=row.guard_reason, **same)
-    outbox.append(connection, waiting, actor=asked.principal)
-    needed = ApprovalNeeded(needed=row.needed, reason=row.guard_reason, **same)
-    webhooks.tell(rt, connection, needed, actor=asked.principal)
-
-
-def _until(row: Containment, asked: Request, *, first: bool) -> datetime | None:
-    """Give the later end of the two; no end is the latest."""
-    wanted = clock.now() + asked.until if asked.until is not None else None
-    if first or wanted is None:
-        return wanted
-    before: datetime | None = row.until
-    return None if before is None else max(before, wanted)
-
-
-def _lengthen(connection: sa.Connection, row: Containment, asked: Request) -> Containment:
-    until = _until(row, asked, first=False)
-    if until != row.until:
-        row = write(connection, row, until=until)
-        _signal(connection, row)
-    return row
-
-
-def _signal(connection: sa.Connection, row: Containment) -> None:
-    signal = _signal_of(row)
-    if signal is not None:
-        trust.set_signal(connection, signal)
-
-
-def _signal_of(row: Containment) -> trust.Signal | None:
-    answer = ANSWERS.get(row.level)
-    if answer is None or row.since is None:
+def _longest(row: Containment, seconds: float | None) -> float | None:
+    """Give the longer of what waits already and what is asked for now; None has no end."""
+    if seconds is None or (row.longer and row.longer_seconds is None):
         return None
-    return trust.Signal(
-        device_id=row.device_id, source=SOURCE, answer=answer, reason=f"contained-{row.level}", ref=row.id,
-        since=row.since, detail=row.reason, until=row.until,
-    )  # fmt: skip
+    return max(seconds, row.longer_seconds or 0.0)
 
 
 def open_of(connection: sa.Connection, device_id: str) -> str:

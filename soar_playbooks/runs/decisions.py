@@ -17,6 +17,8 @@ from lachan.events import RunApproved, RunFinished, RunRejected, RunResolved
 from lachan.identity import Permission, Principal, require, scope
 from lachan.work import jobs, outbox
 from soar_playbooks.containment import approvals as containment
+from soar_playbooks.containment import service
+from soar_playbooks.containment import shown as look
 from soar_playbooks.errors import NotWaiting, UnknownRun
 from soar_playbooks.models import run_journal, runs
 from soar_playbooks.runs.records import RunRecord
@@ -26,24 +28,32 @@ if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
 
-def approve(rt: Runtime, connection: sa.Connection, principal: Principal, *, run_id: str, note: str = "") -> None:
+def approve(
+    rt: Runtime, connection: sa.Connection, principal: Principal, *, run_id: str, note: str = "", shown: str = ""
+) -> None:
     """Approve what a run waits for: its plan (propose mode) or its containment.
+
+    ``shown`` is what the person saw (`soar_playbooks.containment.shown`); empty takes what there is now.
 
     Raises:
         PersonNeeded, Forbidden: not a person's session, or not an approver.
         UnknownRun: there is none, or it is another vendor's.
         NotWaiting: it waits for nobody, or for `resolve`.
         FourEyes: this person has decided already.
+        ShownChanged: alerts came since the person looked.
     """
     require(principal, Permission.RUNS_APPROVE)
     row = _waiting(connection, principal, run_id)
     if _kind(row) is WaitingFor.OUTCOME:
         raise NotWaiting("Its outcome is unknown: say what happened instead of approving.", run=run_id)
     if _kind(row) is WaitingFor.CONTAINMENT:
-        containment.approve(rt, connection, principal, containment_id=_ref(row), note=note)
+        containment.approve(rt, connection, principal, containment_id=_ref(row), note=note, shown=shown)
         return
-    given = containment.decide_once(connection, principal, subject_id=run_id, kind="run", decision="approve", note=note)
-    event = RunApproved(device_id=row.device_id, run_id=run_id, person=principal.label)
+    now = look.check(shown, shown_of(connection, row))
+    given = containment.decide_once(
+        connection, principal, subject_id=run_id, kind="run", decision="approve", note=note, shown=now
+    )
+    event = RunApproved(device_id=row.device_id, run_id=run_id, person=principal.label, shown=now)
     outbox.append(connection, event, actor=principal)
     if given >= row.needed:
         _resume(rt, connection, run_id)
@@ -113,6 +123,13 @@ def find(connection: sa.Connection, principal: Principal, run_id: str) -> RunRec
     if row is None:
         raise UnknownRun(f"No run {run_id}.")
     return RunRecord.of(row)
+
+
+def shown_of(connection: sa.Connection, row: RunRecord) -> str:
+    """Give the digest of what a person sees of a run that waits; of one that waits for its containment, that one's."""
+    if _kind(row) is WaitingFor.CONTAINMENT:
+        return look.at_containment(connection, service.find(connection, _ref(row)))
+    return look.at_run(row.id, row.facts, row.plan)
 
 
 def _waiting(connection: sa.Connection, principal: Principal, run_id: str) -> RunRecord:

@@ -29,7 +29,7 @@ from pki.models import certificates
 from posture.catalogue import catalogue
 from posture.models import verdicts
 from siem_rules.models import alerts
-from soar_playbooks.containment import service
+from soar_playbooks.containment import effects, service
 from soar_playbooks.containment.service import Request
 from soar_playbooks.models import containments, playbook_versions, run_journal, runs
 from tests.api.support import SETUP, Session, Town
@@ -209,7 +209,7 @@ def _containment(made: Console) -> None:
         }  # fmt: skip
         connection.execute(containments.insert().values(**row))
         found = service.find(connection, row["id"])
-        service.activate(rt, connection, found, Level.QUARANTINE, actor=system("playbooks"))
+        effects.activate(rt, connection, found, Level.QUARANTINE, actor=system("playbooks"))
         made.ids["containment"] = row["id"]
     with rt.db.write() as connection:
         asked = Request(device_id=made.devices["cam-0043"].id, level=Level.QUARANTINE, reason=HOSTILE, principal=SETUP)

@@ -81,7 +81,7 @@ def test_row_and_signal_of_a_lengthened_containment_end_together(rt: Runtime) ->
     """Else the doors let a device in while its containment is said to be in force."""
     device = new_device(rt)
     row = approve(rt, BINH, propose(rt, CHI, device, Level.QUARANTINE, until=timedelta(hours=1)))
-    propose(rt, CHI, device, Level.ISOLATE, until=timedelta(hours=9))
+    approve(rt, AN, propose(rt, CHI, device, Level.ISOLATE, until=timedelta(hours=9)))
     with clock.travel(timedelta(hours=2)), rt.db.read() as connection:
         assert (containment.find(connection, row.id).until or clock.now()) > clock.now()
         assert trust.decision(connection, device.id).answer is trust.Answer.QUARANTINE

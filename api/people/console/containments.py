@@ -76,9 +76,10 @@ def approve_containment_by_form(
     rt: Open,
     note: Note = "",
     level: Annotated[Level | None, Form()] = None,
+    shown: Annotated[str, Form(max_length=64)] = "",
 ) -> Response:
     """A person approves what the page said that the containment waits for."""
-    service.approve_containment(rt, caller, containment_id=containment_id, note=note, level=level)
+    service.approve_containment(rt, caller, containment_id=containment_id, note=note, level=level, shown=shown)
     return pages.back(f"/containments/{containment_id}", said="approved")
 
 

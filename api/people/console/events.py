@@ -56,6 +56,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "RunOutcomeUnknown": ("containment", N_("Nobody knows whether step %(step)s happened; a person must look.")),
     "ContainmentWaiting": ("containment", N_("Containment waits for people (%(guard)s): %(reason)s")),
     "DeviceContained": ("containment", N_("Contained at level %(level)s: %(reason)s")),
+    "ContainmentLengthened": ("containment", N_("%(by)s let the containment last longer.")),
     "ContainmentRejected": ("people", N_("%(person)s rejected the containment. %(note)s")),
     "EnforcementSettled": ("containment", N_("%(point)s was seen to have taken effect: %(evidence)s")),
     "ReleaseApproved": ("people", N_("%(person)s approved the release (%(approvals)s of %(needed)s).")),

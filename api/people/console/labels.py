@@ -74,6 +74,9 @@ REFUSALS = {
     "four-eyes": N_("Two different persons must decide, and you have proposed or decided this already."),
     "own-proposal": N_("You proposed this release; other persons must approve it."),
     "not-waiting": N_("This waits for nobody any more; somebody else has decided, or it has ended."),
+    "shown-changed": N_(
+        "Since you looked, alerts came or what is asked has changed. Read it again before you approve."
+    ),
     "release-not-possible": N_("This containment is not in effect, so there is nothing to release."),
     "digest-moved": N_("The release is no longer what you were shown. Read it again before you approve."),
     "wrong-state": N_("This does not fit the present state. Read the page again, then decide."),

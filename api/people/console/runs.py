@@ -20,6 +20,7 @@ Reader = Annotated[Principal, Depends(may(Permission.RUNS_READ))]
 Approver = Annotated[Principal, Depends(may(Permission.RUNS_APPROVE))]
 Open = Annotated[Runtime, Depends(runtime)]
 Note = Annotated[str, Form(max_length=500)]
+Shown = Annotated[str, Form(max_length=64)]
 PAGE = 50
 
 
@@ -97,9 +98,9 @@ def _effects(plan: list[dict[str, Any]], run: dict[str, Any]) -> list[str]:
 
 
 @router.post("/runs/{run_id}/approve")
-def approve_run_by_form(run_id: str, caller: Approver, rt: Open, note: Note = "") -> Response:
-    """A person approves what the run waits for."""
-    service.approve_run(rt, caller, run_id=run_id, note=note)
+def approve_run_by_form(run_id: str, caller: Approver, rt: Open, note: Note = "", shown: Shown = "") -> Response:
+    """A person approves what the page said that the run waits for."""
+    service.approve_run(rt, caller, run_id=run_id, note=note, shown=shown)
     return pages.back(f"/runs/{run_id}", said="approved")
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
-from api.people.v1.runs import Note, RunDecisionOut
+from api.people.v1.runs import Note, RunDecisionOut, ShownApproval
 from api.problems import documented
 from lachan.enforcement import Level
 from lachan.identity import Permission, Principal
@@ -42,6 +42,8 @@ class ContainmentOut(BaseModel):
     alert_id: str
     requested_by: str
     until: datetime | None
+    longer: bool = Field(description="Whether a later end waits for approval.")
+    longer_seconds: float | None = Field(description="How long it would last from the approval; none: until released.")
     created_at: datetime
     since: datetime | None
     ended_at: datetime | None
@@ -66,6 +68,8 @@ class ContainmentDetail(ContainmentOut):
     decisions: list[RunDecisionOut]
     releases: int = Field(description="How many persons have approved its release.")
     releases_needed: int
+    alerts: list[str] = Field(description="The alerts behind it, in the order in which they came.")
+    shown: str = Field(description="Digest of what an approval covers; give it back with the approval.")
     points: list[PointOut]
 
 
@@ -82,7 +86,7 @@ class NewContainment(BaseModel):
     )
 
 
-class ContainmentApproval(Note):
+class ContainmentApproval(ShownApproval):
     """Why somebody approves, and what they saw when they decided."""
 
     level: Level | None = Field(None, description="The `wanted` that was read; another one by now is refused.")
@@ -161,7 +165,9 @@ def approve_containment(
     containment_id: str, body: ContainmentApproval, caller: Approver, rt: Open
 ) -> ContainmentDetail:
     """Approve what the containment waits for; a person's session only, and never the proposer's."""
-    service.approve_containment(rt, caller, containment_id=containment_id, note=body.note, level=body.level)
+    service.approve_containment(
+        rt, caller, containment_id=containment_id, note=body.note, level=body.level, shown=body.shown
+    )
     with rt.db.read() as connection:
         return ContainmentDetail.model_validate(schemas.show_containment(rt, connection, caller, containment_id))
 

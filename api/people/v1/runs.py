@@ -73,6 +73,8 @@ class RunDetail(RunOut):
     plan: list[dict[str, Any]] = Field(description="What it would do once approved.")
     journal: list[EntryOut]
     decisions: list[RunDecisionOut]
+    alerts: list[str] = Field(description="The alerts that it acts on, in the order in which they came.")
+    shown: str = Field(description="Digest of what an approval covers; give it back with the approval.")
 
 
 class Note(BaseModel):
@@ -81,6 +83,16 @@ class Note(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     note: str = Field("", max_length=500)
+
+
+class ShownApproval(Note):
+    """Why somebody approves, and what they saw when they decided."""
+
+    shown: str = Field(
+        "",
+        max_length=64,
+        description="The `shown` that was read; if something else is there by now, it is refused (409).",
+    )
 
 
 class Resolution(Note):
@@ -116,9 +128,9 @@ def read_run(run_id: str, caller: Reader, rt: Open) -> RunDetail:
 
 
 @router.post("/{run_id}/approve", summary="Approve what a run waits for", responses=documented(403, 404, 409))
-def approve_run(run_id: str, body: Note, caller: Approver, rt: Open) -> RunDetail:
+def approve_run(run_id: str, body: ShownApproval, caller: Approver, rt: Open) -> RunDetail:
     """Approve the plan (propose mode) or the containment that the run waits for; a person's session only."""
-    service.approve_run(rt, caller, run_id=run_id, note=body.note)
+    service.approve_run(rt, caller, run_id=run_id, note=body.note, shown=body.shown)
     with rt.db.read() as connection:
         return RunDetail.model_validate(schemas.show_run(connection, caller, run_id))
 

@@ -2,6 +2,7 @@
 
 from tests.soar_playbooks.test_crash import *  # noqa: F403
 from tests.soar_playbooks.test_guards import *  # noqa: F403
+from tests.soar_playbooks.test_judged_again import *  # noqa: F403
 from tests.soar_playbooks.test_race import *  # noqa: F403
 from tests.soar_playbooks.test_reconciler import *  # noqa: F403
 from tests.soar_playbooks.test_spine import *  # noqa: F403
