@@ -25,6 +25,7 @@ from api import server_certificates
 from api.device.app import Door
 from api.device.app import build as build_device
 from api.limits import Limits
+from api.machine import DoorApp
 from api.people.app import build as build_people
 from api.plain import PlainDoor
 from api.status.app import build as build_status
@@ -82,6 +83,7 @@ async def _serve(
             server.should_exit = True
         await asyncio.gather(*running, renewing, return_exceptions=True)
         await door.close()
+        await asyncio.gather(*(app.close() for app in apps.values() if isinstance(app, DoorApp)))
         await asyncio.to_thread(door.stop)
 
 

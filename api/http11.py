@@ -2,7 +2,8 @@
 
 What it adds to uvicorn's ``HttpToolsProtocol``: a limit on the size of a request's head and a deadline for it,
 a deadline for a body that stops arriving, trailers thrown away (uvicorn would append them to the request's
-headers after the application has looked at them), and marks for ``restore_head``.
+headers after the application has looked at them), marks for ``restore_head``, and `Exchange`: the way by which an
+answer that is finished bytes already leaves without uvicorn formatting it again.
 
 ``restore_head`` repairs an answer's head: uvicorn writes every header name in lower case, but strongSwan up to
 5.9.8 looks for ``Content-Length`` and libest for ``WWW-Authenticate`` and ``Content-Type`` exactly so; and libest,
@@ -11,10 +12,11 @@ which speaks HTTP/1.0, insists on an ``HTTP/1.0`` status line. Only the head is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.limits import Peer
 
@@ -68,6 +70,7 @@ class HttpInner(HttpToolsProtocol):
         self._in_head = False
         self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
         super().on_headers_complete()
+        cast("dict[str, Any]", self.scope)["lachan.exchange"] = Exchange(self, self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -88,6 +91,64 @@ class HttpInner(HttpToolsProtocol):
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request of a connection and the answer that it waits for.
+
+    Attributes:
+        inner: the connection's protocol.
+        cycle: uvicorn's record of the request.
+    """
+
+    inner: HttpInner
+    cycle: RequestResponseCycle
+
+    @property
+    def quick(self) -> bool:
+        """Whether `answer` may be used: an ordinary request of HTTP/1.1 that has come completely and has no answer yet."""
+        cycle = self.cycle
+        return (
+            cycle.keep_alive
+            and not cycle.more_body
+            and not cycle.response_started
+            and cycle.scope["http_version"] == "1.1"
+        )
+
+    async def answer(self, head: bytes, request_id: bytes, body: bytes) -> None:
+        """Send a whole answer.
+
+        Args:
+            head: status line and fields, each with its line end, without date and request id.
+            request_id: value of X-Request-Id.
+            body: of the length that the head tells.
+        """
+        cycle = self.cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = self.inner.head_due = False
+        cycle.transport.write(
+            b"%b%bX-Request-Id: %b\r\n\r\n%b" % (head, _default(cycle.default_headers), request_id, body)
+        )
+        cycle.message_event.set()
+        cycle.on_response()
+
+
+_rendered: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+
+def _default(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Write uvicorn's own fields (the date); the list is another one each second."""
+    global _rendered
+    known, text = _rendered
+    if known is not headers:
+        text = b"".join(written(name) + b": " + value + b"\r\n" for name, value in headers)
+        _rendered = (headers, text)
+    return text
+
+
 def restore_head(data: bytes, inner: HttpInner) -> bytes:
     """Give an answer's head the header names and the status line that old clients expect.
 
@@ -105,10 +166,11 @@ def restore_head(data: bytes, inner: HttpInner) -> bytes:
     status, *fields = head.split(b"\r\n")
     if inner.scope is not None and inner.scope.get("http_version") == "1.0":
         status = status.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
-    named = [_restore(name) + colon + value for name, colon, value in (field.partition(b":") for field in fields)]
+    named = [written(name) + colon + value for name, colon, value in (field.partition(b":") for field in fields)]
     return b"\r\n".join([status, *named]) + separator + body
 
 
 @lru_cache(maxsize=256)
-def _restore(name: bytes) -> bytes:
+def written(name: bytes) -> bytes:
+    """Write a field's name as old clients look for it."""
     return _IRREGULAR.get(name) or b"-".join(part.capitalize() for part in name.split(b"-"))

@@ -1,29 +1,42 @@
-"""Machine routes: plain ASGI on the event loop, without a framework or a thread between (design decision 18).
+"""Machine routes: plain ASGI on the event loop, without a framework or a thread between (design decision 18, ADR 0032).
 
-A module of a door lists them as ``MACHINE``. Steps of a request, inside the door's own envelope (request id, metrics, opaque
-failures, body limit): find the route → who speaks, as the route's ``auth`` says → the handler → its answer. The dispatcher
-authenticates, not the handler: with `Auth.DEVICE` a handler is given a verified device, with `Auth.OPEN` nobody. HEAD is
-answered wherever GET is. `document` puts the routes into the app's own table, so that OpenAPI, the authorisation table and
-the lists of exceptions see them as they see the others. Limits: answers are whole, not streamed.
+A module of a door lists them as ``MACHINE``. Steps of a request: find the route → name the request → who speaks, as the
+route's ``auth`` says → refuse a body that is announced larger than the route takes, before any of it is read → the handler →
+its answer (`api.answers`: HEAD, ETags, request id) → metrics. The dispatcher authenticates, not the handler: with
+`Auth.DEVICE` a handler is given a verified device, with `Auth.OPEN` nobody. What is no machine route goes on to the app
+behind it. `document` puts the routes into the app's own table, so that OpenAPI, the authorisation table and the lists of
+exceptions see them as they see the others. Paths are compared as they came; what could be read in two ways (dot segments,
+empty ones, encoded slashes) is no route, except where the route reads the raw path itself.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
+from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api import answers, problems
+from api.answers import MachineAnswer
+from api.middleware import KNOWN_ID, normal
+from lachan import metrics
 from lachan.errors import LachanError, TooLarge
+from lachan.ids import new_id
 
-Headers = list[tuple[bytes, bytes]]
+_log = logging.getLogger("lachan.api")
+BODY = 1 << 20  # octets that a body may have where a route says nothing else
+UNREAD = 1 << 20  # octets of a refused body that are read and thrown away; for more the connection is closed
 
 
 class Auth(StrEnum):
@@ -33,43 +46,76 @@ class Auth(StrEnum):
     DEVICE = "device"  # a verified device whose trust decision lets it
 
 
-@dataclass(frozen=True)
-class MachineAnswer:
-    """A whole answer; the length is added."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-@dataclass(frozen=True)
+@dataclass
 class MachineRequest:
     """A request as a handler meets it.
 
     Attributes:
-        request: the request; its app's state has what the door shares.
-        device: who speaks, with `Auth.DEVICE`: what the door's ``verified`` gave.
-        label: what stands for ``{label}`` in the path, or None.
+        scope: of ASGI; a HEAD is a GET here.
+        receive: of ASGI.
+        state: what the door shares.
+        parameters: what stands for ``{name}`` in the route's path.
         headers: by lower-case name; the first of each counts.
+        limit: octets that the body may have.
+        device: who speaks, with `Auth.DEVICE`: what the door's ``verified`` gave.
     """
 
-    request: Request
-    device: Any
-    label: str | None
-    headers: dict[bytes, bytes] = field(default_factory=dict)
+    scope: Scope
+    receive: Receive
+    state: Any
+    parameters: Mapping[str, str]
+    headers: dict[bytes, bytes]
+    limit: int
+    device: Any = None
 
-    async def body(self, *, limit: int) -> bytes:
+    @cached_property
+    def request(self) -> Request:
+        """The same for what knows Starlette's."""
+        return Request(self.scope, self.receive)
+
+    @property
+    def label(self) -> str | None:
+        """What stands for ``{label}`` in the path, or None."""
+        return self.parameters.get("label")
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    async def body(self, *, limit: int | None = None) -> bytes:
         """Give the request's body.
 
         Raises:
-            TooLarge: it has more than ``limit`` bytes.
+            TooLarge: it has more than ``limit`` octets (the route's limit by default).
         """
+        most = self.limit if limit is None else min(limit, self.limit)
         body = b""
         async for chunk in self.request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise TooLarge(f"The request is larger than {limit} octets.")
+            body = body + chunk if body else chunk
+            if len(body) > most:
+                raise too_large(most)
         return body
+
+
+def problem(request: Request, error: LachanError) -> MachineAnswer:
+    """Make the problem document of an error: what refusals look like where a route has no form of its own."""
+    return plain(problems.of_error(request, error))
+
+
+def plain(response: Response) -> MachineAnswer:
+    """Make an answer of a framework's response."""
+    headers = [pair for pair in response.raw_headers if pair[0] != b"content-length"]
+    return MachineAnswer(response.status_code, headers, bytes(response.body))
+
+
+def too_large(limit: int) -> TooLarge:
+    """Make the refusal of a body."""
+    return TooLarge(f"This path takes at most {limit} octets.", limit=limit)
+
+
+Handler = Callable[[MachineRequest], Awaitable[MachineAnswer]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,22 +123,28 @@ class MachineRoute:
     """One row of a door's table of machine routes.
 
     Attributes:
-        method: GET or POST.
-        path: as FastAPI writes it; ``{label}`` stands for one segment.
+        method: GET, POST or PUT.
+        path: as FastAPI writes it; ``{name}`` stands for one segment, ``{name:path}`` for the rest.
         auth: who may reach it.
         handler: answers; its docstring is the description.
-        refusal: what an error becomes, errors of the authentication too.
         name: unique, for OpenAPI.
         summary: one line, for OpenAPI.
+        refusal: what an error becomes, errors of the authentication too.
+        limit: octets that a body may have.
+        raw: it reads the raw path itself, so that segments need not be normal.
+        more: further arguments for FastAPI's table: ``response_model`` …
     """
 
     method: str
     path: str
     auth: Auth
-    handler: Callable[[MachineRequest], Awaitable[MachineAnswer]]
-    refusal: Callable[[Request, LachanError], MachineAnswer]
+    handler: Handler
     name: str
     summary: str
+    refusal: Callable[[Request, LachanError], MachineAnswer] = problem
+    limit: int = BODY
+    raw: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def operation(self) -> str:
@@ -100,21 +152,35 @@ class MachineRoute:
         return f"{self.method} {self.path}"
 
 
+Found = tuple[MachineRoute, Mapping[str, str]]
+_NONE: Mapping[str, str] = {}
+
+
 class MachineDispatcher:
     """The layer that answers machine routes and leaves the rest to the app behind it.
 
     Args:
         app: the next layer.
+        door: device or status.
         table: the routes.
-        verified: tells which device speaks, or refuses it.
+        shared: the app whose state handlers are given.
+        verified: tells which device speaks, or refuses it; None where no route needs one.
     """
 
     def __init__(
-        self, app: ASGIApp, *, table: Sequence[MachineRoute], verified: Callable[[Request], Awaitable[Any]]
+        self,
+        app: ASGIApp,
+        *,
+        door: str,
+        table: Sequence[MachineRoute],
+        shared: FastAPI,
+        verified: Callable[[Request], Awaitable[Any]] | None = None,
     ) -> None:
-        self.app, self._verified = app, verified
-        self._fixed = {(route.method, route.path): route for route in table if "{" not in route.path}
-        self._labelled = [(_pattern(route.path), route) for route in table if "{" in route.path]
+        self.app, self.door, self._shared, self._verified = app, door, shared, verified
+        self._fixed = {(route.method, route.path): (route, _NONE) for route in table if "{" not in route.path}
+        self._patterns = [(_pattern(route.path), route) for route in table if "{" in route.path]
+        self._counted: dict[tuple[str, int], Counter] = {}
+        self._timed = metrics.request_seconds.labels(door)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -122,28 +188,99 @@ class MachineDispatcher:
         if found is None:
             await self.app(scope, receive, send)
             return
-        route, label = found
-        scope["route"] = route
-        request = Request(scope, receive)
+        began, status, route = time.perf_counter(), 500, found[0]
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        named = headers.get(b"x-request-id", b"")
+        request_id = named if KNOWN_ID.fullmatch(named) else new_id().encode()
         try:
-            device = await self._verified(request) if route.auth is Auth.DEVICE else None
-            answer = await route.handler(MachineRequest(request, device, label, dict(reversed(scope["headers"]))))
-        except LachanError as error:
-            answer = route.refusal(request, error)
-        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        body = b"" if scope["method"] == "HEAD" else answer.body
-        await send({"type": "http.response.body", "body": body})
+            answer = await self._answer(found, scope, receive, headers, request_id)
+            status = answer.status
+            await answers.send(answer, scope, send, request_id)
+        finally:
+            self._count(route.path, status)
+            self._timed.observe(time.perf_counter() - began)
 
-    def _find(self, scope: Scope) -> tuple[MachineRoute, str | None] | None:
+    async def _answer(
+        self, found: Found, scope: Scope, receive: Receive, headers: dict[bytes, bytes], request_id: bytes
+    ) -> MachineAnswer:
+        route, parameters = found
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        scope["route"], scope["app"] = route, self._shared
+        asked = MachineRequest(scope, receive, self._shared.state, parameters, headers, route.limit)
+        try:
+            if route.auth is not Auth.OPEN:
+                assert self._verified is not None
+                asked.device = await self._verified(asked.request)
+            announced = headers.get(b"content-length")
+            if announced is not None and int(announced) > route.limit:
+                raise too_large(route.limit)
+            answer = await route.handler(asked)
+        except LachanError as error:
+            scope["lachan.request_id"] = request_id.decode()
+            answer = self._refused(asked, route.refusal, error)
+        except Exception:  # noqa: BLE001 - nobody foresaw it
+            scope["lachan.request_id"] = request_id.decode()
+            _log.exception("request %s failed: %s %s", scope["lachan.request_id"], scope["method"], scope["path"])
+            answer = self._closing(asked, plain(problems.opaque(asked.request)))
+        return answer.unchanged if answers.asked_again(headers, answer) else answer
+
+    def _refused(
+        self, asked: MachineRequest, refusal: Callable[[Request, LachanError], MachineAnswer], error: LachanError
+    ) -> MachineAnswer:
+        return self._closing(asked, refusal(asked.request, error))
+
+    def _closing(self, asked: MachineRequest, answer: MachineAnswer) -> MachineAnswer:
+        """End the connection with the answer when much of a body would still come that nobody reads."""
+        announced = asked.headers.get(b"content-length", b"")
+        exchange = asked.scope.get("lachan.exchange")
+        coming = exchange is not None and exchange.cycle.more_body
+        if coming and not (announced and int(announced) <= UNREAD):
+            return MachineAnswer(answer.status, [*answer.headers, (b"connection", b"close")], answer.body)
+        return answer
+
+    def _find(self, scope: Scope) -> Found | None:
         method, path = "GET" if scope["method"] == "HEAD" else scope["method"], scope["path"]
-        route = self._fixed.get((method, path))
-        if route is not None:
-            return route, None
-        for pattern, labelled in self._labelled:
-            if labelled.method == method and (match := pattern.fullmatch(path)):
-                return labelled, match["label"]
+        found = self._fixed.get((method, path))
+        if found is not None:
+            return found
+        for pattern, route in self._patterns:
+            if route.method == method and (match := pattern.fullmatch(path)):
+                return (route, match.groupdict()) if route.raw or normal(scope) else None
         return None
+
+    def _count(self, path: str, status: int) -> None:
+        counter = self._counted.get((path, status))
+        if counter is None:
+            counter = self._counted[(path, status)] = metrics.requests.labels(self.door, path, str(status))
+        counter.inc()
+
+
+class DoorApp(FastAPI):
+    """A door's app: FastAPI, with a dispatcher of machine routes before it.
+
+    Attributes:
+        front: what requests meet first; the app's own way without one.
+        closing: what `close` calls.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.front: ASGIApp | None = None
+        self.closing: list[Callable[[], Awaitable[None]]] = []
+
+    async def close(self) -> None:
+        """Close what the app's routes hold open; on the loop that served, after its last request."""
+        for close in self.closing:
+            await close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await (self.front or super().__call__)(scope, receive, send)
+
+    async def behind(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request by the framework's way."""
+        await super().__call__(scope, receive, send)
 
 
 def table(modules: Iterable[str]) -> tuple[MachineRoute, ...]:
@@ -156,7 +293,7 @@ def document(router: APIRouter, table: Iterable[MachineRoute]) -> None:
     for route in table:
         router.add_api_route(
             route.path, _unreached, methods=[route.method], name=route.name, summary=route.summary,
-            description=route.handler.__doc__,
+            description=route.handler.__doc__, **route.more,
         )  # fmt: skip
 
 
@@ -172,7 +309,8 @@ def check(table: Sequence[MachineRoute], *, open_operations: frozenset[str]) -> 
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.escape(path).replace(r"\{label\}", "(?P<label>[^/]+)"))
+    whole = re.sub(r"\\{(\w+):path\\}", r"(?P<\1>.*)", re.escape(path))
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", whole))
 
 
 def _unreached() -> Response:

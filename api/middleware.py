@@ -18,11 +18,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics, problems
+from api.answers import knows
 from lachan.errors import TooLarge
 from lachan.ids import new_id
 
 _log = logging.getLogger("lachan.api")
-_KNOWN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+KNOWN_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+# Dot segments, empty ones, and separators or ends that hide in an encoding: two programs may read such a path in two ways.
+_ODD = re.compile(rb"//|/\.\.?(?:/|$)|%2f|%5c|%2e|%00|[\\\0]", re.IGNORECASE)
 
 PEOPLE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
@@ -39,6 +42,11 @@ PEOPLE_HEADERS = {
 MACHINE_HEADERS = {"X-Content-Type-Options": "nosniff"}
 
 
+def normal(scope: Scope) -> bool:
+    """Tell whether a path can be read in one way only (RFC 3986 6.2.2.3), by us and by a proxy before us."""
+    return _ODD.search(scope.get("raw_path") or scope["path"].encode()) is None
+
+
 class Envelope:
     """The outermost layer: names the request, times it, adds the door's headers, hides what nobody foresaw."""
 
@@ -50,9 +58,11 @@ class Envelope:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET; the connection itself leaves the body out (RFC 9110 9.3.2)
+            scope = {**scope, "method": "GET"}
         request = Request(scope)
-        asked = request.headers.get("x-request-id", "")
-        scope["lachan.request_id"] = asked if _KNOWN_ID.fullmatch(asked) else new_id()
+        asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        scope["lachan.request_id"] = asked.decode() if KNOWN_ID.fullmatch(asked) else new_id()
         began, status = time.perf_counter(), 0
 
         async def sending(message: Message) -> None:
@@ -63,7 +73,11 @@ class Envelope:
             await send(message)
 
         try:
-            await self.app(scope, receive, sending)
+            if normal(scope):
+                await self.app(scope, receive, sending)
+            else:
+                scope.setdefault("app", None)
+                await problems.abnormal(request)(scope, receive, sending)
         except Exception:  # noqa: BLE001 - nobody foresaw it
             _log.exception("request %s failed: %s %s", scope["lachan.request_id"], scope["method"], scope["path"])
             if not status:
@@ -175,7 +189,7 @@ def _tagged(start: Message, body: Message, known: str) -> tuple[Message, Message
     headers = MutableHeaders(scope=start)
     tag = headers.get("etag") or entity_tag(body.get("body", b""))
     headers["ETag"] = tag
-    if known != "*" and tag not in [item.strip() for item in known.split(",")]:
+    if not (known and knows(known.encode("latin-1"), tag.encode("latin-1"))):
         return start, body
     del headers["content-length"]
     start["status"] = 304

@@ -116,6 +116,18 @@ def opaque(request: Request) -> JSONResponse:
     )
 
 
+def abnormal(request: Request) -> JSONResponse:
+    """Give the problem document of a path that could be read in two ways."""
+    return problem(
+        request,
+        status=404,
+        title="Not found",
+        detail="The path has dot segments, empty segments or encoded separators.",
+        code="not-found",
+        hint="Write the path plainly.",
+    )
+
+
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     return of_error(request, cast(LachanError, error))
 

@@ -78,7 +78,16 @@ def latest(rt: Runtime, authority: str) -> Published:
         NoCertificate: no such authority has a CRL.
     """
     with rt.db.read() as connection:
-        found = _latest(connection, authority)
+        return in_force(connection, authority)
+
+
+def in_force(connection: sa.Connection, authority: str) -> Published:
+    """Do what `latest` does, with the caller's connection.
+
+    Raises:
+        NoCertificate: no such authority has a CRL.
+    """
+    found = _latest(connection, authority)
     if found is None:
         raise NoCertificate(f"There is no CRL of {authority!r}.")
     return found

@@ -1,7 +1,8 @@
 """Answering OCSP (RFC 6960, RFC 5019): take the request apart, look, have it signed, remember what may be remembered.
 
 Every answer is signed by the delegated responder inside the signer. Answers without a nonce are kept in memory under the
-certificate's state version, so a change of state is seen at the next request. Limits: one request asks about certificates
+certificate's state version, so a change of state is seen at the next request. The steps are written once, as a coroutine
+that is handed `Ways`: a door gives those of its loop, `answer` walks them in the caller's thread. Limits: one request asks about certificates
 of one authority; a signed request's signature is ignored, as RFC 6960 allows.
 """
 
@@ -9,9 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -19,15 +23,20 @@ from lachan import clock, der
 from lachan.buckets import Buckets
 from lachan.errors import LachanError, TooMany
 from lachan.runtime import Runtime
+from lachan.statements import Statement
 from pki import authorities
 from pki.authorities import Authority
 from pki.models import certificates, unrecorded
 from pki.status_signing import HASHES, OCSP_AT_ONCE, OCSP_LIFE
+from pki.steps import walk
+
+R = TypeVar("R")
 
 MAX_AGE = 30  # seconds that an HTTP cache may keep an answer; ours sees a change at once
 LIMIT = 8 * 1024
 _KEPT = 4096
 SIGNED_RATE, SIGNED_BURST = 20.0, 200.0  # answers that must be signed anew, for one address: a second, and at once
+_NEVER = datetime.min.replace(tzinfo=UTC)
 _NONCE = der.oid("1.3.6.1.5.5.7.48.1.2")
 _ALGORITHMS = {der.oid(dotted): name for name, dotted in HASHES.items()}
 
@@ -68,11 +77,50 @@ class OcspAnswer:
         content: DER.
         status: OCSPResponseStatus.
         max_age: seconds that HTTP caches may keep it; 0 means not at all.
+        authority: whose next change of state ends it; empty when it must not be remembered without asking again.
+        until: when it ends by itself.
     """
 
     content: bytes
     status: Status
     max_age: int = 0
+    authority: str = ""
+    until: datetime = _NEVER
+
+
+class Ways(Protocol):
+    """What answering needs of whoever asks."""
+
+    rt: Runtime
+
+    async def authorities(self) -> tuple[Authority, ...]:
+        """Give the issuing authorities."""
+
+    async def look(self, read: Callable[[sa.Connection], R]) -> R:
+        """Read the database."""
+
+    async def signed(self, sender: str, **fields: Any) -> dict[str, Any]:
+        """Have the signer answer; senders take turns."""
+
+
+class _Here:
+    """The ways of the caller's thread."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self.rt = rt
+
+    async def authorities(self) -> tuple[Authority, ...]:
+        """Give the issuing authorities."""
+        return authorities.every(self.rt.db)
+
+    async def look(self, read: Callable[[sa.Connection], R]) -> R:
+        """Read the database."""
+        with self.rt.db.read() as connection:
+            return read(connection)
+
+    async def signed(self, sender: str, **fields: Any) -> dict[str, Any]:
+        """Ask the signer and wait for it."""
+        return self.rt.signer.request("ocsp", **fields)
 
 
 def answer(rt: Runtime, request: bytes, *, source: str = "") -> OcspAnswer:
@@ -83,29 +131,39 @@ def answer(rt: Runtime, request: bytes, *, source: str = "") -> OcspAnswer:
         request: DER of an OCSPRequest.
         source: address of a stranger who asks; remembered answers are free, new ones are counted against it.
     """
-    try:
-        question = parse(request)
-    except der.MalformedDer:
-        return _error(Status.MALFORMED_REQUEST)
-    return reply(rt, question, source=source)
+    return walk(answering(_Here(rt), request, source=source))
 
 
 def reply(rt: Runtime, question: Question, *, source: str = "") -> OcspAnswer:
     """Answer one question that was taken apart already; ``source`` as in `answer`."""
+    return walk(replying(_Here(rt), question, source=source))
+
+
+async def answering(ways: Ways, request: bytes, *, source: str = "") -> OcspAnswer:
+    """Do what `answer` does, by the ways of whoever asks."""
     try:
-        authority = _asked_about(rt, question)
+        question = parse(request)
+    except der.MalformedDer:
+        return _error(Status.MALFORMED_REQUEST)
+    return await replying(ways, question, source=source)
+
+
+async def replying(ways: Ways, question: Question, *, source: str = "") -> OcspAnswer:
+    """Do what `reply` does, by the ways of whoever asks."""
+    try:
+        authority = _asked_about(await ways.authorities(), question)
         if authority is None:
             return _error(Status.UNAUTHORIZED)
         if question.nonce or len(question.certificates) > 1:
-            return OcspAnswer(_sign(rt, authority, question, source), Status.SUCCESSFUL)
-        return OcspAnswer(_remembered(rt, authority, question, source), Status.SUCCESSFUL, MAX_AGE)
+            return OcspAnswer(await _sign(ways, authority, question, source), Status.SUCCESSFUL)
+        return await _remembered(ways, authority, question, source)
     except LachanError as error:
         return _error(Status.TRY_LATER if error.status in (429, 503) else Status.INTERNAL_ERROR)
 
 
-def _asked_about(rt: Runtime, question: Question) -> Authority | None:
+def _asked_about(known: tuple[Authority, ...], question: Question) -> Authority | None:
     """The authority whose certificates all parts of the question are about, by the hashes of its name and key."""
-    for authority in authorities.every(rt.db):
+    for authority in known:
         if all(authority.hashes[c.hash] == (c.name_hash, c.key_hash) for c in question.certificates):
             return authority
     return None
@@ -162,11 +220,11 @@ def _nonce(extensions: der.Reader) -> bytes:
 _buckets = Buckets(limit=_KEPT)  # by address: a nonce or a made-up serial number costs a signature and a log line
 
 
-def _sign(rt: Runtime, authority: Authority, question: Question, source: str) -> bytes:
+async def _sign(ways: Ways, authority: Authority, question: Question, source: str) -> bytes:
     if source and _buckets.take(source, rate=SIGNED_RATE, burst=SIGNED_BURST):
         raise TooMany("This address asks for too many new answers.", retry_after=1)
     wanted = [{"hash": c.hash, "serial_number": c.serial} for c in question.certificates]
-    answer = rt.signer.request("ocsp", authority=authority.name, certificates=wanted, nonce=question.nonce)
+    answer = await ways.signed(source, authority=authority.name, certificates=wanted, nonce=question.nonce)
     response: bytes = answer["response"]
     return response
 
@@ -178,44 +236,55 @@ class _Memory:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[object, ...], tuple[datetime, bytes]] = OrderedDict()
 
-    def get(self, key: tuple[object, ...]) -> bytes | None:
+    def get(self, key: tuple[object, ...]) -> tuple[datetime, bytes] | None:
         with self._lock:
-            until, content = self._kept.get(key, (None, None))
-            return content if until is not None and clock.now() < until else None
+            found = self._kept.get(key)
+            return found if found is not None and clock.now() < found[0] else None
 
-    def put(self, key: tuple[object, ...], content: bytes) -> None:
+    def put(self, key: tuple[object, ...], content: bytes) -> tuple[datetime, bytes]:
         with self._lock:
-            self._kept[key] = (clock.now() + OCSP_LIFE / 2, content)
+            found = self._kept[key] = (clock.now() + OCSP_LIFE / 2, content)
             self._kept.move_to_end(key)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
+            return found
 
 
 _memory = _Memory()
 
 
-def _remembered(rt: Runtime, authority: Authority, question: Question, source: str) -> bytes:
+async def _remembered(ways: Ways, authority: Authority, question: Question, source: str) -> OcspAnswer:
     asked = question.certificates[0]
     serial = f"{int.from_bytes(asked.serial, 'big', signed=True):x}"
-    version = _state_version(rt, authority, serial)
-    key = (str(rt.settings.data), authority.name, asked.hash, asked.serial, version)
-    content = _memory.get(key)
-    if content is None:
-        content = _sign(rt, authority, question, source)
-        _memory.put(key, content)
-    return content
+    version = await ways.look(partial(_state_version, authority.name, serial))
+    key = (str(ways.rt.settings.data), authority.name, asked.hash, asked.serial, version)
+    found = _memory.get(key)
+    if found is None:
+        found = _memory.put(key, await _sign(ways, authority, question, source))
+    until, content = found
+    known = (
+        authority.name if version is not None else ""
+    )  # one that nobody knows may be recorded without a change of state
+    return OcspAnswer(content, Status.SUCCESSFUL, MAX_AGE, known, until)
 
 
-def _state_version(rt: Runtime, authority: Authority, serial: str) -> int | str | None:
+def _state_version(authority: str, serial: str, connection: sa.Connection) -> int | str | None:
     """Changes with every change of the certificate's status; None while nobody knows it."""
-    c, u = certificates.c, unrecorded.c
-    query = sa.select(c.state_version).where(c.serial_number == serial, c.authority == authority.name)
-    with rt.db.read() as connection:
-        version: int | None = connection.execute(query).scalar()
-        if version is not None:
-            return version
-        closed = sa.select(u.since).where(u.serial_number == serial, u.authority == authority.name)
-        return None if connection.execute(closed).first() is None else "closed"
+    version: int | None = _VERSION.scalar(connection, serial=serial, authority=authority)
+    if version is not None:
+        return version
+    return None if _CLOSED.first(connection, serial=serial, authority=authority) is None else "closed"
+
+
+_c, _u = certificates.c, unrecorded.c
+_VERSION = Statement(
+    sa.select(_c.state_version).where(
+        _c.serial_number == sa.bindparam("serial"), _c.authority == sa.bindparam("authority")
+    )
+)
+_CLOSED = Statement(
+    sa.select(_u.since).where(_u.serial_number == sa.bindparam("serial"), _u.authority == sa.bindparam("authority"))
+)
 
 
 def _error(status: Status) -> OcspAnswer:

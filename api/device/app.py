@@ -36,7 +36,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     Raises:
         RuntimeError: If an exception in ``routes`` names no route, or a machine route's ``auth`` says something else.
     """
-    app = FastAPI(title="lachan device door", openapi_url=None, docs_url=None, redoc_url=None)
+    app = machine.DoorApp(title="lachan device door", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.rt = rt
     app.state.door = "device"
     app.state.issuing = service.OnLoop(rt, SignerLink(rt.settings.signer_path))
@@ -45,10 +45,10 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     table = machine.table(routes.ROUTES if modules is None else modules)
     machine.check(table, open_operations=routes.OPEN)
     routing.check_exceptions(app, routes.OPEN | routes.WITHHELD_WHEN_LIMITED | routes.REMEDIES)
-    app.add_middleware(machine.MachineDispatcher, table=table, verified=access.verified)
-    app.add_middleware(_ForwardedChain, proxies=frozenset(rt.settings.proxies))
     app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
     app.add_middleware(middleware.Envelope, door="device", headers=middleware.MACHINE_HEADERS)
+    front = machine.MachineDispatcher(app.behind, door="device", table=table, shared=app, verified=access.verified)
+    app.front = _ForwardedChain(front, proxies=frozenset(rt.settings.proxies))
     return app
 
 
@@ -101,6 +101,9 @@ class Door:
         self.reporter.acted(view.snapshot.version, dict(closed))
 
 
+_FORWARDED = frozenset({b"client-cert", b"client-cert-chain"})
+
+
 class _ForwardedChain:
     """Take RFC 9440 headers from listed proxies, and remove them from everybody else's requests."""
 
@@ -108,7 +111,7 @@ class _ForwardedChain:
         self.app, self.proxies = app, proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == "http" and (self.proxies or any(name in _FORWARDED for name, _ in scope["headers"])):
             named = {b"client-cert": "", b"client-cert-chain": ""}
             for name, value in scope["headers"]:
                 if name in named:

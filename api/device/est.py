@@ -16,8 +16,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
 from api import machine, problems
+from api.answers import MachineAnswer
 from api.device.access import Verified
-from api.machine import Auth, MachineAnswer, MachineRequest, MachineRoute
+from api.machine import Auth, MachineRequest, MachineRoute
 from lachan import der
 from lachan.errors import LachanError
 from lachan.runtime import Runtime

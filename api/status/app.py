@@ -6,29 +6,25 @@ served is signed. Limits: no caller is known here, so nothing else may be served
 
 from __future__ import annotations
 
-from typing import cast
+from fastapi import FastAPI
 
-from fastapi import FastAPI, Request
-
-from api import middleware, problems, routing
+from api import machine, middleware, problems, routing
 from api.status import routes
+from api.status.desk import Desk
 from lachan.runtime import Runtime
 
 BODY = 64 * 1024  # an OCSP request
 
 
-async def runtime(request: Request) -> Runtime:
-    """Give the open installation."""
-    return cast(Runtime, request.app.state.rt)
-
-
 def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     """Compose the app from all of ``routes.ROUTES``, or from ``modules``."""
-    app = FastAPI(title="lachan status door", openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.rt = rt
-    app.state.door = "status"
+    named = routes.ROUTES if modules is None else modules
+    app = machine.DoorApp(title="lachan status door", openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.rt, app.state.door, app.state.desk = rt, "status", Desk(rt)
     problems.install(app, challenge="None")
-    routing.include(app, routes.ROUTES if modules is None else modules)
+    routing.include(app, named)
     app.add_middleware(middleware.BodyLimit, default=BODY)
     app.add_middleware(middleware.Envelope, door="status", headers=middleware.MACHINE_HEADERS)
+    app.front = machine.MachineDispatcher(app.behind, door="status", table=machine.table(named), shared=app)
+    app.closing.append(app.state.desk.close)
     return app

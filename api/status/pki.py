@@ -1,93 +1,182 @@
-"""Status of certificates for everybody: authorities' certificates, CRLs and OCSP, from rows and files, over plain HTTP."""
+"""Status of certificates for everybody: authorities' certificates, CRLs and OCSP, from memory, over plain HTTP.
 
+What is asked again is given again as it was made, as long as the marks say that nothing it depends on has changed
+(`api.memory`): OCSP answers under the revision of their authority, CRLs under their number, certificates of authorities as
+they are remembered. OCSP answers are asked of the signer on the loop, many with one frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
 import base64
 import binascii
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter
 
-from api.files import MappedFile, knows
-from api.status.app import runtime
+from api import machine
+from api.answers import MachineAnswer
+from api.files import Served, serve
+from api.machine import Auth, MachineRequest, MachineRoute
+from api.memory import Mark
+from api.middleware import entity_tag
+from api.status.desk import Desk
 from lachan import clock
 from lachan.blobs import NoSuchBlob
 from lachan.errors import NotFound, Unavailable
-from lachan.runtime import Runtime
 from pki import crl, ocsp, service
+from pki.authorities import Hierarchy
 
-router = APIRouter(tags=["status"])
-Open = Annotated[Runtime, Depends(runtime)]
 DAY = 24 * 3600
-CRL = "application/pkix-crl"
 CRL_AGE = 30  # seconds that an HTTP cache may keep a CRL; a hold must be seen soon
+KEPT = 4096  # OCSP requests by GET whose answers are found without taking them apart
+LONGEST = 512  # octets of a path that is remembered
+INLINE = 1 << 20  # octets of a CRL that is kept in memory; a larger one is read from its file
+T = TypeVar("T")
 
 
-@router.get("/ca/{name}.crt", summary="An authority's certificate (DER)")
-def authority_certificate(name: str, rt: Open) -> Response:
+@dataclass(frozen=True)
+class Kept:
+    """An answer in memory.
+
+    Attributes:
+        answer: as it leaves.
+        authority: whose change ends it.
+        under: what `Mark` said of that authority when it was made.
+        until: when it ends by itself.
+    """
+
+    answer: MachineAnswer
+    authority: str
+    under: int
+    until: datetime
+
+
+def _desk(asked: MachineRequest) -> Desk:
+    found: Desk = asked.state.desk
+    return found
+
+
+async def _from_chain(asked: MachineRequest, make: Callable[[Hierarchy, str], MachineAnswer | None]) -> MachineAnswer:
+    """Give what is made of the authorities' certificates; one that was made a moment ago is looked for."""
+    desk, name = _desk(asked), asked.parameters.get("name", "")
+    for look in (desk.marks.hierarchy, desk.marks.hierarchy_anew):
+        hierarchy = await look()
+        kept = desk.of_chain.get(name)
+        if kept is not None and kept[0] is hierarchy:
+            return kept[1]
+        made = make(hierarchy, name)
+        if made is not None:
+            desk.of_chain[name] = (hierarchy, made)
+            return made
+    raise NotFound(f"There is no authority {name!r}.")
+
+
+async def authority_certificate(asked: MachineRequest) -> MachineAnswer:
     """Root or an issuing authority, as AIA caIssuers names it (RFC 5280 4.2.2.1)."""
-    found = service.hierarchy(rt.db)
-    certificates = {"root": found.root, **{authority.name: authority.certificate for authority in found.authorities}}
-    if name not in certificates:
-        raise NotFound(f"There is no authority {name!r}.")
-    content = certificates[name].public_bytes(Encoding.DER)
-    return Response(content, headers={"Cache-Control": f"max-age={DAY}"}, media_type="application/pkix-cert")
+
+    def make(found: Hierarchy, name: str) -> MachineAnswer | None:
+        known = {"root": found.root, **{authority.name: authority.certificate for authority in found.authorities}}
+        certificate = known.get(name)
+        return (
+            None if certificate is None else _stable(certificate.public_bytes(Encoding.DER), b"application/pkix-cert")
+        )
+
+    return await _from_chain(asked, make)
 
 
-@router.get("/ca/chain.pem", summary="Issuing authorities and root (PEM)")
-def authority_chain(rt: Open) -> Response:
+async def authority_chain(asked: MachineRequest) -> MachineAnswer:
     """All of them, for people and `openssl verify`."""
-    content = service.pem(*service.hierarchy(rt.db).chain)
-    return Response(
-        content, headers={"Cache-Control": f"max-age={DAY}"}, media_type="application/pem-certificate-chain"
+    return await _from_chain(
+        asked, lambda found, _: _stable(service.pem(*found.chain), b"application/pem-certificate-chain")
     )
 
 
-@router.get("/crl/{name}.crl", summary="A revocation list (DER)")
-def revocation_list(request: Request, name: str, rt: Open) -> Response:
+def _stable(content: bytes, media_type: bytes) -> MachineAnswer:
+    headers = [(b"content-type", media_type), (b"cache-control", b"max-age=%d" % DAY)]
+    return MachineAnswer(200, headers, content, etag=entity_tag(content).encode())
+
+
+async def revocation_list(asked: MachineRequest) -> MachineAnswer:
     """The CRL in force of an authority (RFC 5280 5), or 304 for who has it already."""
-    found = service.latest(rt, name)
+    desk, name = _desk(asked), asked.parameters["name"]
+    mark = desk.marks.fresh() or await desk.marks.now()
+    number = mark.crls.get(name, -1)
+    kept = desk.lists.get(name)
+    if kept is not None and kept.under == number and clock.now() < kept.until:
+        return kept.answer
+    found = await desk.marks.look(lambda connection: crl.in_force(connection, name))
     left = max(0, int((found.next_update - clock.now()).total_seconds()))
-    tag = f'"{name}-{found.number}"'
-    headers = {"Cache-Control": f"max-age={min(CRL_AGE, left)}", "ETag": tag}
-    if knows(request.headers.get("if-none-match", ""), tag):
-        return Response(status_code=304, headers=headers)
-    if not found.blob:
-        return Response(found.inline, headers=headers, media_type=CRL)
-    path = crl.store(rt).local_path(found.blob)
+    told = [(b"cache-control", b"max-age=%d" % min(CRL_AGE, left))]
+    tag = f'"{name}-{found.number}"'.encode()
+    path = crl.store(desk.rt).local_path(found.blob) if found.blob else None
     try:
-        if path is not None:
-            return MappedFile(path, headers=headers, media_type=CRL)
-        headers["Content-Length"] = str(found.size)
-        return StreamingResponse(crl.store(rt).open(found.blob), headers=headers, media_type=CRL)
+        if path is not None and found.size > INLINE:
+            return serve(Served(path, b"application/pkix-crl", told, tag), {})
+        content = await asyncio.to_thread(crl.content, desk.rt, found)
     except (FileNotFoundError, NoSuchBlob) as error:  # lost with its disk: `refresh` makes a new one within the minute
         raise Unavailable(f"The CRL of {name!r} is being made anew.") from error
+    answer = MachineAnswer(200, [(b"content-type", b"application/pkix-crl"), *told], content, etag=tag)
+    if found.size <= INLINE:
+        until = found.next_update - timedelta(seconds=CRL_AGE)
+        desk.lists[name] = Kept(answer, name, found.number, until)
+    return answer
 
 
-async def posted(request: Request) -> bytes:
-    """Give the body; the door limits its size."""
-    return await request.body()
-
-
-@router.post("/ocsp", summary="Ask for the status of certificates")
-def ocsp_post(request: Request, rt: Open, body: Annotated[bytes, Depends(posted)]) -> Response:
+async def ocsp_post(asked: MachineRequest) -> MachineAnswer:
     """OCSP over POST (RFC 6960 A.1); errors are OCSP answers too."""
-    return _answer(request, rt, body)
+    desk = _desk(asked)
+    return (await _ocsp(asked, desk, None, await asked.body())).answer
 
 
-@router.get("/ocsp/{encoded:path}", summary="Ask for the status of certificates, cacheable")
-def ocsp_get(request: Request, rt: Open) -> Response:
+async def ocsp_get(asked: MachineRequest) -> MachineAnswer:
     """OCSP over GET (RFC 5019 5): base64, percent-encoded, in the path."""
-    raw = request.scope.get("raw_path", b"").partition(b"?")[0].partition(b"/ocsp/")[2]
+    desk = _desk(asked)
+    raw: bytes = asked.scope["raw_path"]
+    mark = desk.marks.fresh() or await desk.marks.now()
+    kept = desk.asked.get(raw)
+    if kept is not None and mark.revisions.get(kept.authority, 0) == kept.under and clock.now() < kept.until:
+        return kept.answer
     try:
-        body = base64.b64decode(unquote_to_bytes(raw), validate=True)
+        body = base64.b64decode(unquote_to_bytes(raw.partition(b"?")[0].partition(b"/ocsp/")[2]), validate=True)
     except binascii.Error:
         body = b""
-    return _answer(request, rt, body)
+    made = await _ocsp(asked, desk, mark, body)
+    if made.authority and len(raw) <= LONGEST:
+        desk.asked.pop(raw, None)
+        desk.asked[raw] = made
+        if len(desk.asked) > KEPT:
+            del desk.asked[next(iter(desk.asked))]
+    return made.answer
 
 
-def _answer(request: Request, rt: Runtime, body: bytes) -> Response:
-    found = ocsp.answer(rt, body, source=request.client.host if request.client else "unknown")
-    cache = f"max-age={found.max_age}, public, no-transform, must-revalidate" if found.max_age else "no-store"
-    return Response(found.content, headers={"Cache-Control": cache}, media_type="application/ocsp-response")
+async def _ocsp(asked: MachineRequest, desk: Desk, mark: Mark | None, body: bytes) -> Kept:
+    """Answer one OCSP request; what may not be remembered names no authority."""
+    found = await ocsp.answering(desk, body, source=asked.address or "unknown")
+    cache = b"max-age=%d, public, no-transform, must-revalidate" % found.max_age if found.max_age else b"no-store"
+    headers = [(b"content-type", b"application/ocsp-response"), (b"cache-control", cache)]
+    etag = entity_tag(found.content).encode() if found.max_age else b""
+    answer = MachineAnswer(200, headers, found.content, etag=etag)
+    return Kept(answer, found.authority, mark.revisions.get(found.authority, 0) if mark else -1, found.until)
+
+
+def _route(method: str, path: str, handler: machine.Handler, summary: str, **more: object) -> MachineRoute:
+    return MachineRoute(
+        method=method, path=path, auth=Auth.OPEN, handler=handler, name=handler.__name__, summary=summary, **more  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+MACHINE = (
+    _route("GET", "/ca/{name}.crt", authority_certificate, "An authority's certificate (DER)"),
+    _route("GET", "/ca/chain.pem", authority_chain, "Issuing authorities and root (PEM)"),
+    _route("GET", "/crl/{name}.crl", revocation_list, "A revocation list (DER)"),
+    _route("POST", "/ocsp", ocsp_post, "Ask for the status of certificates", limit=64 << 10),
+    _route("GET", "/ocsp/{encoded:path}", ocsp_get, "Ask for the status of certificates, cacheable", raw=True),
+)
+router = APIRouter(tags=["status"])
+machine.document(router, MACHINE)

@@ -1,4 +1,4 @@
-"""A load client as a process of its own: sends requests prepared before over kept or fresh TLS, and times each answer.
+"""A load client as a process of its own: sends requests prepared before over kept or fresh connections, and times each answer.
 
 Its own CPU is not the measured one's, and it must not be the bottleneck: requests are finished bytes, answers are read by
 length, a thread per connection mostly waits in OpenSSL. It is told what to do on standard input, one JSON line of
@@ -23,16 +23,26 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Lane:
-    """What one connection sends, in order; with the client certificate that it shows, if any."""
+    """What one connection sends, in order.
+
+    Attributes:
+        requests: finished bytes.
+        certificate: that it shows, if any; with its key.
+        key: of the certificate.
+        repeat: how often all of it is sent.
+        source: the address that it comes from; the kernel chooses one for ``""``.
+    """
 
     requests: list[bytes]
     certificate: Path | None = None
     key: Path | None = None
+    repeat: int = 1
+    source: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where to, by how many connections, kept alive or new for each request."""
+    """Where to (http or https), by how many connections, kept alive or new for each request."""
 
     url: str
     root: Path
@@ -47,11 +57,19 @@ class Plan:
                 "requests": [base64.b64encode(request).decode() for request in lane.requests],
                 "certificate": str(lane.certificate or ""),
                 "key": str(lane.key or ""),
+                "repeat": lane.repeat,
+                "source": lane.source,
             }
             for lane in self.lanes
         ]
         at = urlsplit(self.url)
-        words = {"host": at.hostname, "port": at.port, "root": str(self.root), "fresh": self.fresh}
+        words = {
+            "host": at.hostname,
+            "port": at.port,
+            "root": str(self.root),
+            "fresh": self.fresh,
+            "plain": at.scheme == "http",
+        }
         return json.dumps({**words, "bodies": self.bodies, "lanes": lanes})
 
 
@@ -110,18 +128,20 @@ class Load:
 
 
 class Connection:
-    """One TLS connection of the client."""
+    """One connection of the client."""
 
-    def __init__(self, plan: dict[str, Any], context: ssl.SSLContext) -> None:
-        raw = socket.create_connection((plan["host"], plan["port"]), timeout=120)
+    def __init__(self, plan: dict[str, Any], lane: dict[str, Any], context: ssl.SSLContext) -> None:
+        source = (lane["source"], 0) if lane["source"] else None
+        raw = socket.create_connection((plan["host"], plan["port"]), timeout=120, source_address=source)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = context.wrap_socket(raw, server_hostname=plan["host"])
+        self.socket = raw if plan["plain"] else context.wrap_socket(raw, server_hostname=plan["host"])
+        self.kept = plan["bodies"]
 
     def ask(self, request: bytes) -> bytes:
-        """Send one request and read its answer.
+        """Send one request and read its answer; its body is given back where bodies are wanted, or it is chunked.
 
         Raises:
-            RuntimeError: it is neither 200 nor 201.
+            RuntimeError: it is neither 200, 201 nor 206.
         """
         self.socket.sendall(request)
         got = b""
@@ -130,18 +150,22 @@ class Connection:
         head, _, body = got.partition(b"\r\n\r\n")
         fields = dict(line.split(b":", 1) for line in head.lower().split(b"\r\n")[1:])
         if b"content-length" in fields:
-            wanted = int(fields[b"content-length"])
-            while len(body) < wanted:
-                body += self._more()
+            left, parts = int(fields[b"content-length"]) - len(body), [body]
+            while left > 0:
+                part = self._more()
+                left -= len(part)
+                if self.kept:
+                    parts.append(part)
+            body = b"".join(parts)
         else:  # chunked, as step-ca answers; the client keeps it as it came
             while not body.endswith(b"0\r\n\r\n"):
                 body += self._more()
-        if head[9:12] not in {b"200", b"201"}:
+        if head[9:12] not in {b"200", b"201", b"206"}:
             raise RuntimeError((head[:12] + b" " + body[:400]).decode(errors="replace"))
         return body
 
     def _more(self) -> bytes:
-        part = self.socket.recv(65536)
+        part = self.socket.recv(1 << 18)
         if not part:
             raise RuntimeError("the server closed the connection")
         return part
@@ -152,16 +176,20 @@ def main() -> int:
     plan = json.loads(sys.stdin.readline())
     lanes = plan["lanes"]
     contexts = [_context(plan, lane) for lane in lanes]
-    opened = [None if plan["fresh"] else Connection(plan, context) for context in contexts]
+    opened = [
+        None if plan["fresh"] else Connection(plan, lane, context)
+        for lane, context in zip(lanes, contexts, strict=True)
+    ]
+    sending = [[base64.b64decode(text) for text in lane["requests"]] * lane["repeat"] for lane in lanes]
     seconds: list[list[float]] = [[] for _ in lanes]
     bodies: list[list[bytes]] = [[] for _ in lanes]
     faults: list[str] = []
 
     def one(place: int) -> None:
         try:
-            for request in (base64.b64decode(text) for text in lanes[place]["requests"]):
+            for request in sending[place]:
                 began = time.perf_counter()
-                connection = opened[place] or Connection(plan, contexts[place])
+                connection = opened[place] or Connection(plan, lanes[place], contexts[place])
                 body = connection.ask(request)
                 if plan["fresh"]:
                     connection.socket.close()
