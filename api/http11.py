@@ -3,7 +3,8 @@
 What it adds to uvicorn's ``HttpToolsProtocol``: a limit on the size of a request's head and a deadline for it,
 a deadline for a body that stops arriving, trailers thrown away (uvicorn would append them to the request's
 headers after the application has looked at them), marks for ``restore_head``, and `Exchange`: the way by which an
-answer that is finished bytes already leaves without uvicorn formatting it again.
+answer that is finished bytes already leaves without uvicorn formatting it again. An application that has a ``ready``
+is asked first, where the head stands: what it can say without waiting needs no task of the loop (ADR 0032).
 
 ``restore_head`` repairs an answer's head: uvicorn writes every header name in lower case, but strongSwan up to
 5.9.8 looks for ``Content-Length`` and libest for ``WWW-Authenticate`` and ``Content-Type`` exactly so; and libest,
@@ -12,10 +13,12 @@ which speaks HTTP/1.0, insists on an ``HTTP/1.0`` status line. Only the head is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.limits import Peer
@@ -70,7 +73,6 @@ class HttpInner(HttpToolsProtocol):
         self._in_head = False
         self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
         super().on_headers_complete()
-        cast("dict[str, Any]", self.scope)["lachan.exchange"] = Exchange(self, self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -90,6 +92,16 @@ class HttpInner(HttpToolsProtocol):
     def _should_upgrade_to_ws(self) -> bool:
         return False
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Answer at once what the application can say without waiting; for all else a task is begun."""
+        scope = cast("dict[str, Any]", cycle.scope)
+        exchange = scope["lachan.exchange"] = Exchange(self, cycle)
+        ready: Callable[[dict[str, Any]], tuple[bytes, bytes, bytes] | None] | None = getattr(app, "ready", None)
+        if ready is not None and exchange.plain and (found := ready(scope)) is not None:
+            exchange.write(*found)
+        else:
+            super()._start_asgi_task(cycle, app)
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -102,6 +114,12 @@ class Exchange:
 
     inner: HttpInner
     cycle: RequestResponseCycle
+
+    @property
+    def plain(self) -> bool:
+        """Whether the head asks for nothing that `write` lacks, and the caller reads what we write."""
+        cycle = self.cycle
+        return cycle.keep_alive and not cycle.flow.write_paused and cycle.scope["http_version"] == "1.1"
 
     @property
     def quick(self) -> bool:
@@ -125,8 +143,12 @@ class Exchange:
         cycle = self.cycle
         if cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
-        if cycle.disconnected:
-            return
+        if not cycle.disconnected:
+            self.write(head, request_id, body)
+
+    def write(self, head: bytes, request_id: bytes, body: bytes) -> None:
+        """Do what `answer` does, without waiting for a caller who does not read."""
+        cycle = self.cycle
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = self.inner.head_due = False
         cycle.transport.write(

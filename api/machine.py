@@ -25,7 +25,7 @@ from fastapi import APIRouter, FastAPI
 from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import answers, problems
 from api.answers import MachineAnswer
@@ -129,6 +129,7 @@ class MachineRoute:
         handler: answers; its docstring is the description.
         name: unique, for OpenAPI.
         summary: one line, for OpenAPI.
+        ready: gives the answer when it is known without waiting; None where the handler must be asked.
         refusal: what an error becomes, errors of the authentication too.
         limit: octets that a body may have.
         raw: it reads the raw path itself, so that segments need not be normal.
@@ -141,6 +142,7 @@ class MachineRoute:
     handler: Handler
     name: str
     summary: str
+    ready: Callable[[MachineRequest], MachineAnswer | None] | None = None
     refusal: Callable[[Request, LachanError], MachineAnswer] = problem
     limit: int = BODY
     raw: bool = False
@@ -165,6 +167,8 @@ class MachineDispatcher:
         table: the routes.
         shared: the app whose state handlers are given.
         verified: tells which device speaks, or refuses it; None where no route needs one.
+        known: gives the device that speaks when that is known without waiting, None when ``verified`` must be asked; it
+            lets nobody through whom that would refuse.
     """
 
     def __init__(
@@ -175,10 +179,15 @@ class MachineDispatcher:
         table: Sequence[MachineRoute],
         shared: FastAPI,
         verified: Callable[[Request], Awaitable[Any]] | None = None,
+        known: Callable[[Scope, Any], Any] | None = None,
     ) -> None:
-        self.app, self.door, self._shared, self._verified = app, door, shared, verified
+        self.app, self.door, self._shared, self._verified, self._known = app, door, shared, verified, known
         self._fixed = {(route.method, route.path): (route, _NONE) for route in table if "{" not in route.path}
-        self._patterns = [(_pattern(route.path), route) for route in table if "{" in route.path]
+        self._patterns: dict[str, list[tuple[re.Pattern[str], MachineRoute]]] = {}
+        for route in table:
+            if "{" in route.path:  # by the first segment; where that is a name, too, under the empty one
+                first = route.path.split("/")[1]
+                self._patterns.setdefault("" if "{" in first else first, []).append((_pattern(route.path), route))
         self._counted: dict[tuple[str, int], Counter] = {}
         self._timed = metrics.request_seconds.labels(door)
 
@@ -199,6 +208,39 @@ class MachineDispatcher:
         finally:
             self._count(route.path, status)
             self._timed.observe(time.perf_counter() - began)
+
+    def ready(self, scope: Scope) -> tuple[bytes, bytes, bytes] | None:
+        """Give head, request id and body of what can be answered without waiting; None where the long way must be gone.
+
+        The same steps as in `__call__`, for requests without a body to routes that have a ``ready``. What fails fails again on
+        the long way, which tells it.
+        """
+        began, method = time.perf_counter(), scope["method"]
+        if method not in ("GET", "HEAD") or (found := self._find(scope)) is None or (say := found[0].ready) is None:
+            return None
+        route = found[0]
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        if b"content-length" in headers or b"transfer-encoding" in headers or b"expect" in headers:
+            return None
+        asked = MachineRequest(scope, _nothing, self._shared.state, found[1], headers, 0)
+        try:
+            if route.auth is not Auth.OPEN:
+                scope["route"] = route
+                if self._known is None or (device := self._known(scope, self._shared.state)) is None:
+                    return None
+                asked.device = device
+            answer = say(asked)
+        except Exception:  # noqa: BLE001 - the long way tells it
+            return None
+        if answer is None or not isinstance(body := answer.body, bytes):
+            return None
+        if answers.asked_again(headers, answer):
+            answer, body = answer.unchanged, b""
+        named = headers.get(b"x-request-id", b"")
+        request_id = named if KNOWN_ID.fullmatch(named) else new_id().encode()
+        self._count(route.path, answer.status)
+        self._timed.observe(time.perf_counter() - began)
+        return answer.head, request_id, b"" if method == "HEAD" else body
 
     async def _answer(
         self, found: Found, scope: Scope, receive: Receive, headers: dict[bytes, bytes], request_id: bytes
@@ -244,7 +286,8 @@ class MachineDispatcher:
         found = self._fixed.get((method, path))
         if found is not None:
             return found
-        for pattern, route in self._patterns:
+        first = path.split("/", 2)[1] if path.startswith("/") else ""
+        for pattern, route in (*self._patterns.get(first, ()), *self._patterns.get("", ())):
             if route.method == method and (match := pattern.fullmatch(path)):
                 return (route, match.groupdict()) if route.raw or normal(scope) else None
         return None
@@ -261,12 +304,14 @@ class DoorApp(FastAPI):
 
     Attributes:
         front: what requests meet first; the app's own way without one.
+        ready: of `MachineDispatcher`, for what can be said without waiting.
         closing: what `close` calls.
     """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.front: ASGIApp | None = None
+        self.ready: Callable[[Scope], tuple[bytes, bytes, bytes] | None] | None = None
         self.closing: list[Callable[[], Awaitable[None]]] = []
 
     async def close(self) -> None:
@@ -311,6 +356,10 @@ def check(table: Sequence[MachineRoute], *, open_operations: frozenset[str]) -> 
 def _pattern(path: str) -> re.Pattern[str]:
     whole = re.sub(r"\\{(\w+):path\\}", r"(?P<\1>.*)", re.escape(path))
     return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", whole))
+
+
+async def _nothing() -> Message:
+    raise RuntimeError("a request without a body has none to be received")
 
 
 def _unreached() -> Response:

@@ -119,10 +119,12 @@ class Marks:
         Raises:
             AuthorityMissing: there are none.
         """
+        return self.authorities() or await self.hierarchy_anew()
+
+    def authorities(self) -> Hierarchy | None:
+        """Give what `hierarchy` does if nobody has to look for it."""
         until, known = self._authorities or (0.0, None)
-        if known is not None and time.monotonic() < until:
-            return known
-        return await self.hierarchy_anew()
+        return known if time.monotonic() < until else None
 
     async def hierarchy_anew(self) -> Hierarchy:
         """Give root and issuing authorities as they are now, for who misses one.

@@ -25,6 +25,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     routing.include(app, named)
     app.add_middleware(middleware.BodyLimit, default=BODY)
     app.add_middleware(middleware.Envelope, door="status", headers=middleware.MACHINE_HEADERS)
-    app.front = machine.MachineDispatcher(app.behind, door="status", table=machine.table(named), shared=app)
+    front = machine.MachineDispatcher(app.behind, door="status", table=machine.table(named), shared=app)
+    app.front, app.ready = front, front.ready
     app.closing.append(app.state.desk.close)
     return app

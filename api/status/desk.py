@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -14,10 +16,24 @@ from lachan.signer.link import SignerLink
 from pki.authorities import Authority, Hierarchy
 from pki.errors import AuthorityMissing
 
-if TYPE_CHECKING:
-    from api.status.pki import Kept
-
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An answer in memory.
+
+    Attributes:
+        answer: as it leaves.
+        authority: whose change ends it.
+        under: what `Mark` said of that authority when it was made.
+        until: when it ends by itself.
+    """
+
+    answer: MachineAnswer
+    authority: str
+    under: int
+    until: datetime
 
 
 class Desk:

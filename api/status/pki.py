@@ -11,8 +11,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -25,7 +24,7 @@ from api.files import Served, serve
 from api.machine import Auth, MachineRequest, MachineRoute
 from api.memory import Mark
 from api.middleware import entity_tag
-from api.status.desk import Desk
+from api.status.desk import Desk, Kept
 from lachan import clock
 from lachan.blobs import NoSuchBlob
 from lachan.errors import NotFound, Unavailable
@@ -40,26 +39,15 @@ INLINE = 1 << 20  # octets of a CRL that is kept in memory; a larger one is read
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """An answer in memory.
-
-    Attributes:
-        answer: as it leaves.
-        authority: whose change ends it.
-        under: what `Mark` said of that authority when it was made.
-        until: when it ends by itself.
-    """
-
-    answer: MachineAnswer
-    authority: str
-    under: int
-    until: datetime
-
-
 def _desk(asked: MachineRequest) -> Desk:
     found: Desk = asked.state.desk
     return found
+
+
+def _known_of_chain(asked: MachineRequest) -> MachineAnswer | None:
+    desk = _desk(asked)
+    kept = desk.of_chain.get(asked.parameters.get("name", ""))
+    return kept[1] if kept is not None and kept[0] is desk.marks.authorities() else None
 
 
 async def _from_chain(asked: MachineRequest, make: Callable[[Hierarchy, str], MachineAnswer | None]) -> MachineAnswer:
@@ -105,11 +93,9 @@ def _stable(content: bytes, media_type: bytes) -> MachineAnswer:
 async def revocation_list(asked: MachineRequest) -> MachineAnswer:
     """The CRL in force of an authority (RFC 5280 5), or 304 for who has it already."""
     desk, name = _desk(asked), asked.parameters["name"]
-    mark = desk.marks.fresh() or await desk.marks.now()
-    number = mark.crls.get(name, -1)
-    kept = desk.lists.get(name)
-    if kept is not None and kept.under == number and clock.now() < kept.until:
-        return kept.answer
+    await desk.marks.now()
+    if (known := _known_list(asked)) is not None:
+        return known
     found = await desk.marks.look(lambda connection: crl.in_force(connection, name))
     left = max(0, int((found.next_update - clock.now()).total_seconds()))
     told = [(b"cache-control", b"max-age=%d" % min(CRL_AGE, left))]
@@ -128,6 +114,14 @@ async def revocation_list(asked: MachineRequest) -> MachineAnswer:
     return answer
 
 
+def _known_list(asked: MachineRequest) -> MachineAnswer | None:
+    desk, name = _desk(asked), asked.parameters["name"]
+    kept = desk.lists.get(name)
+    if kept is None or (mark := desk.marks.fresh()) is None or mark.crls.get(name) != kept.under:
+        return None
+    return kept.answer if clock.now() < kept.until else None
+
+
 async def ocsp_post(asked: MachineRequest) -> MachineAnswer:
     """OCSP over POST (RFC 6960 A.1); errors are OCSP answers too."""
     desk = _desk(asked)
@@ -138,10 +132,9 @@ async def ocsp_get(asked: MachineRequest) -> MachineAnswer:
     """OCSP over GET (RFC 5019 5): base64, percent-encoded, in the path."""
     desk = _desk(asked)
     raw: bytes = asked.scope["raw_path"]
-    mark = desk.marks.fresh() or await desk.marks.now()
-    kept = desk.asked.get(raw)
-    if kept is not None and mark.revisions.get(kept.authority, 0) == kept.under and clock.now() < kept.until:
-        return kept.answer
+    mark = await desk.marks.now()
+    if (known := _known_status(asked)) is not None:
+        return known
     try:
         body = base64.b64decode(unquote_to_bytes(raw.partition(b"?")[0].partition(b"/ocsp/")[2]), validate=True)
     except binascii.Error:
@@ -153,6 +146,14 @@ async def ocsp_get(asked: MachineRequest) -> MachineAnswer:
         if len(desk.asked) > KEPT:
             del desk.asked[next(iter(desk.asked))]
     return made.answer
+
+
+def _known_status(asked: MachineRequest) -> MachineAnswer | None:
+    desk = _desk(asked)
+    kept = desk.asked.get(asked.scope["raw_path"])
+    if kept is None or (mark := desk.marks.fresh()) is None or mark.revisions.get(kept.authority, 0) != kept.under:
+        return None
+    return kept.answer if clock.now() < kept.until else None
 
 
 async def _ocsp(asked: MachineRequest, desk: Desk, mark: Mark | None, body: bytes) -> Kept:
@@ -172,11 +173,18 @@ def _route(method: str, path: str, handler: machine.Handler, summary: str, **mor
 
 
 MACHINE = (
-    _route("GET", "/ca/{name}.crt", authority_certificate, "An authority's certificate (DER)"),
-    _route("GET", "/ca/chain.pem", authority_chain, "Issuing authorities and root (PEM)"),
-    _route("GET", "/crl/{name}.crl", revocation_list, "A revocation list (DER)"),
+    _route("GET", "/ca/{name}.crt", authority_certificate, "An authority's certificate (DER)", ready=_known_of_chain),
+    _route("GET", "/ca/chain.pem", authority_chain, "Issuing authorities and root (PEM)", ready=_known_of_chain),
+    _route("GET", "/crl/{name}.crl", revocation_list, "A revocation list (DER)", ready=_known_list),
     _route("POST", "/ocsp", ocsp_post, "Ask for the status of certificates", limit=64 << 10),
-    _route("GET", "/ocsp/{encoded:path}", ocsp_get, "Ask for the status of certificates, cacheable", raw=True),
+    _route(
+        "GET",
+        "/ocsp/{encoded:path}",
+        ocsp_get,
+        "Ask for the status of certificates, cacheable",
+        raw=True,
+        ready=_known_status,
+    ),
 )
 router = APIRouter(tags=["status"])
 machine.document(router, MACHINE)
