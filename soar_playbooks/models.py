@@ -129,7 +129,7 @@ containments = sa.Table(
     sa.Column("requester_id", sa.String(60), nullable=False, server_default=""),
     sa.Column("until", UtcDateTime),
     sa.Column("longer", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Column("longer_seconds", sa.Float),
+    sa.Column("longer_seconds", sa.Integer),
     sa.Column("counted", Json, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("since", UtcDateTime),

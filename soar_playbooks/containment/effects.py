@@ -109,7 +109,7 @@ def lasts_longer(row: Containment, until: datetime | None) -> bool:
     return row.until is not None and (until is None or until > row.until)
 
 
-def end_of(seconds: float | None) -> datetime | None:
+def end_of(seconds: int | None) -> datetime | None:
     """Give the end of what lasts so many seconds from now; None for what has no end."""
     return None if seconds is None else clock.now() + timedelta(seconds=seconds)
 

@@ -42,7 +42,7 @@ class Containment:
     requester_id: str
     until: datetime | None
     longer: bool
-    longer_seconds: float | None
+    longer_seconds: int | None
     counted: tuple[str, ...]
     created_at: datetime
     since: datetime | None

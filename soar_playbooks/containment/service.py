@@ -8,6 +8,7 @@ column of `devices` changes; background pages use SKIP LOCKED. The device's lock
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -99,8 +100,8 @@ def _asks_more_than_waits(row: Containment, asked: Request) -> bool:
     return not row.longer or (row.longer_seconds is not None and (seconds is None or seconds > row.longer_seconds))
 
 
-def _seconds(asked: Request) -> float | None:
-    return None if asked.until is None else asked.until.total_seconds()
+def _seconds(asked: Request) -> int | None:
+    return None if asked.until is None else math.ceil(asked.until.total_seconds())
 
 
 def end(rt: Runtime, connection: sa.Connection, row: Containment, *, actor: Principal, reason: str) -> None:
@@ -270,11 +271,11 @@ def _later_end(one: datetime | None, other: datetime | None) -> datetime | None:
     return None if one is None or other is None else max(one, other)
 
 
-def _longest(row: Containment, seconds: float | None) -> float | None:
+def _longest(row: Containment, seconds: int | None) -> int | None:
     """Give the longer of what waits already and what is asked for now; None has no end."""
     if seconds is None or (row.longer and row.longer_seconds is None):
         return None
-    return max(seconds, row.longer_seconds or 0.0)
+    return max(seconds, row.longer_seconds or 0)
 
 
 def open_of(connection: sa.Connection, device_id: str) -> str:

@@ -43,7 +43,7 @@ class ContainmentOut(BaseModel):
     requested_by: str
     until: datetime | None
     longer: bool = Field(description="Whether a later end waits for approval.")
-    longer_seconds: float | None = Field(description="How long it would last from the approval; none: until released.")
+    longer_seconds: int | None = Field(description="How long it would last from the approval; none: until released.")
     created_at: datetime
     since: datetime | None
     ended_at: datetime | None

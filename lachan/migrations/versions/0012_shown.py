@@ -13,7 +13,7 @@ def upgrade() -> None:
     """Add the columns; approvals until now covered what there was."""
     op.add_column("soar_approvals", sa.Column("shown", sa.String(64), nullable=False, server_default=""))
     op.add_column("containments", sa.Column("longer", sa.Boolean, nullable=False, server_default=sa.false()))
-    op.add_column("containments", sa.Column("longer_seconds", sa.Float))
+    op.add_column("containments", sa.Column("longer_seconds", sa.Integer))
 
 
 def downgrade() -> None:
