@@ -27,6 +27,22 @@ def total(roots: dict[str, int]) -> float:
     return sum(trees(roots).values())
 
 
+def precise(roots: dict[str, int]) -> float:
+    """Tell the CPU seconds of the living threads of these processes and their descendants, to the nanosecond.
+
+    The scheduler's own account (``/proc/PID/task/*/schedstat``): for one request, where `total` counts in ticks of 10 ms.
+    What a thread spent that has ended meanwhile is not in it.
+    """
+    spent = 0
+    for _, pid, _ in _members(roots):
+        for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            try:
+                spent += int(thread.read_text("utf-8").split()[0])
+            except OSError:  # it ended meanwhile
+                continue
+    return spent / 1e9
+
+
 def _members(roots: dict[str, int]) -> list[tuple[str, int, float]]:
     """Give (name, process id, CPU seconds) of each process that belongs to a named one."""
     parents, used = {}, {}

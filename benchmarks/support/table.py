@@ -70,6 +70,8 @@ GOALS: dict[tuple[str, str], Goal] = {
        for what, goal in (("verify", Goal(1)), ("verify memory", Goal(200, of="ours", most=True)),
                           ("export memory", Goal(200, of="ours", most=True)))
        for database in ("SQLite", "PostgreSQL") for beside in ((_OLD,) if what == "verify" else ("", _OLD))},
+    **{(f"{what}, {where}, p99", ""): Goal(15, of="ours", most=True)
+       for what in ("search", "search, console") for where in ("SQLite", "PostgreSQL")},
     ("import rows by command, PostgreSQL", _OLD): Goal(6000, of="ours"),
     ("import rows by HTTP, PostgreSQL", _OLD): Goal(6000, of="ours"),
     **{(f"growth 10^4 → 10^6, {role}, {where}", ""): Goal(1.3, of="ours", most=True)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lachan.database import UtcDateTime, metadata
+from lachan.devices import search
 
 
 class Criticality(StrEnum):
@@ -31,6 +32,16 @@ class DeviceState(StrEnum):
     REGISTERED = "registered"
     ENROLLED = "enrolled"
     RETIRED = "retired"
+
+
+def _folded(context: Any) -> str:
+    """Fold what an insert says of a device, for those inserts that do not say it themselves."""
+    return search.folded(context.get_current_parameters())
+
+
+def _ddl(statement: str, dialect: str) -> Any:
+    made: Any = sa.DDL(statement)  # type: ignore[no-untyped-call]
+    return made.execute_if(dialect=dialect)
 
 
 devices = sa.Table(
@@ -51,8 +62,19 @@ devices = sa.Table(
     sa.Column("address", sa.String(255)),
     sa.Column("last_seen", UtcDateTime),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("folded", sa.Text, nullable=False, server_default="", default=_folded),
     sa.UniqueConstraint("vendor", "serial_number", name="uq_devices_vendor_serial_number"),
+    sa.Index("ix_devices_name_folded", "name", "folded").ddl_if(dialect="sqlite"),
+    sa.Index("ix_devices_folded", "folded", postgresql_using="gin", postgresql_ops={"folded": "gin_trgm_ops"}).ddl_if(
+        dialect="postgresql"
+    ),
 )
+for _statement in search.SQLITE:
+    sa.event.listen(devices, "after_create", _ddl(_statement, "sqlite"))
+for _statement in search.POSTGRESQL_AFTER:
+    sa.event.listen(devices, "after_create", _ddl(_statement, "postgresql"))
+for _statement in search.POSTGRESQL:
+    sa.event.listen(devices, "before_create", _ddl(_statement, "postgresql"))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The registry's verbs: register, read, find, retire; every other room refers to a device by its id and reads the rest here."""
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,6 +8,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from lachan import clock, trust
+from lachan.devices import search
 from lachan.devices.models import Criticality, Device, DeviceState, NewDevice, devices
 from lachan.errors import Conflict, Invalid, NotFound
 from lachan.events import DeviceChanged, DeviceRegistered, DeviceRetired
@@ -80,18 +80,16 @@ def find(
         principal: who asks.
         after: the last name of the page before.
         limit: most devices to return.
-        filters: column name → wanted value; ``q`` searches name, serial number and address.
+        filters: column name → wanted value; ``q`` is searched in `lachan.devices.search.FIELDS`.
     """
-    query = sa.select(devices).where(devices.c.name > after).order_by(devices.c.name).limit(limit)
+    query = sa.select(*_COLUMNS).where(devices.c.name > after).order_by(devices.c.name).limit(limit)
     for column, value in (filters or {}).items():
         if column == "q":
-            escaped = re.sub(r"([%_/])", r"/\1", value)
-            like = f"%{escaped}%"
-            fields = (devices.c.name, devices.c.serial_number, devices.c.address, devices.c.ward)
-            query = query.where(sa.or_(*(field.ilike(like, escape="/") for field in fields)))
+            query = search.narrowed(connection, query, devices, value)
         else:
             query = query.where(devices.c[column] == value)
-    return [_device(row) for row in connection.execute(scope(principal, query, devices.c.vendor)).mappings()]
+    rows = connection.execute(scope(principal, query, devices.c.vendor)).mappings()
+    return [_device(row) for row in rows]
 
 
 def register(
@@ -216,4 +214,9 @@ _BY_ID = Statement(sa.select(devices).where(devices.c.id == sa.bindparam("id_"))
 
 
 def _device(row: Any) -> Device:
-    return Device(**{**row, "criticality": Criticality(row["criticality"]), "state": DeviceState(row["state"])})
+    known = {name: row[name] for name in _FIELDS}
+    return Device(**{**known, "criticality": Criticality(row["criticality"]), "state": DeviceState(row["state"])})
+
+
+_FIELDS = tuple(Device.__dataclass_fields__)
+_COLUMNS = tuple(devices.c[name] for name in _FIELDS)

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from lachan import clock, merkle
 from lachan.blobs import BlobStore
 from lachan.database import UtcDateTime, for_update
+from lachan.devices import search
 from lachan.devices.importing.checking import BadRow
 from lachan.devices.importing.models import REFUSED, ROWS, Import, ImportState, imports, refusals, store
 from lachan.devices.models import Criticality, DeviceState, NewDevice, devices
@@ -41,11 +42,12 @@ JOB = "devices.import"
 
 
 class _Row(NamedTuple):
-    """A row to apply: the line that it begins at, the device's id to be, its fields in canonical JSON."""
+    """A row to apply: the line that it begins at, the device's id to be, its fields in canonical JSON, its folded text in JSON."""
 
     number: int
     id: str
     fields: bytes
+    folded: bytes
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def _read(blobs: BlobStore, found: Import) -> _Chunk:
     rows, end = [], found.position
     for line in text.splitlines(keepends=True)[:CHUNK]:
         number, _, fields = line.rstrip(b"\n").partition(b"\t")
-        rows.append(_Row(int(number), new_id(), fields))
+        folded = orjson.dumps(search.folded(orjson.loads(fields)))
+        rows.append(_Row(int(number), new_id(), fields, folded))
         end += len(line)
     root = merkle.root(merkle.leaf_hash(row.fields) for row in rows)
     return _Chunk(tuple(rows), root, clock.now(), end, last=end >= size)
@@ -220,13 +223,10 @@ def _age(import_id: str) -> timedelta:
 
 def _register(connection: sa.Connection, chunk: _Chunk) -> list[BadRow]:
     """Insert the rows; give those whose name or serial number somebody has registered since the file was validated."""
-    if connection.dialect.name == "postgresql":
-        text = b"[%s]" % b",".join(b'{"id":"%s",%s' % (row.id.encode(), row.fields[1:]) for row in chunk.rows)
-        count = _insert_json().execute(connection, rows=text.decode(), now=chunk.now)
-    else:
-        fixed = {"state": DeviceState.REGISTERED, "created_at": chunk.now, "criticality": Criticality.UNKNOWN}
-        values = [{**orjson.loads(row.fields), "id": row.id, **fixed} for row in chunk.rows]
-        count = _insert_many().many(connection, values)
+    text = b"[%s]" % b",".join(
+        b'{"id":"%s","folded":%s,%s' % (row.id.encode(), row.folded, row.fields[1:]) for row in chunk.rows
+    )
+    count = _INSERT[connection.dialect.name]().execute(connection, rows=text.decode(), now=chunk.now)
     if count == len(chunk.rows):
         return []
     ids = [row.id for row in chunk.rows]
@@ -241,29 +241,41 @@ def _late(row: _Row) -> BadRow:
 
 
 @cache
-def _insert_many() -> Statement:
-    """SQLite's insert that leaves out what is registered already, for many rows; the dialect is imported when needed."""
+def _insert_sqlite() -> Statement:
+    """Insert rows that travel as they are staged, in one statement; what is registered already is left out.
+
+    In one statement the search's index is written once; a statement for each row would write it for each.
+    """
     from sqlalchemy.dialects.sqlite import insert
 
-    columns = (*NewDevice.model_fields, "id", "state", "created_at", "criticality")
-    return Statement(insert(devices).on_conflict_do_nothing(), columns=columns)
+    taken = sa.func.json_each(sa.bindparam("rows", type_=sa.Text)).table_valued("value")
+    chosen = sa.select(*(sa.func.json_extract(taken.c.value, f"$.{name}") for name in _TAKEN), *_fixed().values())
+    chosen = chosen.where(sa.true())  # or ON CONFLICT would be read as a join's ON
+    return Statement(insert(devices).from_select([*_TAKEN, *_fixed()], chosen).on_conflict_do_nothing())
 
 
 @cache
-def _insert_json() -> Statement:
-    """PostgreSQL's: the rows travel as they are staged, in one statement, and are taken apart there."""
+def _insert_postgresql() -> Statement:
+    """Do the same; the dialect is imported when needed."""
     from sqlalchemy.dialects.postgresql import insert
 
-    columns = ("id", *NewDevice.model_fields)
     text = sa.cast(sa.bindparam("rows", type_=sa.Text), sa.JSON)
-    rows = sa.func.json_to_recordset(text).table_valued(*(sa.column(name, sa.Text) for name in columns))
+    rows = sa.func.json_to_recordset(text).table_valued(*(sa.column(name, sa.Text) for name in _TAKEN))
     taken = rows.render_derived(name="taken", with_types=True)
-    fixed = {
+    chosen = sa.select(*(taken.c[name] for name in _TAKEN), *_fixed().values())
+    return Statement(insert(devices).from_select([*_TAKEN, *_fixed()], chosen).on_conflict_do_nothing())
+
+
+def _fixed() -> dict[str, Any]:
+    """Give what all rows have in common."""
+    return {
         "state": sa.literal(str(DeviceState.REGISTERED)), "criticality": sa.literal(str(Criticality.UNKNOWN)),
         "created_at": sa.bindparam("now", type_=UtcDateTime),
     }  # fmt: skip
-    chosen = sa.select(*(taken.c[name] for name in columns), *fixed.values())
-    return Statement(insert(devices).from_select([*columns, *fixed], chosen).on_conflict_do_nothing())
+
+
+_TAKEN = ("id", "folded", *NewDevice.model_fields)  # columns that a staged row gives
+_INSERT = {"sqlite": _insert_sqlite, "postgresql": _insert_postgresql}
 
 
 def _write(connection: sa.Connection, found: Import, **more: Any) -> None:
