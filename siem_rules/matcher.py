@@ -2,7 +2,8 @@
 
 Meaning of each value follows the Sigma specification 2.1 ("Rules", "Modifiers"):
 text compares without case unless ``cased``; ``*`` and ``?`` are wildcards; a list in the event matches if any member does;
-a missing field and ``null`` are the same for ``null``; ``exists`` asks for the name; ``re`` searches, with case; numbers
+a missing field and ``null`` are the same for ``null``; ``exists`` asks for the name; ``re`` searches, with case, in time
+linear in the text (`lachan.patterns`: look-around and backreferences are refused, character classes are ASCII's); numbers
 compare as numbers also when the sender wrote text. Values without a field (keywords) are looked for in every text of the
 event. Steps: `compile_condition` once per rule, `Matcher.matches` per event, `Matcher.explain` for the few that match.
 
@@ -11,8 +12,7 @@ Limits: correct, not yet fast (each rule of the log source is tried). ``expand``
 
 import ipaddress
 import operator
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -36,16 +36,25 @@ from sigma.types import (
     SigmaNull,
     SigmaNumber,
     SigmaRegularExpression,
+    SigmaRegularExpressionFlag,
     SigmaString,
     SigmaTimestampPart,
     SigmaType,
     SpecialChars,
 )
 
+from lachan import patterns
+
 Fields = Mapping[str, Any]
 Test = Callable[[Fields], bool]
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "LT": operator.lt, "LTE": operator.le, "GT": operator.gt, "GTE": operator.ge, "NEQ": operator.ne,
+}  # fmt: skip
+
+
+_FLAGS = {
+    SigmaRegularExpressionFlag.IGNORECASE: "i", SigmaRegularExpressionFlag.MULTILINE: "m",
+    SigmaRegularExpressionFlag.DOTALL: "s",
 }  # fmt: skip
 
 
@@ -143,11 +152,7 @@ def _value(value: SigmaType) -> Callable[[Any], bool]:
         number = value.number
         return lambda found: _number(found) == number
     if isinstance(value, SigmaRegularExpression):
-        flags = re.RegexFlag(0)
-        for flag in value.flags:
-            flags |= value.sigma_to_python_flags[flag]
-        search = re.compile(str(value.regexp), flags).search
-        return lambda found: search(text(found)) is not None
+        return _regular(value)
     if isinstance(value, SigmaCIDRExpression):
         return _cidr(value)
     if isinstance(value, SigmaCompareExpression):
@@ -185,31 +190,77 @@ def _string(value: SigmaString) -> Callable[[Any], bool]:
     if value.contains_placeholder():
         raise Unsupported("the modifier expand (placeholders need a processing pipeline)")
     cased = isinstance(value, SigmaCasedString)
-    parts = [part if cased or not isinstance(part, str) else part.lower() for part in value.s]
-    literal = "".join(part for part in parts if isinstance(part, str))
-    shape = "".join(
-        "s" if isinstance(part, str) else "*" if part == SpecialChars.WILDCARD_MULTI else "?" for part in parts
-    )
-    tests: dict[str, Callable[[str], bool]] = {
-        "": lambda found: found == "", "s": lambda found: found == literal, "*": lambda found: True,
-        "s*": lambda found: found.startswith(literal), "*s": lambda found: found.endswith(literal),
-        "*s*": lambda found: literal in found,
-    }  # fmt: skip
-    test = tests.get(shape)
-    if test is None:
-        pattern = re.compile(_glob(parts), re.DOTALL)
-        test = lambda found: pattern.fullmatch(found) is not None  # noqa: E731
-    chosen = test
+    chosen = _glob(value.s if cased else _lower(value.s))
     if cased:
         return lambda found: chosen(text(found))
     return lambda found: chosen(text(found).lower())
 
 
-def _glob(parts: list[Any]) -> str:
-    return "".join(
-        re.escape(part) if isinstance(part, str) else ".*" if part == SpecialChars.WILDCARD_MULTI else "."
+def _lower(parts: Sequence[Any]) -> list[Any]:
+    return [part.lower() if isinstance(part, str) else part for part in parts]
+
+
+def _glob(parts: Sequence[Any], *, anywhere: bool = False) -> Callable[[str], bool]:
+    """Give the test of a text with wildcards, linear in the text; ``anywhere``: it may stand inside a longer one."""
+    pieces = [""]
+    for part in parts:
+        if isinstance(part, str):
+            pieces[-1] += part
+        elif part == SpecialChars.WILDCARD_MULTI:
+            pieces.append("")
+        else:
+            return _single(parts, anywhere=anywhere)
+    if anywhere:
+        pieces = ["", *pieces, ""]
+    if len(pieces) == 1:
+        only = pieces[0]
+        return lambda found: found == only
+    first, *middle, last = pieces
+    middle = [piece for piece in middle if piece]
+    if not middle:
+        return lambda found: len(found) >= len(first) + len(last) and found.startswith(first) and found.endswith(last)
+    if not first and not last and len(middle) == 1:
+        needle = middle[0]
+        return lambda found: needle in found
+    return lambda found: _in_order(found, first, middle, last)
+
+
+def _in_order(found: str, first: str, middle: Sequence[str], last: str) -> bool:
+    """Tell whether the pieces stand in the text one after another; the leftmost place of each is the best."""
+    at, end = len(first), len(found) - len(last)
+    if at > end or not (found.startswith(first) and found.endswith(last)):
+        return False
+    for piece in middle:
+        place = found.find(piece, at, end)
+        if place < 0:
+            return False
+        at = place + len(piece)
+    return True
+
+
+def _single(parts: Sequence[Any], *, anywhere: bool) -> Callable[[str], bool]:
+    """Give the test of a text with wildcards for one character."""
+    glob = "".join(
+        patterns.escape(part) if isinstance(part, str) else ".*" if part == SpecialChars.WILDCARD_MULTI else "."
         for part in parts
     )
+    pattern = patterns.compile(f"(?s){glob}")
+    find = pattern.search if anywhere else pattern.fullmatch
+    return lambda found: find(found) is not None
+
+
+def _regular(value: SigmaRegularExpression) -> Callable[[Any], bool]:
+    """Give the test of a regular expression.
+
+    Raises:
+        Unsupported: it cannot be matched in linear time.
+    """
+    flags = "".join(sorted(_FLAGS[flag] for flag in value.flags))
+    try:
+        pattern = patterns.compile(f"(?{flags}){value.regexp}" if flags else str(value.regexp))
+    except patterns.PatternRefused as refused:
+        raise Unsupported(f"the regular expression cannot be matched in linear time: {refused}") from refused
+    return lambda found: pattern.search(text(found)) is not None
 
 
 def _cidr(value: SigmaCIDRExpression) -> Callable[[Any], bool]:
@@ -263,8 +314,8 @@ def _keyword(value: SigmaType) -> Test:
     if isinstance(value, SigmaString) and not isinstance(value, SigmaCasedString):
         if value.contains_placeholder():
             raise Unsupported("the modifier expand (placeholders need a processing pipeline)")
-        search = re.compile(_glob([p.lower() if isinstance(p, str) else p for p in value.s]), re.DOTALL).search
-        one: Callable[[Any], bool] = lambda found: search(text(found).lower()) is not None  # noqa: E731
+        glob = _glob(_lower(value.s), anywhere=True)
+        one: Callable[[Any], bool] = lambda found: glob(text(found).lower())  # noqa: E731
     elif isinstance(value, SigmaNumber):
         needle = str(value.number)
         one = lambda found: needle in text(found)  # noqa: E731

@@ -10,46 +10,20 @@ Limits: HTTP/1.1 only, ``Connection: close``, no request streaming.
 from __future__ import annotations
 
 import contextlib
-import http.client
-import io
-import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from lachan import patterns
 from lachan.errors import Invalid
+from lachan.net.answer import Framing, HttpAnswer, NotHttp, parse
 from lachan.net.sockets import ConnectFailed, Scope, connect
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
-
-@dataclass(frozen=True)
-class HttpAnswer:
-    """What the peer answered.
-
-    Attributes:
-        status: HTTP status; 3xx is returned as it came, nothing was followed.
-        headers: names (lower case) and values in their order.
-        body: at most ``max_bytes``.
-        truncated: the peer had more to say than we read, or stopped in the middle.
-        address: the IP address that answered.
-        elapsed: seconds from before the connection to the end of the answer.
-    """
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    truncated: bool
-    address: str
-    elapsed: float
-
-    def header(self, name: str) -> str:
-        """Give the values of one header joined by ``, ``; empty when absent."""
-        return ", ".join(value for key, value in self.headers if key == name.lower())
+_TOKEN = patterns.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TARGET = patterns.compile(r"[\x21-\x7e]+")
+_VALUE = patterns.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 def http_get(scope: Scope, url: str, *, timeout: float, method: str = "http", **more: object) -> HttpAnswer:
@@ -107,7 +81,7 @@ def http_request(
             address = str(sock.getpeername()[0])
             sock.sendall(request)
             raw, complete = _read(sock, verb, deadline=begin + timeout, max_bytes=max_bytes)
-    return _parse(raw, verb, complete=complete, address=address, elapsed=time.monotonic() - begin)
+        return parse(raw, verb, complete=complete, address=address, elapsed=time.monotonic() - begin)
 
 
 @contextlib.contextmanager
@@ -117,6 +91,8 @@ def _failures(peer: str) -> Iterator[None]:
         yield
     except ssl.SSLError as error:
         raise ConnectFailed(f"{peer}: TLS failed: {error.reason or error}", reason="tls") from error
+    except NotHttp as error:
+        raise ConnectFailed(f"{peer}: no HTTP answer: {error}", reason="protocol") from error
     except OSError as error:
         reason = "timeout" if isinstance(error, TimeoutError) else "unreachable"
         raise ConnectFailed(f"{peer}: {error}", reason=reason) from error
@@ -144,7 +120,7 @@ def _parts(url: str) -> SplitResult:
 
 def _request(verb: str, parts: SplitResult, headers: Mapping[str, str], body: bytes) -> bytes:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not _TOKEN.fullmatch(verb) or not re.fullmatch(r"[\x21-\x7e]+", target) or not parts.netloc.isascii():
+    if not _TOKEN.fullmatch(verb) or not _TARGET.fullmatch(target) or not parts.netloc.isascii():
         raise Invalid(f"not a request line: {verb!r} {target!r}")
     lines = [f"{verb} {target} HTTP/1.1", f"Host: {parts.netloc}", "Connection: close"]
     names = {name.lower() for name in headers}
@@ -162,6 +138,7 @@ def _request(verb: str, parts: SplitResult, headers: Mapping[str, str], body: by
 def _read(sock: socket.socket, verb: str, *, deadline: float, max_bytes: int) -> tuple[bytes, bool]:
     """Read until the answer is whole, the peer closes, the cap or the deadline; second value: it was whole."""
     raw = bytearray()
+    framing = Framing(verb)
     while len(raw) < max_bytes:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -176,47 +153,10 @@ def _read(sock: socket.socket, verb: str, *, deadline: float, max_bytes: int) ->
                 break
             raise
         if not piece:
-            return bytes(raw), _whole(bytes(raw), verb, closed=True)
+            return bytes(raw), framing.whole(raw, closed=True)
         raw += piece
-        if _whole(bytes(raw), verb, closed=False):
+        if framing.whole(raw, closed=False):
             return bytes(raw), True
     if not raw:
         raise TimeoutError("no answer in time")
     return bytes(raw), False
-
-
-def _whole(raw: bytes, verb: str, *, closed: bool) -> bool:
-    head, found, body = raw.partition(b"\r\n\r\n")
-    if not found:
-        return False
-    status = head[9:12]
-    if verb == "HEAD" or status in (b"204", b"304"):
-        return True
-    if re.search(rb"(?im)^transfer-encoding:\s*chunked", head):
-        return body.endswith(b"0\r\n\r\n")
-    length = re.search(rb"(?im)^content-length:\s*(\d{1,15})\s*$", head)
-    return len(body) >= int(length[1]) if length else closed
-
-
-class _Recorded:
-    """A socket for ``http.client`` that plays back what was read."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-
-    def makefile(self, *_: object) -> io.BytesIO:
-        return io.BytesIO(self._raw)
-
-
-def _parse(raw: bytes, verb: str, *, complete: bool, address: str, elapsed: float) -> HttpAnswer:
-    answer = http.client.HTTPResponse(_Recorded(raw), method=verb)  # type: ignore[arg-type]
-    try:
-        answer.begin()
-        try:
-            body = answer.read()
-        except http.client.IncompleteRead as error:
-            body, complete = error.partial, False
-    except (http.client.HTTPException, ValueError) as error:
-        raise ConnectFailed(f"{address}: no HTTP answer: {type(error).__name__}", reason="protocol") from error
-    headers = tuple((name.lower(), value) for name, value in answer.getheaders())
-    return HttpAnswer(answer.status, headers, body, not complete, address, elapsed)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import re
 import socket
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from lachan import clock
+from lachan import clock, patterns
 from lachan.buckets import Buckets
 from lachan.errors import LachanError
 
@@ -147,7 +146,7 @@ _SPECIAL: tuple[tuple[str, Network], ...] = tuple(
         ("metadata", "100.100.100.200/32"), ("metadata", "168.63.129.16/32"),
     )
 )  # fmt: skip
-_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+_NAME = patterns.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 

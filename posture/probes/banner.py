@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
+from lachan import patterns
 from posture.probes.observation import Observation, Outcome, observe
 from posture.probes.probe import Inputs, Port, Probe
 
 NAMES = ("telnet.open", "net.telnet")
-_TELNET = re.compile(rb"^\xff[\xfb-\xfe]|login:|username:|password:", re.IGNORECASE)
+_TELNET = patterns.compile(rb"(?i)^\xff[\xfb-\xfe]|login:|username:|password:")
 
 
 def look(inputs: Inputs) -> list[Observation]:

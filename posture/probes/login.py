@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import secrets
 from collections.abc import Iterable, Mapping
 
+from lachan import patterns
 from lachan.errors import LachanError
 from posture.probes import web
 from posture.probes.observation import Observation, Outcome, Where, observe
@@ -21,7 +21,10 @@ from posture.probes.target import ProbeTarget, failure
 
 METHOD = "default-login"
 TRIES = 3
+MOST = 4096  # characters of a challenge that are read
 NAME = "cred.default_http"
+_PARAMETER = patterns.compile(r'([\w-]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
+_UNPRINTABLE = patterns.compile(r"[^\x20-\x7e]")
 _HASHES = {"MD5": "md5", "SHA-256": "sha256", "SHA-512-256": "sha512_256"}
 
 
@@ -101,8 +104,8 @@ def authorization(challenge: str, *, user: str, password: str) -> str:
 
 def _parameters(challenge: str) -> dict[str, str]:
     """Give the parameters of one challenge, names in lower case (RFC 9110 11.2); control characters are dropped."""
-    found = re.findall(r'([\w-]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', challenge)
-    return {name.lower(): re.sub(r"[^\x20-\x7e]", "", quoted or plain) for name, quoted, plain in found}
+    found = _PARAMETER.finditer(challenge[:MOST])
+    return {(one[1] or "").lower(): _UNPRINTABLE.sub("", one[2] or one[3] or "") for one in found}
 
 
 PROBE = Probe(METHOD, (NAME,), look)

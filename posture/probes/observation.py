@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -11,20 +10,20 @@ from typing import Any, TypedDict
 
 import rfc8785
 
-from lachan import clock
+from lachan import clock, patterns
 
 EXCERPT = 1024  # characters of raw evidence that are kept
 _SECRETS = (
-    (re.compile(r"(?im)^((?:set-)?cookie|(?:proxy-)?authori[sz]ation|authentication-info)\s*:.*$"), r"\1: [redacted]"),
-    (re.compile(r'(?i)\b(nonce|opaque|cnonce)="[^"]*"'), r'\1="[redacted]"'),
-    (re.compile(r"(?is)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)"), "[redacted key]"),
+    (patterns.compile(r"(?im)^((?:set-)?cookie|(?:proxy-)?authori[sz]ation|authentication-info)\s*:.*$"), r"\1: [redacted]"),
+    (patterns.compile(r'(?i)\b(nonce|opaque|cnonce)="[^"]*"'), r'\1="[redacted]"'),
+    (patterns.compile(r"(?is)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\z)"), "[redacted key]"),
     (
-        re.compile(r"(?i)((?:passw(?:or)?d|passwd|passphrase|secret|psk|token|api_?key|community)[\w.-]{0,40}"
+        patterns.compile(r"(?i)((?:passw(?:or)?d|passwd|passphrase|secret|psk|token|api_?key|community)[\pL\pN_.-]{0,40}"
                    r"[\"']?\s{0,8}[>=:]\s{0,8})(\"[^\"]*\"|'[^']*'|[^\s<&,;]+)"),
         r"\1[redacted]",
     ),
-    (re.compile(r"(?m)^([a-z_][\w-]*):[^:\n]*:(\d+):(\d+):.*$"), r"\1:[redacted]"),  # passwd
-    (re.compile(r"(?m)^([a-z_][\w-]*):[$!*][^:\n]*:.*$"), r"\1:[redacted]"),  # shadow
+    (patterns.compile(r"(?m)^([a-z_][\pL\pN_-]*):[^:\n]*:(\d+):(\d+):.*$"), r"\1:[redacted]"),  # passwd
+    (patterns.compile(r"(?m)^([a-z_][\pL\pN_-]*):[$!*][^:\n]*:.*$"), r"\1:[redacted]"),  # shadow
 )  # fmt: skip
 
 

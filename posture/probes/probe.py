@@ -7,13 +7,17 @@ step and for the run, and bytes taken in (`posture.probes.target.ProbeTarget`). 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from lachan.net.fetch import HttpAnswer
+from lachan import patterns
+from lachan.net.answer import HttpAnswer
 from posture.probes.observation import Observation
 from posture.probes.target import ProbeTarget
+
+MOST = 16  # challenges of one answer that are looked at
+_NEXT = patterns.compile(r",\s*[A-Za-z][\w-]*\s+[\w-]+=")
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,11 @@ class FrontPage:
 
     @property
     def challenges(self) -> tuple[str, ...]:
-        """The ``WWW-Authenticate`` values of a 401, one for each scheme (RFC 9110 11.6.1)."""
+        """The ``WWW-Authenticate`` values of a 401, one for each scheme (RFC 9110 11.6.1), the first `MOST`."""
         if self.answer.status != 401:
             return ()
         values = [value for name, value in self.answer.headers if name == "www-authenticate"]
-        return tuple(part for value in values for part in _split(value))
+        return tuple(islice((part for value in values for part in _split(value)), MOST))
 
 
 @dataclass
@@ -96,4 +100,6 @@ class Probe:
 
 def _split(value: str) -> list[str]:
     """Take several challenges of one header apart, at commas that are followed by a scheme name."""
-    return [part.strip() for part in re.split(r",\s*(?=[A-Za-z][\w-]*\s+[\w-]+=)", value) if part.strip()]
+    begins = [0, *(found.span()[0] for found in _NEXT.finditer(value))]
+    parts = (value[begin:end].strip(" \t,") for begin, end in zip(begins, [*begins[1:], len(value)], strict=True))
+    return [part for part in parts if part]

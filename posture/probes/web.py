@@ -7,12 +7,13 @@ Redirects are evidence, never followed. Nothing is changed on the device: only G
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterable, Mapping
 
+from lachan import patterns
 from lachan.errors import LachanError
-from lachan.net.fetch import HttpAnswer, http_get
+from lachan.net.answer import HttpAnswer
+from lachan.net.fetch import http_get
 from lachan.net.sockets import ConnectFailed
 from posture.probes import tls
 from posture.probes.observation import Observation, Outcome, Where, observe
@@ -24,8 +25,8 @@ NAMES = (
     "http.banner", "http.auth_scheme", "http.basic_over_cleartext", "net.plaintext_services", "http.backup_file",
     "http.unauth_config_read",
 )  # fmt: skip
-_LISTING = re.compile(rb"<title>\s*(?:index of|directory listing for) /", re.IGNORECASE)
-_VERSION = re.compile(r"/\d|\d+\.\d+")
+_LISTING = patterns.compile(rb"(?i)<title>\s*(?:index of|directory listing for) /")
+_VERSION = patterns.compile(r"/\d|\d\.\d")
 
 
 def url(target: ProbeTarget, scheme: str, port: int, path: str = "/") -> str:

@@ -12,11 +12,12 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from lachan import patterns
 from soar_playbooks.cacao.model import Variable, VariableType
 from soar_playbooks.errors import PlaybookInvalid
 
 WHOLE = re.compile(r"(__[a-zA-Z0-9_-]+__):value")
-PART = re.compile(r"__[a-zA-Z0-9_-]+__:value")
+PART = patterns.compile(r"__[a-zA-Z0-9_-]+__:value")
 _PYTHON: dict[VariableType, tuple[type, ...]] = {
     VariableType.STRING: (str,),
     VariableType.UUID: (str,),

@@ -57,6 +57,8 @@ def test_sample(outcome: samples.SampleOutcome) -> None:
         ("    message: x", "    message|nonsense: x", 10, "nonsense"),
         ("    message: x", "    message|expand: '%x%'", 10, "expand"),
         ("    message: x", "    message|re: '('", 10, "invalid"),
+        ("    message: x", r"    message|re: '(?=a)b'", 10, "linear"),
+        ("    message: x", r"    message|re: '(a)\1'", 10, "linear"),
         ("condition: sel", "condition: absent", 10, "absent"),
         ("title: A rule", "title: [", 3, "YAML"),
         ("title: A rule", "- title: A rule", 2, "YAML"),

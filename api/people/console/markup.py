@@ -8,12 +8,13 @@ the zone of Hà Nội, relative with the exact time beside.
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from markupsafe import Markup, escape
+
+from lachan import patterns
 
 ZONE = timezone(timedelta(hours=7))
 # Controls, direction overrides and isolates, zero-width and other invisible characters, private use, lone surrogates.
@@ -59,12 +60,11 @@ def _visible(part: str) -> Markup:
 
 def marked(line: str, values: list[str], limit: int = _WORD) -> Markup:
     """Give a log line, inert, with the values that a rule matched marked."""
-    wanted = sorted({value for value in values if len(value) > 1}, key=len, reverse=True)[:50]
     line = line[:limit]
+    wanted = sorted({value for value in values if 1 < len(value) <= len(line)}, key=len, reverse=True)[:50]
     if not wanted:
         return inert(line)
-    pattern = re.compile("(" + "|".join(map(re.escape, wanted)) + ")", re.IGNORECASE)
-    parts = pattern.split(line)
+    parts = patterns.compile("(?i)(" + "|".join(map(patterns.escape, wanted)) + ")").split(line)
     return Markup("").join(
         Markup("<mark>{}</mark>").format(inert(part)) if place % 2 else inert(part)
         for place, part in enumerate(parts)
