@@ -1,31 +1,65 @@
-"""Which lines were already delivered: a bounded memory of the senders' own keys.
+"""Which lines were already delivered: a bounded memory of the senders' own keys, each sender's apart.
 
-The key of a line is made in `siem_rules.delivery.Delivery.line_keys`. Limits: the newest `KEYS` keyed lines of a stream are
-remembered, and rebuilt from the log after a restart; what is repeated later than that counts again.
+The key of a line is made in `siem_rules.delivery.line_key`. Only the detector asks: it sees the streams of all doors. A key is
+kept as 8 bytes of a hash whose own key is drawn anew by each process, so that nobody can look for two that meet; and it is
+compared with those of the same sender only. Limits: `KEYS` keys of all senders together; when they are full the largest holder
+loses its oldest (`siem_rules.holders`). What is repeated later than that counts again.
 """
 
 import hashlib
+import secrets
+from collections import Counter, deque
 
-KEYS = 100_000
+from siem_rules.delivery import Sender
+from siem_rules.holders import Holders, Holding
+
+KEYS = 200_000
 
 
 class Seen:
-    """The newest keys, as 8-byte hashes in the order they came."""
+    """The newest keys of each sender, in the order they came.
+
+    Args:
+        size: how many of all senders together.
+
+    Attributes:
+        forgotten: label of a sender → how many of its keys were forgotten for want of room.
+    """
 
     def __init__(self, size: int = KEYS) -> None:
-        self._size = size
-        self._keys: dict[int, None] = {}
+        self._size, self._secret = size, secrets.token_bytes(16)
+        self._keys: dict[str, tuple[set[int], deque[int]]] = {}
+        self._held = Holders(floor=0)
+        self.forgotten: Counter[str] = Counter()
 
-    def add(self, key: bytes) -> bool:
-        """Remember a key; tell whether it is new."""
-        short = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
-        if short in self._keys:
+    def add(self, sender: Sender, key: str) -> bool:
+        """Remember a sender's key; tell whether it is new."""
+        short = self._short(key)
+        known, order = self._keys.setdefault(sender.label, (set(), deque()))
+        if short in known:
             return False
-        self._keys[short] = None
-        if len(self._keys) > self._size:
-            del self._keys[next(iter(self._keys))]
+        known.add(short)
+        order.append(short)
+        self._held.add(Holding(sender.account, sender.label, None))
+        while self._held.total > self._size and (path := self._held.largest()) is not None:
+            self._drop(path, self._keys[path.sender][1].popleft())
+            self.forgotten[path.sender] += 1
         return True
 
-    def forget(self, key: bytes) -> None:
-        """Undo `add`, for a line that could not be kept."""
-        self._keys.pop(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big"), None)
+    def forget(self, sender: Sender, key: str) -> None:
+        """Undo the last `add`, for a line that could not be kept."""
+        short, (known, order) = self._short(key), self._keys.get(sender.label, (set(), deque()))
+        if short in known and order[-1] == short:
+            order.pop()
+            self._drop(Holding(sender.account, sender.label, None), short)
+
+    def _drop(self, path: Holding, short: int) -> None:
+        known, _ = self._keys[path.sender]
+        known.remove(short)
+        if not known:
+            del self._keys[path.sender]
+        self._held.remove(path)
+
+    def _short(self, key: str) -> int:
+        octets = key.encode("utf-8", "replace")
+        return int.from_bytes(hashlib.blake2b(octets, key=self._secret, digest_size=8).digest(), "big")

@@ -1,14 +1,14 @@
-"""The detector process: tail the log, find, and write alerts, facts and the place in the log in one transaction.
+"""The detector process: take the log's lines by turns, find, and write alerts, facts and the place in the log in one transaction.
 
-Steps of one round: read what is new in every stream; parse, drop repetitions, run the engine; if anything was found, one
-unit of work writes the alerts, their facts and the checkpoint, and moves nothing if another detector has moved it. Without
-news (a known episode that goes on is none) this waits up to a second, so that a storm is not one of transactions. What is
-found is written in slices of at most `SLICE` episodes, so that no flood holds the database; the checkpoint tells the line.
+A round is a bounded slice of work. Steps: sort what is new in every stream into the senders' queues; for `SLICE_SECONDS` take
+turns of `TURN_SECONDS` (`siem_rules.backlog` says whose), parse, drop repetitions, run the engine; if anything new was found, one unit of
+work writes the alerts, their facts and the checkpoint, and moves nothing if another detector has moved it. Without news (a
+known episode that goes on is none) this waits up to a second, so that a storm is not one of transactions. One unit writes
+at most `SLICE` episodes, so that no flood holds the database. Whose lines found them pays for writing them with later turns.
 
-After a restart the engine's memory is rebuilt: the log from `rebuild_from` to the checkpoint runs through the engine and
-its findings are thrown away, for they are rows already. A kill at any place loses nothing and doubles nothing.
+After a restart the engine's memory is rebuilt (`siem_rules.rebuild`). A kill at any place loses nothing and doubles nothing.
 
-Limits: one detector per installation; a round reads at most `ROUND` bytes of each stream.
+Limits: one detector per installation.
 """
 
 import contextlib
@@ -16,29 +16,33 @@ import logging
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.database import insert_ignore
 from lachan.errors import DatabaseAway
 from lachan.runtime import Runtime
-from siem_rules import alerts, ruleset, segments, stream
+from siem_rules import alerts, ruleset, segments
 from siem_rules import syslog as udp
+from siem_rules.backlog import Backlog
 from siem_rules.binding import Registry, bind
+from siem_rules.checkpoint import LogPlaces
 from siem_rules.dedupe import Seen
 from siem_rules.delivery import Delivery
 from siem_rules.engine import Engine, Finding
 from siem_rules.errors import DetectorReplaced
-from siem_rules.models import checkpoints
+from siem_rules.rebuild import past
 from siem_rules.schema.event import Place, parse
 from siem_rules.settings import SiemSettings
+from siem_rules.stream import LogStream
 
-ROUND = 1 << 20
+#: Seconds of one slice, and of one sender's turn in it.
+SLICE_SECONDS = 0.03
+TURN_SECONDS = 0.01
 #: Most episodes that one unit of work writes; about 1 ms each.
 SLICE = 32
 #: Seconds between looks at the log when no wake-up comes.
@@ -104,16 +108,6 @@ def _go_on(detector: "Detector", stop: threading.Event) -> tuple["Detector", boo
         return Detector(detector._rt, detector.rules), True  # replaced by its own commit: go on from what stands
 
 
-class Reached(NamedTuple):
-    """How far a stream is read: everything before the record at ``offset``, and its first ``line`` lines."""
-
-    offset: int
-    line: int
-
-
-BEGIN = Reached(0, 0)
-
-
 class Detector:
     """The engine and its place in the log.
 
@@ -125,29 +119,29 @@ class Detector:
     def __init__(self, rt: Runtime, rules: ruleset.RuleSet) -> None:
         self._rt, self._log, self.rules = rt, segments.opened(rt), rules
         self.doubt = False  # whether a commit had no answer: it may stand all the same
-        self._registry = Registry(rt.db)
-        self.engine = Engine(rules, partial(_bind, self._registry))
-        self._horizon = rules.horizon + _LATENESS
+        self.engine = Engine(rules, partial(_bind, Registry(rt.db)))
         self._seen = Seen()
-        self._positions: dict[str, Reached] = {}
-        self._committed: dict[str, Reached] = {}
-        self._marks: dict[str, deque[tuple[float, int]]] = {}
+        with rt.db.read() as connection:
+            self._checkpoint = LogPlaces(connection, self._log, horizon=rules.horizon + _LATENESS)
+        self._backlog = Backlog(self._log, self._checkpoint.positions)
         self._findings: list[Finding] = []
         self._told: dict[tuple[str, ...], tuple[float, frozenset[str]]] = {}
         self._episodes: set[tuple[str, ...]] = set()  # of the findings that are not written yet
+        self._accounts: Counter[str] = Counter()  # whose lines found them
         self._judged = 0  # how many of the findings were asked whether they are urgent
         self._saved = self._kept_house = time.monotonic()
         self.counters: Counter[str] = Counter()
         self._rebuild()
 
     def round(self) -> bool:
-        """Read what is new and act on it; tell whether there was anything."""
-        busy = False
-        for name in self._log.names():
-            for record in self._log.read(name, self._positions.get(name, BEGIN).offset, limit=ROUND):
-                while not self._take(name, record):
-                    self.commit()
-                busy = True
+        """Do one slice of what waits; tell whether there was anything."""
+        busy = self._backlog.scan()
+        until = time.monotonic() + SLICE_SECONDS
+        while self._backlog and time.monotonic() < until:
+            busy = True
+            self._turn()
+            if len(self._episodes) >= SLICE:
+                self.commit()
         if self._urgent() or time.monotonic() - self._saved > _CHECKPOINT_EVERY:
             self.commit()
         if time.monotonic() - self._kept_house > _HOUSEKEEPING:
@@ -160,13 +154,16 @@ class Detector:
         Raises:
             DetectorReplaced: another detector moved the checkpoint; nothing was written.
         """
-        if not self._findings and self._positions == self._committed:
+        positions = self._backlog.positions()
+        if not self._findings and positions == self._checkpoint.positions:
             return
-        findings, positions = alerts.deduplicated(self._findings), dict(self._positions)
-        lines = {place: self._evidence(place) for finding in findings for place in finding.places}
+        began = time.perf_counter()
+        findings = alerts.deduplicated(self._findings)
+        evidence = Quotes(self._log)
+        lines = {place: evidence.line(place) for finding in findings for place in finding.places}
 
         def unit(connection: sa.Connection) -> None:
-            self._move(connection, positions)
+            self._checkpoint.move(connection, positions)
             for finding in findings:
                 self._record(connection, finding, lines.get)
 
@@ -178,12 +175,20 @@ class Detector:
         self.doubt = False
         raised = bool(self._findings)
         self.counters["findings"] += len(self._findings)
-        self._findings, self._judged = [], 0
-        self._episodes.clear()
-        self._committed = positions
+        self._checkpoint.moved(positions)
         self._saved = time.monotonic()
+        self._settle(time.perf_counter() - began)
         if raised:
             self._rt.wake()
+
+    def _settle(self, seconds: float) -> None:
+        """Charge those whose lines found something with what writing it has cost, and begin anew."""
+        total = self._accounts.total()
+        for account, count in self._accounts.items():
+            self._backlog.charge_account(account, seconds * count / total)
+        self._findings, self._judged = [], 0
+        self._episodes.clear()
+        self._accounts.clear()
 
     def _record(self, connection: sa.Connection, finding: Finding, fetch: alerts.Fetch) -> None:
         """Write one finding; one that the database cannot keep is counted and must not stop those beside it."""
@@ -209,44 +214,39 @@ class Detector:
             self._told.clear()
         return urgent
 
-    def _take(self, name: str, record: stream.StreamRecord) -> bool:
-        """Read a record from the line on that was reached; tell whether it is done, or a slice is full before its end."""
-        delivery = Delivery.unpack(record.payload)
-        received = delivery.received.timestamp()
-        marks = self._marks.setdefault(name, deque())
-        if not marks or received - marks[-1][0] > 10:
-            marks.append((received, record.offset))
-        reached = self._positions.get(name, BEGIN)
-        begin = reached.line if reached.offset == record.offset else 0
-        keys = delivery.line_keys()
-        for number in range(begin, len(keys)):
-            if len(self._episodes) >= SLICE:
-                self._positions[name] = Reached(record.offset, number)
-                return False
-            try:
-                found = self._line(delivery, number, keys[number], received, Place(name, record.offset, number))
-            except (
-                sa.exc.OperationalError,
-                DatabaseAway,
-            ):  # the registry does not answer: from this line on again, later
-                self._positions[name] = Reached(record.offset, number)
-                raise
-            self._findings += found
-            self._episodes.update((finding.rule.id, *finding.group) for finding in found)
-        self._positions[name] = Reached(record.end, 0)
-        return True
+    def _turn(self) -> None:
+        """Look at lines of one sender, for a moment; the next turn is that of whoever waited longest."""
+        flow, delivery = self._backlog.next()
+        began = time.perf_counter()
+        keys, number, now = delivery.ids, flow.line, clock.now().timestamp()
+        self._checkpoint.mark(flow.stream, flow.offset)
+        try:
+            while number < len(keys) and len(self._episodes) < SLICE:
+                place = Place(flow.stream, flow.offset, number)
+                found = self._line(delivery, number, now, place)
+                number += 1
+                if found:
+                    self._findings += found
+                    self._episodes.update((finding.rule.id, *finding.group) for finding in found)
+                    self._accounts[flow.account] += len(found)
+                if time.perf_counter() - began > TURN_SECONDS:
+                    break
+        finally:  # when the registry does not answer: from this line on again, later
+            self._backlog.reached(flow, number, whole=number >= len(keys))
+            self._backlog.charge(flow, time.perf_counter() - began)
 
-    def _line(self, delivery: Delivery, number: int, key: bytes | None, received: float, place: Place) -> list[Finding]:
-        if key is not None and not self._seen.add(key):
+    def _line(self, delivery: Delivery, number: int, now: float, place: Place) -> list[Finding]:
+        key = delivery.ids[number]
+        if key is not None and not self._seen.add(delivery.sender, key):
             self.counters["repeated"] += 1
             return []
         self.counters["events"] += 1
         try:
             event = parse(delivery, number, stream=place.stream, offset=place.offset)
-            return self.engine.process(event, received=received)
+            return self.engine.process(event, received=now)
         except (sa.exc.OperationalError, DatabaseAway):
             if key is not None:
-                self._seen.forget(key)
+                self._seen.forget(delivery.sender, key)
             raise
         except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
             # A line that our code does not understand must not blind the detector to the next one.
@@ -254,74 +254,52 @@ class Detector:
             _log.exception("line %d of the record at %s:%d is skipped", number, place.stream, place.offset)
             return []
 
-    def _move(self, connection: sa.Connection, positions: dict[str, "Reached"]) -> None:
-        for name, reached in positions.items():
-            before = self._committed.get(name)
-            if reached == before:
-                continue
-            values: dict[str, Any] = {
-                "position": reached.offset,
-                "line": reached.line,
-                "rebuild_from": self._rebuild_from(name),
-            }
-            values["updated_at"] = clock.now()
-            if before is None:
-                fresh = insert_ignore(connection, checkpoints, {"stream": name, **values}, index=("stream",))
-                if not fresh:
-                    raise DetectorReplaced(f"Stream {name} has a checkpoint already.")
-                continue
-            c = checkpoints.c
-            here = sa.and_(c.stream == name, c.position == before.offset, c.line == before.line)
-            if connection.execute(checkpoints.update().where(here).values(**values)).rowcount != 1:
-                raise DetectorReplaced(f"The checkpoint of {name} is no longer at {before.offset}:{before.line}.")
-
-    def _rebuild_from(self, name: str) -> int:
-        marks, oldest = self._marks[name], clock.now().timestamp() - self._horizon
-        while len(marks) > 1 and marks[1][0] < oldest:
-            marks.popleft()
-        return marks[0][1]
-
     def _rebuild(self) -> None:
-        with self._rt.db.read() as connection:
-            rows = connection.execute(sa.select(checkpoints)).mappings().all()
-        for row in rows:
-            name, reached = str(row["stream"]), Reached(int(row["position"]), int(row["line"]))
-            self._marks[name] = deque([(clock.now().timestamp(), int(row["rebuild_from"]))])
-            self._remember(name, int(row["rebuild_from"]), reached)
-            self._positions[name] = self._committed[name] = reached
-        self.counters.clear()
-
-    def _remember(self, name: str, start: int, reached: "Reached") -> None:
-        """Run what was read before through the engine again; its findings are rows already."""
-        for record in self._log.read(name, start, limit=1 << 40):
-            whole = record.end <= reached.offset
-            if not whole and (record.offset != reached.offset or not reached.line):
-                return
+        """Run what was looked at before through the engine again; its findings are rows already."""
+        records, skipped = past(self._log, self._checkpoint.positions, self._checkpoint.rebuild_from)
+        now = clock.now().timestamp()
+        for record in records:
             delivery = Delivery.unpack(record.payload)
-            keys = delivery.line_keys()
-            for number in range(len(keys) if whole else reached.line):
-                place = Place(name, record.offset, number)
-                self._line(delivery, number, keys[number], delivery.received.timestamp(), place)
+            for number in range(len(delivery.ids) if record.lines is None else record.lines):
+                key = delivery.ids[number]
+                if record.again:
+                    self._line(delivery, number, now, Place(record.stream, record.offset, number))
+                elif key is not None:
+                    self._seen.add(delivery.sender, key)
+        self.counters.clear()
+        self.counters["rebuild_skipped"] = skipped
 
-    def _evidence(self, place: Place) -> dict[str, Any] | None:
-        payload = self._log.record_at(place.stream, place.offset)
-        if payload is None:
+    def _keep_house(self) -> None:
+        self._kept_house = time.monotonic()
+        self.engine.expire(clock.now().timestamp())
+        for name in self._checkpoint.positions:
+            self._log.expire(
+                name, before=self._checkpoint.needed(name), keep_bytes=KEEP_BYTES,
+                older_than=clock.now().timestamp() - KEEP_SECONDS,
+            )  # fmt: skip
+
+
+class Quotes:
+    """Lines of evidence from the log; each record is read once."""
+
+    def __init__(self, log: LogStream) -> None:
+        self._log = log
+        self._read: dict[tuple[str, int], Delivery | None] = {}
+
+    def line(self, place: Place) -> dict[str, Any] | None:
+        """Give a line with who delivered it and when; None if retention has removed it."""
+        key = place.stream, place.offset
+        if key not in self._read:
+            payload = self._log.record_at(*key)
+            self._read[key] = None if payload is None else Delivery.unpack(payload)
+        delivery = self._read[key]
+        if delivery is None:
             return None
-        delivery = Delivery.unpack(payload)
         return {
             "sender": delivery.sender.label, "received": clock.iso(delivery.received),
             "line": delivery.lines[place.line].decode("utf-8", "replace"),
             "stream": place.stream, "offset": place.offset, "number": place.line,
         }  # fmt: skip
-
-    def _keep_house(self) -> None:
-        self._kept_house = time.monotonic()
-        self.engine.expire(clock.now().timestamp())
-        for name in self._committed:
-            self._log.expire(
-                name, before=self._marks[name][0][1], keep_bytes=KEEP_BYTES,
-                older_than=clock.now().timestamp() - KEEP_SECONDS,
-            )  # fmt: skip
 
 
 def _bind(registry: Registry, event: Any, subject: str) -> Any:

@@ -1,18 +1,18 @@
-"""Take log lines in: duplicates out, the rest on disk, and only then the answer.
+"""Take log lines in: on disk, and only then the answer.
 
 One `Ingest` per process that takes lines (the doors; the syslog listener has a stream of its own). Steps: refuse when the
-detector is too far behind; drop repeated lines by the sender's own keys; append the batch to this process's stream; sync;
-wake the detector; answer.
+detector is too far behind; append the batch, in pieces, to this process's stream; sync; wake the detector; answer.
 
 Whether a batch counts once when it is sent twice: lines with an ``_id`` do, and lines of a batch with an
-``Idempotency-Key`` do. A batch with neither is counted each time, since two equal lines are two events.
+``Idempotency-Key`` do. A batch with neither is counted each time, since two equal lines are two events. The detector tells
+what is repeated, because it alone sees the streams of all doors; the answer to a repetition is that of the first.
 """
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,6 @@ from lachan.ids import new_id
 from lachan.runtime import Runtime
 from siem_rules import segments, stream
 from siem_rules.bulk import Item
-from siem_rules.dedupe import Seen
 from siem_rules.delivery import Delivery, Sender, line_key
 from siem_rules.errors import BacklogFull, StreamBusy
 from siem_rules.models import checkpoints
@@ -38,9 +37,7 @@ SHARE = 16
 
 def instance(rt: Runtime) -> "Ingest":
     """This process's way in, opened when first asked for and kept by the runtime."""
-    return rt.keep(
-        Ingest, lambda: Ingest(segments.opened(rt), backlog=partial(backlog, rt), wake=partial(rt.wake, "detect"))
-    )
+    return rt.keep(Ingest, lambda: Ingest(segments.opened(rt), lag=partial(lag, rt), wake=partial(rt.wake, "detect")))
 
 
 def close(rt: Runtime) -> None:
@@ -48,13 +45,35 @@ def close(rt: Runtime) -> None:
     rt.dismiss(Ingest)
 
 
-def backlog(rt: Runtime) -> int:
-    """Bytes that are kept and that the detector has not read yet."""
+@dataclass(frozen=True)
+class Lag:
+    """How many bytes of what is kept the detector has not looked at: in all, and by the senders it knows to be behind."""
+
+    total: int = 0
+    of: Mapping[str, int] = field(default_factory=dict)
+
+    def of_sender(self, label: str, sent: int) -> int:
+        """Tell how much of it is one sender's, who sent so many bytes since nothing lay here."""
+        return self.of.get(label, 0) + min(sent, self.total - sum(self.of.values()))
+
+
+def lag(rt: Runtime) -> Lag:
+    """How far the detector is behind."""
+    c = checkpoints.c
     with rt.db.read() as connection:
-        rows = connection.execute(sa.select(checkpoints.c.stream, checkpoints.c.position)).all()
-    positions = {str(name): int(position) for name, position in rows}
+        rows = connection.execute(sa.select(c.stream, c.position, c.behind)).all()
+    positions, of = {}, Counter[str]()
+    for row in rows:
+        positions[str(row.stream)] = int(row.position)
+        of.update({label: int(behind[2]) for label, behind in row.behind.items()})
     log = segments.opened(rt)
-    return sum(max(0, log.position(name) - positions.get(name, 0)) for name in log.names())
+    unseen = sum(max(0, log.position(name) - positions.get(name, 0)) for name in log.names())
+    return Lag(unseen + of.total(), of)
+
+
+def backlog(rt: Runtime) -> int:
+    """Bytes that are kept and that the detector has not looked at yet."""
+    return lag(rt).total
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ class Ingest:
 
     Args:
         log: where the lines are kept.
-        backlog: tells how many bytes the detector is behind.
+        lag: tells how far the detector is behind.
         wake: called after each batch.
         high_water: bytes of backlog at which senders are told to wait.
         prefix: what the stream's name begins with.
@@ -84,21 +103,16 @@ class Ingest:
         self,
         log: stream.LogStream,
         *,
-        backlog: Callable[[], int],
+        lag: Callable[[], Lag],
         wake: Callable[[], None],
         high_water: int = HIGH_WATER,
         prefix: str = "bulk",
     ) -> None:
         self._writer = _first_free(log, prefix)
-        self._backlog, self._wake, self._high_water = backlog, wake, high_water
-        self._seen = Seen()
+        self._lag, self._wake, self._high_water = lag, wake, high_water
         self._lock = threading.Lock()
-        self._checked, self._behind = 0.0, 0
+        self._checked, self._behind = 0.0, Lag()
         self._sent: Counter[str] = Counter()
-        for record in log.read(self._writer.name, log.starts(self._writer.name)[-2:][0], limit=1 << 40):
-            for key in Delivery.unpack(record.payload).line_keys():
-                if key is not None:
-                    self._seen.add(key)
 
     def deliver(self, sender: Sender, items: list[Item], *, batch: str = "") -> BulkAnswer:
         """Keep the lines of a batch and tell the outcome of each item; returns when all is on disk.
@@ -114,21 +128,17 @@ class Ingest:
         """
         began = time.monotonic()
         self._check_backlog(sender)
+        good = [(place, item) for place, item in enumerate(items) if item.line is not None]
+        keys = tuple(line_key(item.id, batch, place) for place, item in good)
+        whole = Delivery(sender, clock.now(), batch, keys, tuple(item.line or b"" for _, item in good))
+        end = self._writer.end
         with self._lock:
-            kept = self._sort_out(sender, items, batch)
-            end = self._writer.end
-            if kept is not None:
-                try:
-                    record = kept.pack()
-                    end = self._writer.append(record)
-                    self._sent[sender.label] += len(record)
-                except OSError:
-                    for key in kept.line_keys():
-                        if key is not None:
-                            self._seen.forget(key)
-                    raise
-        self._writer.sync(end)  # also for a repetition: what it repeats must be on disk before anybody is told so
-        if kept is not None:
+            for piece in whole.pieces():
+                record = piece.pack()
+                end = self._writer.append(record)
+                self._sent[sender.label] += len(record)
+        self._writer.sync(end)
+        if good:
             self._wake()
         told = [item.answer(identity=item.id or new_id(), sequence=end) for item in items]
         took = int((time.monotonic() - began) * 1000)
@@ -138,44 +148,16 @@ class Ingest:
         """Let go of the stream."""
         self._writer.close()
 
-    def _sort_out(self, sender: Sender, items: list[Item], batch: str) -> Delivery | None:
-        good = [item for item in items if item.line is not None]
-        keys = tuple(line_key(item.id, batch, place) for place, item in enumerate(items) if item.line is not None)
-        whole = Delivery(sender, clock.now(), batch, keys, tuple(item.line or b"" for item in good))
-        kept: list[int] = []
-        for place, (item, key) in enumerate(zip(good, whole.line_keys(), strict=True)):
-            if key is None or self._seen.add(key):
-                kept.append(place)
-            elif item.action == "create" and item.id is not None:
-                item.status = 409
-                item.error = {
-                    "type": "version_conflict_engine_exception",
-                    "reason": f"[{item.id}]: version conflict, document already exists (current version [1])",
-                }
-            else:
-                item.status = 200
-        if not kept:
-            return None
-        if len(kept) == len(good):
-            return whole
-        return Delivery(
-            sender,
-            whole.received,
-            batch,
-            tuple(whole.ids[place] for place in kept),
-            tuple(whole.lines[place] for place in kept),
-        )
-
     def _check_backlog(self, sender: Sender) -> None:
-        now, share = time.monotonic(), self._high_water // SHARE
-        if now - self._checked > 1 or self._sent[sender.label] > share:
-            self._checked, self._behind = now, self._backlog()
-            if self._behind <= share:
+        now, share, sent = time.monotonic(), self._high_water // SHARE, self._sent[sender.label]
+        if now - self._checked > 1 or sent > share:
+            self._checked, self._behind = now, self._lag()
+            if self._behind.total <= share:
                 self._sent.clear()
-        if self._behind > self._high_water:
-            raise BacklogFull(f"The detector is {self._behind >> 20} MiB behind.", retry_after=5)
-        if self._behind > share and self._sent[sender.label] > share:
-            raise BacklogFull("The detector is behind, and most of that is yours.", retry_after=2)
+        if self._behind.total > self._high_water:
+            raise BacklogFull(f"The detector is {self._behind.total >> 20} MiB behind.", retry_after=5)
+        if self._behind.total > share and self._behind.of_sender(sender.label, sent) > share:
+            raise BacklogFull("The detector is behind, and much of that is yours.", retry_after=2)
 
 
 def _first_free(log: stream.LogStream, prefix: str) -> stream.StreamWriter:

@@ -57,6 +57,8 @@ checkpoints = sa.Table(
     sa.Column("stream", sa.String(60), primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
     sa.Column("line", sa.Integer, nullable=False, server_default="0"),  # of the record at that position, already read
+    sa.Column("behind", Json, nullable=False, server_default="{}"),  # senders that are behind it, and where they stand
     sa.Column("rebuild_from", sa.BigInteger, nullable=False),
+    sa.Column("round", sa.BigInteger, nullable=False, server_default="0"),  # counts the moves: the fence
     sa.Column("updated_at", UtcDateTime, nullable=False),
 )

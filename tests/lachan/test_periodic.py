@@ -177,8 +177,7 @@ def test_no_role_at_rest_reads_a_big_table_whole(city: City) -> None:
     reporter.acted(1, {"00000007": 1})
     reporter.note("00000008")
     assert city.scans(reporter._flush) == []
-    detector = Detector(rt, ruleset.ours())
-    assert city.scans(lambda: (detector._rebuild(), detector.round(), detector.commit())) == []
+    assert city.scans(lambda: Detector(rt, ruleset.ours()).round()) == []
     for name in wiring.load().health:
         assert city.scans(lambda name=name: resolve(name)(rt)) == []  # type: ignore[misc]
 
