@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI
 from prometheus_client import Counter
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,9 +32,10 @@ from api import answers, problems
 from api.answers import MachineAnswer
 from api.middleware import KNOWN_ID, normal
 from lachan import metrics
-from lachan.errors import LachanError, TooLarge
+from lachan.errors import Invalid, LachanError, TooLarge
 from lachan.ids import new_id
 
+M = TypeVar("M", bound=BaseModel)
 _log = logging.getLogger("lachan.api")
 BODY = 1 << 20  # octets that a body may have where a route says nothing else
 UNREAD = 1 << 20  # octets of a refused body that are read and thrown away; for more the connection is closed
@@ -97,6 +99,26 @@ class MachineRequest:
             if len(body) > most:
                 raise too_large(most)
         return body
+
+    async def json(self, model: type[M]) -> M:
+        """Read the request's body as a model.
+
+        Raises:
+            TooLarge: as `body`.
+            Invalid: it does not fit; ``faults`` tells where.
+        """
+        try:
+            return model.model_validate_json(await self.body())
+        except ValidationError as error:
+            faults = [
+                {"where": ".".join(["body", *map(str, item["loc"])]), "what": item["msg"]} for item in error.errors()
+            ]
+            raise Invalid(f"{faults[0]['where']}: {faults[0]['what']}", faults=faults) from error
+
+
+def json_answer(content: BaseModel) -> MachineAnswer:
+    """Make an answer of a model."""
+    return MachineAnswer(200, [(b"content-type", b"application/json")], content.model_dump_json().encode())
 
 
 def problem(request: Request, error: LachanError) -> MachineAnswer:

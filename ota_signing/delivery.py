@@ -5,10 +5,11 @@ newer than what the device runs, or when people approved it as a downgrade. A de
 and model only. ``limited`` devices may update, since updating is often the remedy; quarantined ones may not.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -18,6 +19,7 @@ from lachan.errors import Invalid
 from lachan.events import FirmwareInstalled
 from lachan.identity import Permission, Principal, require
 from lachan.ids import new_id
+from lachan.statements import Statement
 from lachan.work import outbox
 from ota_signing.errors import NoSuchRelease, ReleaseHalted, TooManyReports, TrustWithheld
 from ota_signing.models import installs, releases
@@ -27,9 +29,20 @@ from ota_signing.versions import Version
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
+    from lachan.settings import Settings
 
 
+_r = releases.c
+_MINE = sa.select(releases).where(_r.vendor == sa.bindparam("vendor_"), _r.model == sa.bindparam("model_"))
+_NEWEST = Statement(
+    _MINE.where(_r.state == ReleaseState.PUBLISHED, _r.listed).order_by(_r.published_at.desc(), _r.id.desc()).limit(1)
+)
+_BY_ID = Statement(_MINE.where(_r.id == sa.bindparam("id_")))
+_BY_TARGET = Statement(_MINE.where(_r.target_path == sa.bindparam("path_"), _r.sha256 == sa.bindparam("sha256_")))
 REPORTS = 30  # of one device within an hour
+
+
+Release = Any  # a row of `releases`, as the statements below give it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,25 @@ class Firmware:
     signature: bytes
 
 
+def newest(connection: sa.Connection, *, vendor: str, model: str) -> Release | None:
+    """Give the release that devices of a model are to run; None without any."""
+    found: Release | None = _NEWEST.first(connection, vendor_=vendor, model_=model)
+    return found
+
+
+def offered(release: Release | None, *, has: str | None) -> Offer | None:
+    """Tell whether a device that runs this version should install the newest release of its model."""
+    if release is None:
+        return None
+    running, gets = Version(has or ""), Version(release.version)
+    if has and (gets == running or (gets < running and not release.downgrade)):
+        return None
+    return Offer(
+        release_id=release.id, version=release.version, sha256=release.sha256, length=release.length,
+        target_path=release.target_path, downgrade=release.downgrade,
+    )  # fmt: skip
+
+
 def offer(rt: "Runtime", device_id: str) -> Offer | None:
     """Tell what a device should install now; None when it is up to date.
 
@@ -64,21 +96,8 @@ def offer(rt: "Runtime", device_id: str) -> Offer | None:
     with rt.db.read() as connection:
         device = devices.get(connection, device_id)
         _check_trust(connection, device_id)
-        query = sa.select(releases).where(
-            releases.c.vendor == device.vendor, releases.c.model == device.model,
-            releases.c.state == ReleaseState.PUBLISHED, releases.c.listed,
-        )  # fmt: skip
-        newest = query.order_by(releases.c.published_at.desc(), releases.c.id.desc()).limit(1)
-        row = connection.execute(newest).mappings().first()
-    if row is None:
-        return None
-    has, gets = Version(device.firmware_version or ""), Version(row["version"])
-    if device.firmware_version and (gets == has or (gets < has and not row["downgrade"])):
-        return None
-    return Offer(
-        release_id=row["id"], version=row["version"], sha256=row["sha256"], length=row["length"],
-        target_path=row["target_path"], downgrade=row["downgrade"],
-    )  # fmt: skip
+        release = newest(connection, vendor=device.vendor, model=device.model)
+    return offered(release, has=device.firmware_version)
 
 
 def firmware(rt: "Runtime", device_id: str, release_id: str) -> Firmware:
@@ -89,7 +108,7 @@ def firmware(rt: "Runtime", device_id: str, release_id: str) -> Firmware:
         NoSuchRelease: there is none for this device's vendor and model, or it is not published yet.
         ReleaseHalted: it was halted.
     """
-    return _firmware(rt, device_id, releases.c.id == release_id)
+    return _firmware(rt, device_id, _BY_ID, id_=release_id)
 
 
 def target(rt: "Runtime", device_id: str, path: str) -> Firmware:
@@ -100,18 +119,38 @@ def target(rt: "Runtime", device_id: str, path: str) -> Firmware:
         NoSuchRelease: no such target exists for this device's vendor and model.
         ReleaseHalted: it was halted.
     """
-    folder, _, name = path.rpartition("/")
-    sha256, _, plain = name.partition(".")
-    return _firmware(rt, device_id, sa.and_(releases.c.target_path == f"{folder}/{plain}", releases.c.sha256 == sha256))
+    return _firmware(rt, device_id, _BY_TARGET, **_target(path))
+
+
+def firmware_for(
+    connection: sa.Connection, settings: "Settings", *, vendor: str, model: str, release_id: str = "", path: str = ""
+) -> Firmware:
+    """Do what `firmware` or (with a ``path``) `target` does, for a device whose trust was asked already.
+
+    Raises:
+        NoSuchRelease, ReleaseHalted: as these do.
+    """
+    if path:
+        row = _BY_TARGET.first(connection, vendor_=vendor, model_=model, **_target(path))
+    else:
+        row = _BY_ID.first(connection, vendor_=vendor, model_=model, id_=release_id)
+    return _told(settings, row)
 
 
 def report(
     rt: "Runtime", device: Principal, *, release_id: str, version: str, outcome: InstallOutcome, detail: str = ""
 ) -> Install:
-    """Take a device's word on an update; the same report again changes nothing.
+    """Run `reporting` and wait for it; raises as it does."""
+    return rt.db.run(reporting(device, release_id=release_id, version=version, outcome=outcome, detail=detail))
+
+
+def reporting(
+    device: Principal, *, release_id: str, version: str, outcome: InstallOutcome, detail: str = ""
+) -> Callable[[sa.Connection], Install]:
+    """Make the unit that takes a device's word on an update; the same report again changes nothing.
 
     Args:
-        rt, device: the installation; the device, as its certificate proves it.
+        device: as its certificate proves it.
         release_id: what it tried to install.
         version: what it runs now.
         outcome: what became of it.
@@ -144,7 +183,7 @@ def report(
         outbox.append(connection, event, actor=device)
         return made
 
-    return rt.db.run(unit)
+    return unit
 
 
 def _locked(connection: sa.Connection, device_id: str) -> devices.Device:
@@ -167,17 +206,28 @@ def history(connection: sa.Connection, device_id: str, *, limit: int = 50) -> li
     return [Install(**{**row, "outcome": InstallOutcome(row["outcome"])}) for row in rows.mappings()]
 
 
-def _firmware(rt: "Runtime", device_id: str, where: sa.ColumnElement[bool]) -> Firmware:
+def _firmware(rt: "Runtime", device_id: str, statement: Statement, **which: str) -> Firmware:
     with rt.db.read() as connection:
         device = devices.get(connection, device_id)
         _check_trust(connection, device_id)
-        row = _made_for(connection, device, where)
-    if row["state"] == ReleaseState.HALTED:
-        raise ReleaseHalted(f"Release {row['version']} was halted.", release_id=row["id"])
-    if row["state"] != ReleaseState.PUBLISHED or row["signature"] is None:
+        row = statement.first(connection, vendor_=device.vendor, model_=device.model, **which)
+    return _told(rt.settings, row)
+
+
+def _told(settings: "Settings", row: Release | None) -> Firmware:
+    if row is not None and row.state == ReleaseState.HALTED:
+        raise ReleaseHalted(f"Release {row.version} was halted.", release_id=row.id)
+    if row is None or row.state != ReleaseState.PUBLISHED or row.signature is None:
         raise NoSuchRelease("There is no such release for this device.")
-    path = Store(rt.settings).path(row["sha256"])
-    return Firmware(release_id=row["id"], path=path, sha256=row["sha256"], signature=bytes(row["signature"]))
+    path = Store(settings).path(row.sha256)
+    return Firmware(release_id=row.id, path=path, sha256=row.sha256, signature=bytes(row.signature))
+
+
+def _target(path: str) -> dict[str, str]:
+    """Take a TUF target path apart: where it is listed, and the hash before its name."""
+    folder, _, name = path.rpartition("/")
+    sha256, _, plain = name.partition(".")
+    return {"path_": f"{folder}/{plain}", "sha256_": sha256}
 
 
 def _made_for(connection: sa.Connection, device: devices.Device, where: sa.ColumnElement[bool]) -> sa.RowMapping:

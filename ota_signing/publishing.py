@@ -199,6 +199,8 @@ def _halt_few(connection: sa.Connection, *, refused: Sequence[tuple[str, str]]) 
         reason = f"signer: {why}"
         here = sa.and_(releases.c.id == release_id, releases.c.state == ReleaseState.PUBLISHED)
         if connection.execute(releases.update().where(here).values(state=ReleaseState.HALTED, reason=reason)).rowcount:
+            path = sa.select(releases.c.target_path).where(releases.c.id == release_id)
+            bins.touch(connection, bins.slot(connection.execute(path).scalar_one()))  # doors know changes by the slots
             outbox.append(connection, FirmwareHalted(release_id=release_id, reason=reason), actor=system("signer"))
 
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, Timestamp
@@ -40,6 +41,10 @@ class Repository:
             return b"".join(self._blobs.open(name))
         except NoSuchBlob:
             return None
+
+    def path(self, name: str) -> Path | None:
+        """Give the file of a metadata name; None if no such name can be, or it lies in no file."""
+        return self._blobs.local_path(name) if _NAME.fullmatch(name) else None
 
     def newest(self, role: str) -> int:
         """Tell the highest version of a role that lies there; 0 without any."""

@@ -42,7 +42,11 @@ from pki.states import CertificateState
 _KEEP = 2.0  # seconds that a registry row may be remembered
 _KEEP_CHAIN = 60.0  # seconds that a chain's signatures need not be verified again on the same connection
 _d = devices.devices.c
-_DEVICE = Statement(sa.select(_d.id, _d.name, _d.vendor, _d.site, _d.state).where(_d.id == sa.bindparam("id")))
+_DEVICE = Statement(
+    sa.select(_d.id, _d.name, _d.vendor, _d.site, _d.model, _d.firmware_version, _d.state).where(
+        _d.id == sa.bindparam("id")
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Verified:
         name: Its unique name.
         vendor: Its manufacturer.
         site: Where it belongs.
+        model: What it is.
+        firmware_version: What it runs, as far as it told; None before.
         certificate: The certificate that it used.
         keys: By what a refusal would name that certificate.
     """
@@ -62,6 +68,8 @@ class Verified:
     name: str
     vendor: str
     site: str
+    model: str
+    firmware_version: str | None
     certificate: x509.Certificate
     keys: CertificateKeys
 
@@ -110,6 +118,11 @@ async def verified(request: Request) -> Verified:
 
 async def speaker(device: Annotated[Verified, Depends(verified)]) -> Principal:
     """Give the device as a Principal: it may speak of itself."""
+    return principal(device)
+
+
+def principal(device: Verified) -> Principal:
+    """Give a device as a Principal: it may speak of itself."""
     return Principal(
         kind=PrincipalKind.DEVICE,
         id=device.device_id,
@@ -167,7 +180,9 @@ def _look_up(certificate: bytes, judged: Judged, connection: sa.Connection) -> V
     if known is not None and known.state != CertificateState.VALID:
         why = "suspended" if known.state == CertificateState.HELD else "revoked"
         raise refused(why, f"The certificate is {why}.")
-    return Verified(row.id, row.name, row.vendor, row.site, judged.certificate, judged.keys)
+    return Verified(
+        row.id, row.name, row.vendor, row.site, row.model, row.firmware_version, judged.certificate, judged.keys
+    )  # fmt: skip
 
 
 def check_trust(view: View, device: Verified, *, operation: str) -> None:

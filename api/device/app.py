@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import machine, metrics, middleware, problems, routing
 from api.device import access, routes
+from api.device.desk import Desk
 from api.device.reporter import Reporter
 from api.device.trustwatch import TrustWatch, View
 from api.tls import TlsDoor
@@ -37,7 +38,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
         RuntimeError: If an exception in ``routes`` names no route, or a machine route's ``auth`` says something else.
     """
     app = machine.DoorApp(title="lachan device door", openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.rt = rt
+    app.state.rt, app.state.desk = rt, Desk(rt)
     app.state.door = "device"
     app.state.issuing = service.OnLoop(rt, SignerLink(rt.settings.signer_path))
     problems.install(app, challenge="Certificate")
@@ -48,6 +49,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
     app.add_middleware(middleware.Envelope, door="device", headers=middleware.MACHINE_HEADERS)
     front = machine.MachineDispatcher(app.behind, door="device", table=table, shared=app, verified=access.verified)
+    app.closing.append(app.state.desk.close)
     app.front = _ForwardedChain(front, proxies=frozenset(rt.settings.proxies))
     return app
 

@@ -2,27 +2,35 @@
 
 A device polls ``/device/v1/firmware``, takes the metadata and the target from ``/tuf/…`` with any TUF client (or the
 plain file and its detached CMS signature from ``/firmware/…``), and reports. It sees releases of its own vendor and
-model only; a halted one is gone with the next request.
+model only; a halted one is gone with the next request (`api.memory` tells the bound). All devices of a model that run the
+same version are answered with the same bytes.
 """
 
-import base64
-from typing import Annotated
+from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, Response
+import asyncio
+import base64
+import os
+from pathlib import Path
+
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.device.access import Verified, runtime, speaker, verified
-from lachan.errors import Invalid, NotFound
-from lachan.identity import Principal
-from lachan.runtime import Runtime
+from api import machine
+from api.answers import MachineAnswer
+from api.device.access import Verified, principal
+from api.device.desk import Desk
+from api.files import Served, serve
+from api.machine import Auth, MachineRequest, MachineRoute, json_answer
+from api.middleware import entity_tag
+from lachan.errors import NotFound
 from ota_signing import delivery
+from ota_signing.delivery import Firmware
 from ota_signing.errors import ArtifactMissing
 from ota_signing.repository import Repository
 from ota_signing.schemas import InstallOutcome
 
-router = APIRouter(tags=["firmware"])
-_MAX_RANGES = 16
+KEPT = 1 << 20  # octets of a metadata file that is kept in memory
 
 
 class Update(BaseModel):
@@ -64,84 +72,144 @@ class Reported(BaseModel):
     id: str
 
 
-@router.get("/device/v1/firmware", summary="What should I install?")
-def poll_firmware(device: Annotated[Verified, Depends(verified)], rt: Annotated[Runtime, Depends(runtime)]) -> Poll:
+def _desk(asked: MachineRequest) -> Desk:
+    found: Desk = asked.state.desk
+    return found
+
+
+def _runs(device: Verified) -> tuple[str, str, str]:
+    return device.vendor, device.model, device.firmware_version or ""
+
+
+def _known_poll(asked: MachineRequest) -> MachineAnswer | None:
+    desk = _desk(asked)
+    mark = desk.marks.fresh()
+    return None if mark is None else desk.polls.get(_runs(asked.device), mark.firmware)
+
+
+async def poll_firmware(asked: MachineRequest) -> MachineAnswer:
     """Names the release that this device should install now, if there is one."""
-    found = delivery.offer(rt, device.device_id)
-    if found is None:
-        return Poll(update=None)
-    update = Update(
+    desk, device = _desk(asked), asked.device
+    mark = await desk.marks.now()
+    known = desk.polls.get(_runs(device), mark.firmware)
+    if known is not None:
+        return known
+    release = await desk.marks.look(
+        lambda connection: delivery.newest(connection, vendor=device.vendor, model=device.model)
+    )
+    found = delivery.offered(release, has=device.firmware_version)
+    update = found and Update(
         release_id=found.release_id, version=found.version, length=found.length, sha256=found.sha256,
         downgrade=found.downgrade, target=found.target_path, metadata="/tuf/metadata/",
         targets="/tuf/targets/", download=f"/firmware/{found.release_id}",
         signature=f"/firmware/{found.release_id}/signature",
     )  # fmt: skip
-    return Poll(update=update)
+    return desk.polls.put(_runs(device), mark.firmware, json_answer(Poll(update=update)))
 
 
-@router.post("/device/v1/firmware/report", summary="This became of it")
-def report_firmware(
-    body: Report, device: Annotated[Principal, Depends(speaker)], rt: Annotated[Runtime, Depends(runtime)]
-) -> Reported:
+async def report_firmware(asked: MachineRequest) -> MachineAnswer:
     """Take the device's word on an update, and with it the version that it runs now."""
-    made = delivery.report(
-        rt, device, release_id=body.release_id, version=body.version, outcome=body.outcome, detail=body.detail
-    )
+    told = await asked.json(Report)
+    rt = _desk(asked).rt
+    unit = delivery.reporting(
+        principal(asked.device), release_id=told.release_id, version=told.version, outcome=told.outcome,
+        detail=told.detail,
+    )  # fmt: skip
+    made = await rt.db.arun(unit)
     rt.wake()
-    return Reported(id=made.id)
+    return json_answer(Reported(id=made.id))
 
 
-@router.get("/tuf/metadata/{name}", summary="TUF metadata", response_class=FileResponse)
-def read_tuf_metadata(
-    name: str, _: Annotated[Verified, Depends(verified)], rt: Annotated[Runtime, Depends(runtime)]
-) -> Response:
+async def read_tuf_metadata(asked: MachineRequest) -> MachineAnswer:
     """Metadata of the update framework by file name, as TUF clients ask for it."""
-    encoded = Repository(rt.settings).get(name)
+    desk, name = _desk(asked), asked.parameters["name"]
+    repository = Repository(desk.rt.settings)
+    stamp = _stamp(repository.path(name))
+    known = desk.metadata.get(name, stamp) if stamp is not None else None
+    if known is not None:
+        return known
+    encoded = await asyncio.to_thread(repository.get, name)
     if encoded is None:
         raise NotFound(f"There is no metadata {name[:60]!r}.")
-    kept = "no-cache" if name == "timestamp.json" else "max-age=604800, immutable"
-    return Response(encoded, media_type="application/json", headers={"Cache-Control": kept})
+    kept = b"no-cache" if name == "timestamp.json" else b"max-age=604800, immutable"
+    headers = [(b"content-type", b"application/json"), (b"cache-control", kept)]
+    answer = MachineAnswer(200, headers, encoded, etag=entity_tag(encoded).encode())
+    if stamp is not None and len(encoded) <= KEPT:
+        desk.metadata.put(name, stamp, answer)
+    return answer
 
 
-@router.api_route("/tuf/targets/{path:path}", methods=["GET"], summary="TUF target", response_class=FileResponse)
-def read_tuf_target(
-    path: str,
-    request: Request,
-    device: Annotated[Verified, Depends(verified)],
-    rt: Annotated[Runtime, Depends(runtime)],
-) -> Response:
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """Tell by what a file is known to be the same; None where there is no file to look at."""
+    try:
+        found = os.stat(path) if path is not None else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+async def read_tuf_target(asked: MachineRequest) -> MachineAnswer:
     """A firmware by its hash-prefixed target path."""
-    return _file(request, delivery.target(rt, device.device_id, path))
+    return _file(asked, await _firmware(asked, path=asked.parameters["path"]))
 
 
-@router.get("/firmware/{release_id}", summary="Firmware", response_class=FileResponse)
-def download_firmware(
-    release_id: str,
-    request: Request,
-    device: Annotated[Verified, Depends(verified)],
-    rt: Annotated[Runtime, Depends(runtime)],
-) -> Response:
+async def download_firmware(asked: MachineRequest) -> MachineAnswer:
     """The bytes of a release; ``Range``, ``If-Range`` and ``If-None-Match`` are understood."""
-    return _file(request, delivery.firmware(rt, device.device_id, release_id))
+    return _file(asked, await _firmware(asked, release_id=asked.parameters["release_id"]))
 
 
-@router.get("/firmware/{release_id}/signature", summary="Firmware's detached CMS", response_class=Response)
-def download_signature(
-    release_id: str, device: Annotated[Verified, Depends(verified)], rt: Annotated[Runtime, Depends(runtime)]
-) -> Response:
+async def download_signature(asked: MachineRequest) -> MachineAnswer:
     """The detached signature (RFC 5652, DER) over the bytes of a release."""
-    found = delivery.firmware(rt, device.device_id, release_id)
-    return Response(found.signature, media_type="application/pkcs7-signature")
+    found = await _firmware(asked, release_id=asked.parameters["release_id"])
+    return MachineAnswer(200, [(b"content-type", b"application/pkcs7-signature")], found.signature)
 
 
-def _file(request: Request, found: delivery.Firmware) -> Response:
-    tag = f'"{found.sha256}"'
-    digest = base64.b64encode(bytes.fromhex(found.sha256)).decode()
-    headers = {"ETag": tag, "Repr-Digest": f"sha-256=:{digest}:", "Cache-Control": "private, max-age=86400"}
-    if tag in [item.strip() for item in request.headers.get("if-none-match", "").split(",")]:
-        return Response(status_code=304, headers=headers)
-    if request.headers.get("range", "").count(",") >= _MAX_RANGES:
-        raise Invalid(f"At most {_MAX_RANGES} ranges at once.", field="Range")
-    if not found.path.is_file():
-        raise ArtifactMissing(f"The file of release {found.release_id} is missing.")
-    return FileResponse(found.path, media_type="application/octet-stream", headers=headers)
+async def _firmware(asked: MachineRequest, *, release_id: str = "", path: str = "") -> Firmware:
+    """Give the file of a release for this device's vendor and model.
+
+    Raises:
+        NoSuchRelease: there is none, or it is not published yet.
+        ReleaseHalted: it was halted.
+    """
+    desk, device = _desk(asked), asked.device
+    key = (device.vendor, device.model, release_id, path)
+    mark = await desk.marks.now()
+    known = desk.firmware.get(key, mark.firmware)
+    if known is not None:
+        return known
+    found = await desk.marks.look(
+        lambda connection: delivery.firmware_for(
+            connection, desk.rt.settings, vendor=device.vendor, model=device.model, release_id=release_id, path=path
+        )
+    )
+    return desk.firmware.put(key, mark.firmware, found)
+
+
+def _file(asked: MachineRequest, found: Firmware) -> MachineAnswer:
+    digest = base64.b64encode(bytes.fromhex(found.sha256))
+    headers = [(b"repr-digest", b"sha-256=:" + digest + b":"), (b"cache-control", b"private, max-age=86400")]
+    served = Served(found.path, b"application/octet-stream", headers, f'"{found.sha256}"'.encode())
+    try:
+        return serve(served, asked.headers)
+    except FileNotFoundError as error:
+        raise ArtifactMissing(f"The file of release {found.release_id} is missing.") from error
+
+
+def _route(method: str, path: str, handler: machine.Handler, summary: str, **more: object) -> MachineRoute:
+    return MachineRoute(
+        method=method, path=path, auth=Auth.DEVICE, handler=handler, name=handler.__name__, summary=summary, **more  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+MACHINE = (
+    _route("GET", "/device/v1/firmware", poll_firmware, "What should I install?", ready=_known_poll,
+           more={"response_model": Poll}),
+    _route("POST", "/device/v1/firmware/report", report_firmware, "This became of it", limit=16 << 10,
+           more={"response_model": Reported}),
+    _route("GET", "/tuf/metadata/{name}", read_tuf_metadata, "TUF metadata"),
+    _route("GET", "/tuf/targets/{path:path}", read_tuf_target, "TUF target"),
+    _route("GET", "/firmware/{release_id}", download_firmware, "Firmware"),
+    _route("GET", "/firmware/{release_id}/signature", download_signature, "Firmware's detached CMS"),
+)  # fmt: skip
+router = APIRouter(tags=["firmware"])
+machine.document(router, MACHINE)

@@ -1,0 +1,58 @@
+"""What the device door's routes share: the marks, and what they keep in memory of firmware."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from api.answers import MachineAnswer
+from api.memory import Marks
+from lachan.runtime import Runtime
+from ota_signing.delivery import Firmware
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Memory(Generic[K, V]):
+    """What was made under a mark, at most so many; the oldest goes first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[K, tuple[Hashable, V]] = OrderedDict()
+
+    def get(self, key: K, under: Hashable) -> V | None:
+        """Give what was made under this mark; None if it was under another."""
+        found = self._kept.get(key)
+        return found[1] if found is not None and found[0] == under else None
+
+    def put(self, key: K, under: Hashable, value: V) -> V:
+        """Keep it."""
+        self._kept.pop(key, None)
+        self._kept[key] = (under, value)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return value
+
+
+class Desk:
+    """The shared things.
+
+    Attributes:
+        rt: the open installation.
+        marks: how far the tables have come.
+        polls: by vendor, model and running version: the answer to a poll.
+        firmware: by vendor, model, release id and target path: the file.
+        metadata: by name of a file of the update framework: its answer.
+    """
+
+    def __init__(self, rt: Runtime) -> None:
+        self.rt, self.marks = rt, Marks(rt.db)
+        self.polls: Memory[tuple[str, str, str], MachineAnswer] = Memory(4096)
+        self.firmware: Memory[tuple[str, str, str, str], Firmware] = Memory(1024)
+        self.metadata: Memory[str, MachineAnswer] = Memory(512)
+
+    async def close(self) -> None:
+        """Look no more."""
+        self.marks.close()
