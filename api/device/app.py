@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import machine, metrics, middleware, problems, routing
 from api.device import access, routes
-from api.device.desk import Desk
+from api.device.desk import DeviceDesk
 from api.device.reporter import Reporter
 from api.device.trustwatch import TrustWatch, View
 from api.tls import TlsDoor
@@ -38,7 +38,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
         RuntimeError: If an exception in ``routes`` names no route, or a machine route's ``auth`` says something else.
     """
     app = machine.DoorApp(title="lachan device door", openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.rt, app.state.desk = rt, Desk(rt)
+    app.state.rt, app.state.desk = rt, DeviceDesk(rt)
     app.state.door = "device"
     app.state.issuing = service.OnLoop(rt, SignerLink(rt.settings.signer_path))
     problems.install(app, challenge="Certificate")

@@ -15,7 +15,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Memory(Generic[K, V]):
+class Recent(Generic[K, V]):
     """What was made under a mark, at most so many; the oldest goes first."""
 
     def __init__(self, most: int) -> None:
@@ -36,7 +36,7 @@ class Memory(Generic[K, V]):
         return value
 
 
-class Desk:
+class DeviceDesk:
     """The shared things.
 
     Attributes:
@@ -49,9 +49,9 @@ class Desk:
 
     def __init__(self, rt: Runtime) -> None:
         self.rt, self.marks = rt, Marks(rt.db)
-        self.polls: Memory[tuple[str, str, str], MachineAnswer] = Memory(4096)
-        self.firmware: Memory[tuple[str, str, str, str], Firmware] = Memory(1024)
-        self.metadata: Memory[str, MachineAnswer] = Memory(512)
+        self.polls: Recent[tuple[str, str, str], MachineAnswer] = Recent(4096)
+        self.firmware: Recent[tuple[str, str, str, str], Firmware] = Recent(1024)
+        self.metadata: Recent[str, MachineAnswer] = Recent(512)
 
     async def close(self) -> None:
         """Look no more."""

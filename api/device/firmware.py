@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api import machine
 from api.answers import MachineAnswer
 from api.device.access import Verified, principal
-from api.device.desk import Desk
+from api.device.desk import DeviceDesk
 from api.files import Served, serve
 from api.machine import Auth, MachineRequest, MachineRoute, json_answer
 from api.middleware import entity_tag
@@ -72,8 +72,8 @@ class Reported(BaseModel):
     id: str
 
 
-def _desk(asked: MachineRequest) -> Desk:
-    found: Desk = asked.state.desk
+def _desk(asked: MachineRequest) -> DeviceDesk:
+    found: DeviceDesk = asked.state.desk
     return found
 
 

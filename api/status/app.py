@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from api import machine, middleware, problems, routing
 from api.status import routes
-from api.status.desk import Desk
+from api.status.desk import StatusDesk
 from lachan.runtime import Runtime
 
 BODY = 64 * 1024  # an OCSP request
@@ -20,7 +20,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     """Compose the app from all of ``routes.ROUTES``, or from ``modules``."""
     named = routes.ROUTES if modules is None else modules
     app = machine.DoorApp(title="lachan status door", openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.rt, app.state.door, app.state.desk = rt, "status", Desk(rt)
+    app.state.rt, app.state.door, app.state.desk = rt, "status", StatusDesk(rt)
     problems.install(app, challenge="None")
     routing.include(app, named)
     app.add_middleware(middleware.BodyLimit, default=BODY)

@@ -36,7 +36,7 @@ class Kept:
     until: datetime
 
 
-class Desk:
+class StatusDesk:
     """The shared things, and the ways of `pki.ocsp.Ways` on the loop.
 
     Attributes:

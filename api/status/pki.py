@@ -24,7 +24,7 @@ from api.files import Served, serve
 from api.machine import Auth, MachineRequest, MachineRoute
 from api.memory import Mark
 from api.middleware import entity_tag
-from api.status.desk import Desk, Kept
+from api.status.desk import Kept, StatusDesk
 from lachan import clock
 from lachan.blobs import NoSuchBlob
 from lachan.errors import NotFound, Unavailable
@@ -39,8 +39,8 @@ INLINE = 1 << 20  # octets of a CRL that is kept in memory; a larger one is read
 T = TypeVar("T")
 
 
-def _desk(asked: MachineRequest) -> Desk:
-    found: Desk = asked.state.desk
+def _desk(asked: MachineRequest) -> StatusDesk:
+    found: StatusDesk = asked.state.desk
     return found
 
 
@@ -156,7 +156,7 @@ def _known_status(asked: MachineRequest) -> MachineAnswer | None:
     return kept.answer if clock.now() < kept.until else None
 
 
-async def _ocsp(asked: MachineRequest, desk: Desk, mark: Mark | None, body: bytes) -> Kept:
+async def _ocsp(asked: MachineRequest, desk: StatusDesk, mark: Mark | None, body: bytes) -> Kept:
     """Answer one OCSP request; what may not be remembered names no authority."""
     found = await ocsp.answering(desk, body, source=asked.address or "unknown")
     cache = b"max-age=%d, public, no-transform, must-revalidate" % found.max_age if found.max_age else b"no-store"
