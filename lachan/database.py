@@ -31,8 +31,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.types import TypeDecorator
 
+from lachan import sqlite
 from lachan.errors import DatabaseAway, LachanError
 from lachan.outage import Outage
+from lachan.sqlite import Eye
 from lachan.units import RETRY_AFTER, R, Unit, unavailable
 from lachan.writer import Lane
 
@@ -124,11 +126,12 @@ class Database:
         self._inside = threading.local()
         self._threads: ThreadPoolExecutor | None = None
         self._lanes: dict[bool, Lane] = {}
+        self._eye = Eye(parsed) if self.dialect == "sqlite" else None
         if self.dialect == "postgresql":
             sa.event.listen(self.engine, "before_cursor_execute", _send_waiting)
         if self.dialect == "sqlite":
-            sa.event.listen(self.engine, "connect", _sqlite_pragmas)
-            sa.event.listen(self.engine, "begin", _sqlite_begin)
+            sa.event.listen(self.engine, "connect", sqlite.prepare)
+            sa.event.listen(self.engine, "begin", sqlite.begin)
             if parsed.database:
                 self._lanes = self._make_lanes(Path(parsed.database), wait)
 
@@ -143,19 +146,27 @@ class Database:
             yield connection
 
     def glances(self) -> sa.Connection:
-        """Open a connection for one thread that looks often and briefly; the caller keeps and closes it.
-
-        Each statement is a snapshot of its own, so there is nothing to begin and nothing to end (70 µs of 330 a look).
-        SQLite only, where reading waits for nobody.
-        """
+        """Open a connection for one thread that looks often and briefly; see `lachan.sqlite.glances`. SQLite only."""
         assert self.dialect == "sqlite"
-        engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool)
-        sa.event.listen(engine, "connect", _sqlite_pragmas)
-        sa.event.listen(engine, "begin", lambda _connection: None)
-        connection = engine.connect()
-        connection.begin()  # SQLAlchemy's idea of it, and for good; the driver knows of none
-        connection.exec_driver_sql("PRAGMA query_only=ON")
-        return connection
+        return sqlite.glances(self.url)
+
+    def glance(self, read: Callable[[sa.Connection], R]) -> R:
+        """Run one statement that only looks, for those who look often and briefly.
+
+        On SQLite, where reading waits for nobody, all threads share one connection for it; on PostgreSQL this is `read`.
+
+        Raises:
+            DatabaseAway: the database cannot be read.
+        """
+        if self._eye is None:
+            with self.read() as connection:
+                return read(connection)
+        try:
+            return self._eye.look(read)
+        except sa.exc.DBAPIError as error:
+            if (trouble := away(error)) is not None:
+                raise trouble from error
+            raise
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -265,16 +276,18 @@ class Database:
             lane.close()
         if self._threads is not None:
             self._threads.shutdown()
+        if self._eye is not None:
+            self._eye.close()
         self.engine.dispose()
 
     def _make_lanes(self, file: Path, wait: float) -> dict[bool, Lane]:
         """Give the two lanes of SQLite's writer: True for what is urgent, False for what is not."""
         engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool, connect_args={"timeout": wait})
-        sa.event.listen(engine, "connect", _sqlite_pragmas)
-        sa.event.listen(engine, "connect", _sqlite_writer)
+        sa.event.listen(engine, "connect", sqlite.prepare)
+        sa.event.listen(engine, "connect", sqlite.writes)
         sa.event.listen(engine, "begin", lambda _connection: None)
         for ending in ("commit", "rollback"):
-            sa.event.listen(engine, ending, _refuse_ending)
+            sa.event.listen(engine, ending, sqlite.refuse_ending)
         lane = partial(Lane, engine, file, wait=wait, inside=self._inside, outage=self._writing)
         urgent = lane(urgent=True)
         return {True: urgent, False: lane(urgent=False, before=urgent)}
@@ -352,29 +365,3 @@ def _send_waiting(connection: sa.Connection, *_statement: object) -> None:
     """Send what waits for its turn before a statement that SQLAlchemy runs."""
     if (waiting := connection.info.get(WAITING)) is not None:
         waiting.send(connection)
-
-
-def _sqlite_pragmas(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver must not begin by itself: _sqlite_begin does
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _sqlite_begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("lachan_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _sqlite_writer(connection: Any, _record: object) -> None:
-    # Should SQLite have rolled all back under a unit that goes on, the driver begins a transaction, which the lane undoes;
-    # otherwise each of its further statements would commit by itself.
-    connection.isolation_level = "IMMEDIATE"
-    connection.execute("PRAGMA wal_autocheckpoint=0")  # lachan.wal does it, when nobody waits
-
-
-def _refuse_ending(_connection: sa.Connection) -> None:
-    raise RuntimeError("A unit of work neither commits nor rolls back: raise an error, or return.")

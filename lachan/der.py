@@ -13,6 +13,10 @@ from functools import lru_cache
 
 NULL = b"\x05\x00"
 TRUE = b"\x01\x01\xff"
+_PRINTABLE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?"
+
+
+_SHORT = [[bytes((tag, length)) for length in range(128)] for tag in range(256)]
 
 
 class MalformedDer(ValueError):
@@ -21,8 +25,8 @@ class MalformedDer(ValueError):
 
 def tlv(tag: int, *parts: bytes) -> bytes:
     """One element: tag octet, definite length in its shortest form, content (X.690 8.1.3)."""
-    content = b"".join(parts)
-    return head(tag, len(content)) + content
+    content = parts[0] if len(parts) == 1 else b"".join(parts)
+    return (_SHORT[tag][length] if (length := len(content)) < 128 else head(tag, length)) + content
 
 
 def head(tag: int, length: int) -> bytes:
@@ -93,11 +97,12 @@ def printable(text: str) -> bytes:
     Raises:
         MalformedDer: a character is outside its alphabet (X.680 41.4).
     """
-    if not all(c.isascii() and (c.isalnum() or c in " '()+,-./:=?") for c in text):
+    if not text.isascii() or text.encode().translate(None, _PRINTABLE):
         raise MalformedDer(f"{text!r} has characters that PrintableString lacks")
     return tlv(0x13, text.encode("ascii"))
 
 
+@lru_cache(maxsize=64)  # many certificates of a message begin and end in the same second
 def moment(when: datetime) -> bytes:
     """Time of certificates and CRLs: UTCTime through 2049, GeneralizedTime later (RFC 5280 4.1.2.5)."""
     when = when.astimezone(UTC)
@@ -113,12 +118,12 @@ def generalized(when: datetime) -> bytes:
 
 def extension(identifier: str, value: bytes, *, critical: bool = False) -> bytes:
     """One X.509 extension around the DER of its value (RFC 5280 4.1)."""
-    return sequence(oid(identifier), TRUE if critical else b"", octets(value))
+    return tlv(0x30, oid(identifier), TRUE if critical else b"", tlv(0x04, value))
 
 
 def relative_name(identifier: str, value: bytes) -> bytes:
     """Give a RelativeDistinguishedName of one attribute."""
-    return tlv(0x31, sequence(oid(identifier), value))
+    return tlv(0x31, tlv(0x30, oid(identifier), value))
 
 
 def signed(body: bytes, algorithm: bytes, signature: bytes, *more: bytes) -> bytes:

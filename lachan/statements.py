@@ -111,7 +111,7 @@ class Statement:
 
     def all(self, connection: sa.Connection, **binds: Any) -> list[Any]:
         """Run it and give its rows, named tuples with the columns' Python values."""
-        return pipeline(connection, [(self, binds)])[0].rows
+        return list(pipeline(connection, [(self, binds)])[0].rows)
 
     def first(self, connection: sa.Connection, **binds: Any) -> Any:
         """Run it and give the first row, or None."""
@@ -145,7 +145,10 @@ class Done:
     """What came of one statement of a pipeline: rows changed, and rows returned."""
 
     count: int
-    rows: list[Any]
+    rows: Sequence[Any]
+
+
+_NO_ROWS: Sequence[Any] = ()
 
 
 def pipeline(connection: sa.Connection, calls: Sequence[Call]) -> list[Done]:
@@ -156,7 +159,8 @@ def pipeline(connection: sa.Connection, calls: Sequence[Call]) -> list[Done]:
     """
     made = [(call.compiled(connection), binds) for call, binds in calls]
     if connection.dialect.name == "sqlite":
-        return [_done(compiled, _run(connection, compiled, binds)) for compiled, binds in made]
+        driver = _driver(connection)
+        return [_done(compiled, _run(connection, compiled, binds, driver)) for compiled, binds in made]
     return _flushed(connection, [(compiled, compiled.parameters(binds)) for compiled, binds in made]) if made else []
 
 
@@ -207,17 +211,17 @@ class _Waiting:
         _flushed(connection, [], commit=True)
 
 
-def _run(connection: sa.Connection, compiled: Compiled, binds: Mapping[str, Any]) -> Any:
+def _run(connection: sa.Connection, compiled: Compiled, binds: Mapping[str, Any], driver: Any = None) -> Any:
     """Run a statement on SQLite; gives the driver's cursor."""
     parameters = compiled.parameters(binds)
     try:
-        return _driver(connection).execute(compiled.text, parameters)
+        return (driver or _driver(connection)).execute(compiled.text, parameters)
     except connection.dialect.loaded_dbapi.Error as error:
         raise _translated(connection, compiled.text, parameters, error) from error
 
 
 def _done(compiled: Compiled, cursor: Any) -> Done:
-    return Done(cursor.rowcount, compiled.rows(cursor.fetchall()) if compiled.row else [])
+    return Done(cursor.rowcount, compiled.rows(cursor.fetchall()) if compiled.row else _NO_ROWS)
 
 
 def _flushed(connection: sa.Connection, made: list[tuple[Compiled, list[Any]]], *, commit: bool = False) -> list[Done]:
@@ -356,8 +360,10 @@ def _aware(value: datetime) -> datetime:
 
 
 def _moment_to_text(value: datetime) -> str:
-    """As `UtcDateTime` and SQLAlchemy's own storage format write it, several times quicker."""
-    return _aware(value).astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    """As `UtcDateTime` and SQLAlchemy's own storage format write it, many times quicker."""
+    if value.tzinfo is not UTC:
+        value = _aware(value).astimezone(UTC)
+    return value.isoformat(" ", "microseconds")[:26]
 
 
 def _moment_from_text(value: str) -> datetime:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import AttributeOID, NameOID
 
+from lachan import der
 from pki.errors import CsrMalformed, IdentityMismatch, KeyUnfit, ProofMismatch
 
 LIMIT = 16 * 1024  # octets; an RSA-4096 request with many attributes stays far below
@@ -42,12 +43,23 @@ class Csr:
         spki: DER SubjectPublicKeyInfo.
         spki_sha256: its SHA-256, hex.
         names: subjectAltName, None if the request has none.
+        is_p256: the key is a sound P-256 key in its usual encoding.
     """
 
     request: x509.CertificateSigningRequest
     spki: bytes
     spki_sha256: str
     names: x509.SubjectAlternativeName | None
+    is_p256: bool
+
+    def check_key(self, *, allowed: tuple[str, ...]) -> None:
+        """Make sure that its key is of an allowed kind and strength (`check_key`).
+
+        Raises:
+            KeyUnfit: it is not.
+        """
+        if not (self.is_p256 and "p256" in allowed):
+            check_key(self.spki, allowed=allowed)
 
 
 class Registered(Protocol):
@@ -86,7 +98,10 @@ def read(data: bytes) -> Csr:
         request = x509.load_der_x509_csr(data)
         proven = request.is_signature_valid
         weak = isinstance(request.signature_hash_algorithm, WEAK_HASHES)
-        key = request.public_key()
+        usual = _usual_key(request.tbs_certrequest_bytes) if proven else None
+        spki = usual or request.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
         extensions = request.extensions
     except UNREADABLE as error:
         raise CsrMalformed(f"The request is no usable PKCS#10: {error}.") from error
@@ -96,8 +111,19 @@ def read(data: bytes) -> Csr:
         if isinstance(extension.value, x509.BasicConstraints) and extension.value.ca:
             raise CsrMalformed("The request asks for a certification authority; devices cannot be one.")
     names = next((e.value for e in extensions if isinstance(e.value, x509.SubjectAlternativeName)), None)
-    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return Csr(request, spki, hashlib.sha256(spki).hexdigest(), names)
+    return Csr(request, spki, hashlib.sha256(spki).hexdigest(), names, usual is not None)
+
+
+def _usual_key(body: bytes) -> bytes | None:
+    """Give the SubjectPublicKeyInfo of a request that is proven if it is a P-256 key, in the one encoding that its head allows.
+
+    Its point was found on the curve when the proof was verified with it, so nothing is left to check.
+    """
+    fields = der.Reader(body).inside(0x30)
+    fields.skip()  # version
+    fields.skip()  # subject
+    spki = der.tlv(0x30, fields.take(0x30))
+    return spki if len(spki) == P256_SIZE and spki.startswith(P256) else None
 
 
 def check_key(spki: bytes, *, allowed: tuple[str, ...]) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -29,9 +29,8 @@ from lachan.identity.secrets import hashed
 from lachan.runtime import Runtime
 from lachan.statements import Statement, pipeline
 from lachan.work import outbox
-from pki import attempts, secrets, standing
-from pki.authorities import issuer_of
-from pki.csr import Csr, check_binding, check_claims, check_key, check_unchanged, read
+from pki import attempts, authorities, secrets, standing
+from pki.csr import Csr, check_binding, check_claims, check_unchanged, read
 from pki.errors import CertificateNotCurrent, SecretForOtherProfile, SecretRefused, TooManyAttempts
 from pki.issuing import Call, Issued, Prepared, prepare
 from pki.names import LABEL
@@ -46,11 +45,16 @@ REFUSALS_TOLD = 10  # facts about refusals per device and window; a flood must n
 
 @dataclass(frozen=True)
 class Enrolled:
-    """What a device gets: its certificate, and the issuing authority's above it."""
+    """What a device gets: its certificate (DER), and the issuing authority's above it."""
 
     device_id: str
-    certificate: x509.Certificate
+    content: bytes
     chain: tuple[x509.Certificate, ...]
+
+    @cached_property
+    def certificate(self) -> x509.Certificate:
+        """What it got, parsed."""
+        return x509.load_der_x509_certificate(self.content)
 
 
 class _Issue(Protocol):
@@ -185,7 +189,7 @@ async def _issue(rt: Runtime, steps: Steps, issue: _Issue) -> Enrolled:
             await steps.record(partial(_record_refusal, issue.device_id, error, issue.guessed(error)))
         raise
     assert issue.device_id is not None
-    return Enrolled(issue.device_id, issued.certificate, (issuer_of(rt.db, issued.certificate).certificate,))
+    return Enrolled(issue.device_id, issued.content, (authorities.get(rt.db, issued.authority).certificate,))
 
 
 async def _issued(rt: Runtime, steps: Steps, issue: _Issue) -> Issued:
@@ -252,6 +256,7 @@ class _Exchange:
         self._rt, self._name, self._profile = rt, device_name, profile
         self._digest = hashed(rt.settings.data, secret)
         self._who = attempts.whose(device_name, source)
+        self._named: tuple[Any, ...] | None = None  # what the registry said that the request's names were held against
 
     def judge(self, connection: sa.Connection, signed: standing.Signed | None = None) -> standing.Row | Issued:
         """Judge secret, device and request."""
@@ -267,9 +272,12 @@ class _Exchange:
         if before is not None:
             return before
         standing.refuse_suspended(row)
-        check_claims(self.csr, row, domain=PkiSettings.of(self._rt.settings).pki_device_domain)
+        named = (row.id, row.name, row.serial_number, row.address)
+        if named != self._named:  # in the unit it still is, as a rule
+            check_claims(self.csr, row, domain=PkiSettings.of(self._rt.settings).pki_device_domain)
+            self._named = named
         if signed is None:
-            check_key(self.csr.spki, allowed=get(row.profile).keys)
+            self.csr.check_key(allowed=get(row.profile).keys)
         standing.refuse_used_key(row)
         standing.refuse_closed(row)
         return row
@@ -309,7 +317,7 @@ class _Exchange:
         found = standing.certificate(connection, row.certificate_id)
         if found.spki_sha256 != self.csr.spki_sha256 or found.state != CertificateState.VALID:
             return None
-        return Issued(row.certificate_id, x509.load_der_x509_certificate(found.certificate))
+        return Issued(row.certificate_id, found.certificate, found.authority)
 
 
 class _Renewal:
@@ -342,10 +350,10 @@ class _Renewal:
         check_unchanged(self.csr, self._certificate)
         if row.again is not None:  # the answer to the same request was lost, so it is given again
             found = standing.certificate(connection, row.again)
-            return Issued(row.again, x509.load_der_x509_certificate(found.certificate))
+            return Issued(row.again, found.certificate, found.authority)
         standing.refuse_too_many(connection, row)
         if signed is None:
-            check_key(self.csr.spki, allowed=get(row.profile).keys)
+            self.csr.check_key(allowed=get(row.profile).keys)
         standing.refuse_used_key(row)
         standing.refuse_closed(row)
         return row

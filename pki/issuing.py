@@ -6,6 +6,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,10 +43,22 @@ RENEW_BEFORE = 3  # a service's certificate is renewed in the last third of its 
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate row that was just written (or found again)."""
+    """A certificate row that was just written (or found again).
+
+    Attributes:
+        id: the row's.
+        content: the certificate, DER.
+        authority: the name of its issuer.
+    """
 
     id: str
-    certificate: x509.Certificate
+    content: bytes
+    authority: str
+
+    @cached_property
+    def certificate(self) -> x509.Certificate:
+        """Itself, parsed."""
+        return x509.load_der_x509_certificate(self.content)
 
 
 @dataclass(frozen=True)
@@ -84,13 +97,9 @@ def prepare(
         vendor: the device's.
         spki_sha256: of its key, if the caller knows it.
     """
-    certificate = x509.load_der_x509_certificate(answer["certificate"])
-    row = _row(certificate, spki_sha256) | {
-        "id": new_id(),
-        "authority": answer["authority"],
-        "device_id": device_id,
-        "profile": profile,
-    }
+    issued = Issued(new_id(), answer["certificate"], answer["authority"])
+    row = _row(issued, spki_sha256)
+    row |= {"subject": answer["subject"][:300], "device_id": device_id, "profile": profile}
     event = CertificateIssued(
         device_id=device_id,
         serial_number=row["serial_number"],
@@ -100,7 +109,7 @@ def prepare(
     )
     _, told = outbox.calls(event, actor=actor, vendor=vendor, dialect=dialect)
     signed = Signed(device_id or "", row["authority"], row["serial_number"])
-    return Prepared(Issued(row["id"], certificate), ((INSERT, row), *told), signed)
+    return Prepared(issued, ((INSERT, row), *told), signed)
 
 
 def record(
@@ -135,18 +144,19 @@ def registered(connection: sa.Connection, certificate: bytes, *, device_id: str)
     return row if row is not None and row.certificate == certificate and row.device_id == device_id else None
 
 
-def _row(certificate: x509.Certificate, spki_sha256: str | None) -> dict[str, Any]:
-    content = certificate.public_bytes(Encoding.DER)
+def _row(issued: Issued, spki_sha256: str | None) -> dict[str, Any]:
+    certificate = issued.certificate
     if spki_sha256 is None:
         spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         spki_sha256 = hashlib.sha256(spki).hexdigest()
     now = clock.now()
     return {
+        "id": issued.id,
+        "authority": issued.authority,
         "serial_number": f"{certificate.serial_number:x}",
-        "subject": certificate.subject.rfc4514_string()[:300],
-        "fingerprint": hashlib.sha256(content).hexdigest(),
+        "fingerprint": hashlib.sha256(issued.content).hexdigest(),
         "spki_sha256": spki_sha256,
-        "certificate": content,
+        "certificate": issued.content,
         "not_before": certificate.not_valid_before_utc,
         "not_after": certificate.not_valid_after_utc,
         "state": CertificateState.VALID,

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from cryptography import x509
+
 from lachan import der
 from lachan.settings import Settings
 from pki.settings import PkiSettings
@@ -20,6 +22,9 @@ LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 ORGANISATION = "2.5.4.10"
 COMMON_NAME = "2.5.4.3"
 SERIAL_NUMBER = "2.5.4.5"
+_SHORT = {ORGANISATION: "O", COMMON_NAME: "CN"}  # RFC 4514 3; serialNumber has no short name there
+_OURS = (ORGANISATION, "lachan")
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 ._/:()-"
 
 
 class NameUnfit(ValueError):
@@ -28,10 +33,11 @@ class NameUnfit(ValueError):
 
 @dataclass(frozen=True)
 class Identity:
-    """DER of subject Name and GeneralNames (empty: no SAN)."""
+    """DER of subject Name and GeneralNames (empty: no SAN), and the subject for people (RFC 4514)."""
 
     subject: bytes
     san: bytes
+    text: str
 
 
 def device(*, device_id: str, name: str, vendor: str, serial_number: str, domain: str) -> Identity:
@@ -54,7 +60,8 @@ def device(*, device_id: str, name: str, vendor: str, serial_number: str, domain
         der.relative_name(SERIAL_NUMBER, serial),
         der.relative_name(COMMON_NAME, der.utf8(name)),
     )
-    return Identity(subject, _general_names(uris=[f"urn:uuid:{device_id}"], dns=[f"{name}.{domain}".lower()]))
+    san = _general_names(uris=[f"urn:uuid:{device_id}"], dns=[f"{name}.{domain}".lower()])
+    return Identity(subject, san, _text((COMMON_NAME, name), (SERIAL_NUMBER, serial_number), (ORGANISATION, vendor)))
 
 
 def server(names: list[str]) -> Identity:
@@ -68,13 +75,27 @@ def server(names: list[str]) -> Identity:
     subject = der.sequence(
         der.relative_name(ORGANISATION, der.utf8("lachan")), der.relative_name(COMMON_NAME, der.utf8(names[0][:64]))
     )
-    return Identity(subject, _general_names(dns=dns, addresses=addresses))
+    return Identity(subject, _general_names(dns=dns, addresses=addresses), _text((COMMON_NAME, names[0][:64]), _OURS))
 
 
 def service(common_name: str) -> Identity:
     """The identity of a part of lachan that signs."""
     organisation = der.relative_name(ORGANISATION, der.utf8("lachan"))
-    return Identity(der.sequence(organisation, der.relative_name(COMMON_NAME, der.utf8(common_name))), b"")
+    subject = der.sequence(organisation, der.relative_name(COMMON_NAME, der.utf8(common_name)))
+    return Identity(subject, b"", _text((COMMON_NAME, common_name), _OURS))
+
+
+def _text(*attributes: tuple[str, str]) -> str:
+    """A subject's attributes, the last one first, as RFC 4514 writes them; by hand where nothing is to be escaped."""
+    if all(_is_plain(value) for _, value in attributes):
+        return ",".join(f"{_SHORT.get(kind, kind)}={value}" for kind, value in attributes)
+    named = [x509.NameAttribute(x509.ObjectIdentifier(kind), value) for kind, value in reversed(attributes)]
+    return x509.Name(named).rfc4514_string()
+
+
+def _is_plain(value: str) -> bool:
+    """Whether there is certainly nothing to escape."""
+    return value.isascii() and not value.encode().translate(None, _PLAIN) and value == value.strip() != ""
 
 
 def of_doors(settings: Settings) -> frozenset[str]:

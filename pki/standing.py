@@ -108,7 +108,9 @@ BY_CERTIFICATE = Statement(
     .where(_d.id == bindparam("device_id"))
 )  # fmt: skip
 
-_CERTIFICATE = Statement(sa.select(_c.certificate, _c.spki_sha256, _c.state).where(_c.id == bindparam("id")))
+_CERTIFICATE = Statement(
+    sa.select(_c.certificate, _c.authority, _c.spki_sha256, _c.state).where(_c.id == bindparam("id"))
+)
 _OLDEST = Statement(
     sa.select(sa.func.min(_c.issued_at)).where(_c.device_id == bindparam("device_id"), _c.issued_at > _moment("hour"))
 )
@@ -167,7 +169,7 @@ def _read(connection: sa.Connection, statement: Statement, signed: Signed | None
 
 
 def certificate(connection: sa.Connection, certificate_id: str) -> Row:
-    """The certificate (DER), key hash and state of a row."""
+    """The certificate (DER), authority, key hash and state of a row."""
     return _CERTIFICATE.first(connection, id=certificate_id)
 
 

@@ -18,7 +18,6 @@ import hashlib
 import os
 import struct
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from enum import StrEnum
@@ -27,7 +26,6 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from lachan.database import away
 from lachan.runtime import Runtime
 from lachan.signer.link import SignerLink
 from pki.errors import IssueUnderWay
@@ -103,7 +101,7 @@ class Blocking:
         with _opened(self._rt.settings.data) as file:
             waited = False
             for pause in _pauses():
-                if _locked(file, device_id):
+                if _locked(file, _place(device_id)):
                     break
                 waited = True
                 time.sleep(pause)  # noqa: ASYNC251 - there is no loop that it could stop
@@ -128,29 +126,17 @@ class OnLoop:
 
     def __init__(self, rt: Runtime, link: SignerLink) -> None:
         self._rt, self._link = rt, link
-        self._waiting: Counter[str] = Counter()
+        self._waiting: dict[str, int] = {}
         self._files: list[int] = []
         self._threaded = rt.db.dialect != "sqlite"  # SQLite answers quicker than a thread begins, and waits for nobody
-        self._eye: sa.Connection | None = None
 
     async def look(self, read: Do[R]) -> R:
         """Read the database."""
-        return await asyncio.to_thread(self._look, read) if self._threaded else self._glance(read)
+        return await asyncio.to_thread(self._rt.db.glance, read) if self._threaded else self._rt.db.glance(read)
 
-    @asynccontextmanager
-    async def hold(self, device_id: str) -> AsyncIterator[bool]:
+    def hold(self, device_id: str) -> AbstractAsyncContextManager[bool]:
         """Be the only one, and let the others go on while waiting for it."""
-        with self._counted(device_id), self._file() as file:
-            waited = False
-            for pause in _pauses():
-                if _locked(file, device_id):
-                    break
-                waited = True
-                await asyncio.sleep(pause)
-            try:
-                yield waited
-            finally:
-                _unlock(file, device_id)
+        return _Hold(self._waiting, self._files, self._rt.settings.data, device_id)
 
     async def sign(self, *, sender: str, profile: str, device_id: str, spki: bytes) -> dict[str, Any]:
         """Ask the signer, with others in one message."""
@@ -161,54 +147,63 @@ class OnLoop:
         return await self._rt.db.arun(unit)
 
     async def close(self) -> None:
-        """Hang up on the signer, and look no more."""
+        """Hang up on the signer."""
         await self._link.close()
-        self._close_eye()
         while self._files:
             os.close(self._files.pop())
 
-    @contextmanager
-    def _file(self) -> Iterator[int]:
-        """An open file for the lock of one issue; it is used again, since opening costs more than locking."""
-        file = self._files.pop() if self._files else _open(self._rt.settings.data)
-        try:
-            yield file
-        except BaseException:
-            os.close(file)  # whatever is still locked on it goes with it
-            raise
-        self._files.append(file)
 
-    def _glance(self, read: Do[R]) -> R:
-        if self._eye is None:
-            self._eye = self._rt.db.glances()
-        try:
-            return read(self._eye)
-        except sa.exc.DBAPIError as error:
-            self._close_eye()  # the next look opens another
-            if (trouble := away(error)) is not None:
-                raise trouble from error
-            raise
+class _Hold(AbstractAsyncContextManager[bool]):
+    """The hold of one issue on a loop.
 
-    def _close_eye(self) -> None:
-        if self._eye is not None:
-            self._eye.close()
-            self._eye = None
+    Args:
+        waiting: how many issues of each device hold or wait.
+        files: open files without a lock; they are used again, since opening costs more than locking.
+        data: the data folder.
+        device_id: whose issue it is.
+    """
 
-    def _look(self, read: Do[R]) -> R:
-        with self._rt.db.read() as connection:
-            return read(connection)
+    def __init__(self, waiting: dict[str, int], files: list[int], data: Path, device_id: str) -> None:
+        self._waiting, self._files, self._data, self._device_id = waiting, files, data, device_id
+        self._place = _place(device_id)
+        self._file = -1
 
-    @contextmanager
-    def _counted(self, device_id: str) -> Iterator[None]:
-        if self._waiting[device_id] >= WAITING:
+    async def __aenter__(self) -> bool:
+        """Wait for the hold; tell whether that took waiting."""
+        before = self._waiting.get(self._device_id, 0)
+        if before >= WAITING:
             raise IssueUnderWay(retry_after=1)
-        self._waiting[device_id] += 1
+        self._waiting[self._device_id] = before + 1
         try:
-            yield
-        finally:
-            self._waiting[device_id] -= 1
-            if not self._waiting[device_id]:
-                del self._waiting[device_id]
+            self._file = self._files.pop() if self._files else _open(self._data)
+            if _locked(self._file, self._place):
+                return False
+            for pause in _pauses():
+                await asyncio.sleep(pause)
+                if _locked(self._file, self._place):
+                    break
+            return True
+        except BaseException:
+            self._end(broken=True)
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go of it."""
+        self._end(broken=kind is not None)
+
+    def _end(self, *, broken: bool) -> None:
+        left = self._waiting[self._device_id] - 1
+        if left:
+            self._waiting[self._device_id] = left
+        else:
+            del self._waiting[self._device_id]
+        if self._file < 0:
+            return
+        if broken:
+            os.close(self._file)  # whatever is still locked on it goes with it
+        else:
+            _unlock(self._file, self._place)
+            self._files.append(self._file)
 
 
 @contextmanager
@@ -225,17 +220,17 @@ def _open(data: Path) -> int:
     return os.open(data / "issuing.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _locked(file: int, device_id: str) -> bool:
-    """Take the device's byte if nobody has it."""
+def _locked(file: int, place: int) -> bool:
+    """Take a device's byte if nobody has it."""
     try:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _place(device_id), 1, 0))
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0))
     except (BlockingIOError, PermissionError):
         return False
     return True
 
 
-def _unlock(file: int, device_id: str) -> None:
-    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, _place(device_id), 1, 0))
+def _unlock(file: int, place: int) -> None:
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, place, 1, 0))
 
 
 def _place(device_id: str) -> int:

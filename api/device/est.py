@@ -9,9 +9,9 @@ Limits: answers are complete or refused; 202 with Retry-After is never used.
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, cast
+from typing import cast
 
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
@@ -29,6 +29,7 @@ LIMIT = 2 * csr.LIMIT  # base64 and line ends around the largest request
 CHALLENGE = 'Basic realm="est"'
 PKCS7 = b"application/pkcs7-mime"
 ISSUED = PKCS7 + b"; smime-type=certs-only"
+SIGNED_DATA, DATA, EMPTY_SET = der.oid("1.2.840.113549.1.7.2"), der.oid("1.2.840.113549.1.7.1"), der.set_of()
 # What a device should put into its request (RFC 7030 4.5.2): a P-256 key, signed with ecdsa-with-SHA256.
 ATTRIBUTES = der.sequence(
     der.sequence(der.oid("1.2.840.10045.2.1"), der.tlv(0x31, der.oid("1.2.840.10045.3.1.7"))),
@@ -137,7 +138,8 @@ async def cacerts(asked: MachineRequest) -> MachineAnswer:
     """Issuing authority and root as certs-only PKCS#7 (RFC 7030 4.1)."""
     _profile(asked)
     rt = cast(Runtime, asked.request.app.state.rt)
-    return _answer(asked, _certs_only(service.hierarchy(rt.db).chain), PKCS7)
+    chain = service.hierarchy(rt.db).chain
+    return _answer(asked, _certs_only(*(certificate.public_bytes(Encoding.DER) for certificate in chain)), PKCS7)
 
 
 async def csrattrs(asked: MachineRequest) -> MachineAnswer:
@@ -154,7 +156,7 @@ async def simpleenroll(asked: MachineRequest) -> MachineAnswer:
         state.rt, state.issuing, device_name=name, secret=secret, csr_der=await _pkcs10(asked),
         source=client.host if client else "", profile=label, bindings=_bindings(asked),
     )  # fmt: skip
-    return _answer(asked, _certs_only([enrolled.certificate]), ISSUED)
+    return _answer(asked, _certs_only(enrolled.content), ISSUED)
 
 
 async def simplereenroll(asked: MachineRequest) -> MachineAnswer:
@@ -165,7 +167,7 @@ async def simplereenroll(asked: MachineRequest) -> MachineAnswer:
         state.rt, state.issuing, device_id=device.device_id, certificate=device.certificate,
         csr_der=await _pkcs10(asked), profile=label, bindings=_bindings(asked),
     )  # fmt: skip
-    return _answer(asked, _certs_only([enrolled.certificate]), ISSUED)
+    return _answer(asked, _certs_only(enrolled.content), ISSUED)
 
 
 PREFIX = "/.well-known/est"
@@ -201,8 +203,11 @@ def unsupported() -> Response:
     raise EstUnsupported("Full CMC and server-side key generation are not offered here.")
 
 
-def _certs_only(certificates: list[Any]) -> bytes:
-    return pkcs7.serialize_certificates(certificates, Encoding.DER)
+def _certs_only(*certificates: bytes) -> bytes:
+    """A degenerate SignedData, which holds nothing but certificates (RFC 8951 3.2, RFC 2315 9.1)."""
+    held = der.explicit(0, *sorted(certificates))  # a SET OF, so in the order of their octets
+    signed_data = der.tlv(0x30, der.integer(1), EMPTY_SET, der.sequence(DATA), held, EMPTY_SET)
+    return der.sequence(SIGNED_DATA, der.explicit(0, signed_data))
 
 
 def _answer(asked: MachineRequest, content: bytes, media_type: bytes) -> MachineAnswer:

@@ -22,7 +22,8 @@ def make_pepper(data: Path) -> None:
 
 
 @cache
-def _pepper(path: Path) -> bytes:
+def _pepper(data: Path) -> bytes:
+    path = data / "pepper"
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -35,7 +36,7 @@ def hashed(data: Path, secret: str) -> str:
     Raises:
         Unavailable: the installation has no pepper.
     """
-    return hmac.digest(_pepper(data / "pepper"), secret.encode(), "sha256").hex()
+    return hmac.digest(_pepper(data), secret.encode(), "sha256").hex()
 
 
 def same(left: str, right: str) -> bool:

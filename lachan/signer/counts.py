@@ -8,9 +8,11 @@ clock, so that within any sixty minutes a device can have twice the number.
 """
 
 import hashlib
+import struct
 import threading
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from lachan import clock
 from lachan.signer.errors import TooManySignatures
@@ -18,6 +20,7 @@ from lachan.signer.errors import TooManySignatures
 ROWS = 4
 WIDTH = 1 << 20  # counters of a row, one octet each
 FULL = 255
+_FOUR = struct.Struct(f">{ROWS}I")
 
 
 class HourlyCounts:
@@ -93,6 +96,7 @@ class HourlyCounts:
             row[cell] = min(FULL, row[cell] + 1)
 
 
-def _cells(device_id: str) -> list[int]:
+@lru_cache(maxsize=256)  # asked for the check, and again for the count
+def _cells(device_id: str) -> tuple[int, ...]:
     digest = hashlib.blake2b(device_id.encode(), digest_size=4 * ROWS).digest()
-    return [int.from_bytes(digest[at : at + 4], "big") % WIDTH for at in range(0, 4 * ROWS, 4)]
+    return tuple(cell % WIDTH for cell in _FOUR.unpack(digest))

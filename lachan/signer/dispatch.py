@@ -179,7 +179,7 @@ class Dispatcher:
             return _failure(error, ",".join(signature.subject for signature in context.signatures)[:200])
         if context.signatures:
             return _Answer(
-                {"ok": ok}, [_line(signature.__dict__, SignatureOutcome.SIGNED) for signature in context.signatures]
+                {"ok": ok}, [_line(vars(signature), SignatureOutcome.SIGNED) for signature in context.signatures]
             )
         if ok.get("unsigned") is True:
             return _Answer({"ok": ok})

@@ -150,14 +150,9 @@ class SignerServer:
             refused = SignatureRefused(f"user {uid} may not ask the signer")
             wire.send(connection, self.dispatcher.refuse("connect", refused, pid=pid, uid=uid))
             return
-        while True:
-            connection.settimeout(None)
-            if not connection.recv(1, socket.MSG_PEEK):
-                return
+        incoming = wire.Frames(connection, patience=FRAME_TIME)
+        while (message := incoming.next()) is not None:
             connection.settimeout(FRAME_TIME)
-            message = wire.receive(connection)
-            if message is None:
-                return
             wire.send(connection, self.dispatcher.answer(message, pid=pid, uid=uid))
 
 

@@ -16,6 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from lachan import clock
 from lachan.ids import new_id
 
@@ -66,7 +68,7 @@ class SignatureLog:
             for line in lines:
                 self._n += 1
                 record = {"n": self._n, "id": new_id(), "time": time, "kind": kind, **line, "pid": pid, "uid": uid}
-                self._pending.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+                self._pending.append(_written(record))
             self._queued += len(lines)
             number, mine = self._n, self._queued
         with self._writing:  # whoever waits here is usually served by the leader before it
@@ -150,6 +152,13 @@ def _parse(data: bytes, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
             continue  # cut short by a crash, or the middle of a line at the window's edge
         if isinstance(line, dict) and "n" in line:
             yield position, line
+
+
+def _written(record: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a lone surrogate in a caller's word, which JSON can say only escaped
+        return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

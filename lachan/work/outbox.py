@@ -118,11 +118,11 @@ def calls(
         The event's id and the statements.
     """
     name, now, event_id = type(event).__name__, clock.now(), new_id()
-    happened = happened_at or now
+    happened, recorded_at = happened_at or now, clock.iso(now)
     body = canonical(
         {
             "id": event_id, "name": name, "actor": actor.label, "device_id": event.device_id, "vendor": vendor,
-            "happened_at": clock.iso(happened), "recorded_at": clock.iso(now), "data": event.body(),
+            "happened_at": clock.iso(happened) if happened_at else recorded_at, "recorded_at": recorded_at, "data": event.body(),
             "salt": random_octets(16).hex(),
         }
     )  # fmt: skip
@@ -158,7 +158,10 @@ def _plain(value: Any) -> bool:
     if type(value) is int:
         return -_SAFE < value < _SAFE
     if type(value) is dict:
-        return all(type(key) is str and key.isascii() and _plain(item) for key, item in value.items())
+        for key, item in value.items():
+            if not (type(key) is str and key.isascii() and (type(item) is str or _plain(item))):
+                return False
+        return True
     return (type(value) is list or type(value) is tuple) and all(map(_plain, value))
 
 

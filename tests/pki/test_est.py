@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from OpenSSL import SSL
 
+from api.device import est
 from lachan.runtime import Runtime
 from pki import service
 from pki.states import Reason
@@ -188,6 +189,13 @@ def test_requests_in_every_encoding(signer_rt: Runtime, doors: Doors) -> None:
                 auth=(cam.name, cam.secret),
             )
         assert len(certificates(answer)) == 1, form
+
+
+def test_certificates_only_are_written_as_the_library_writes_them(signer_rt: Runtime) -> None:
+    chain = service.hierarchy(signer_rt.db).chain
+    for count in (1, 2):
+        made = est._certs_only(*(certificate.public_bytes(Encoding.DER) for certificate in chain[:count]))
+        assert made == pkcs7.serialize_certificates(chain[:count], Encoding.DER)
 
 
 def test_a_client_without_user_agent_gets_one_line(signer_rt: Runtime, doors: Doors) -> None:

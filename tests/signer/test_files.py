@@ -95,3 +95,29 @@ def test_files_that_nobody_names_are_closed(ends: tuple[socket.socket, socket.so
 def test_more_files_than_a_message_may_have_are_not_sent(ends: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(BadFrame):
         wire.send(ends[0], {"ok": [made(b"") for _ in range(wire.MAX_FILES + 1)]})
+
+
+def test_messages_are_read_one_by_one_however_they_come(ends: tuple[socket.socket, socket.socket]) -> None:
+    one, two = (wire.pack({"kind": "ping", "fields": {"n": number}}) for number in (1, 2))
+    incoming = wire.Frames(ends[1], patience=10)
+    ends[0].sendall(one + two + one[:3])
+    assert [(incoming.next() or {})["fields"]["n"] for _ in range(2)] == [1, 2]
+    ends[0].sendall(one[3:])
+    assert (incoming.next() or {})["fields"] == {"n": 1}
+    ends[0].sendall(two[:-1])
+    ends[0].close()
+    with pytest.raises(BadFrame):
+        incoming.next()
+
+
+def test_a_message_must_be_complete_in_time_and_none_need_begin(ends: tuple[socket.socket, socket.socket]) -> None:
+    incoming = wire.Frames(ends[1], patience=0.05)
+    ends[0].sendall(struct.pack(">I", wire.MAX_FRAME + 1))
+    with pytest.raises(BadFrame):
+        incoming.next()
+    incoming = wire.Frames(ends[1], patience=0.05)
+    ends[0].sendall(b"\0\0")
+    with pytest.raises(TimeoutError):
+        incoming.next()
+    ends[0].close()
+    assert wire.Frames(ends[1], patience=0.05).next() is None

@@ -32,6 +32,14 @@ def test_numbers_go_on_after_a_crash_in_the_middle_of_a_line(tmp_path: Path):
     assert [line["n"] for _, line in siglog.read(path, after=whole)] == [3]
 
 
+def test_any_word_of_a_caller_is_written_and_read_back(tmp_path: Path):
+    words = ["Đèn đường", "\ud800", "line\nline\r\u2028", '"']
+    log = SignatureLog(tmp_path / "signatures.log")
+    assert log.append("issue", [{**REFUSED, "reason": word} for word in words]) == len(words)
+    log.close()
+    assert [line["reason"] for _, line in siglog.read(log.path)] == words
+
+
 def test_the_last_number_is_found_behind_very_long_lines(tmp_path: Path):
     path = tmp_path / "signatures.log"
     log = SignatureLog(path)
