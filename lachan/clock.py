@@ -18,6 +18,11 @@ def now() -> datetime:
     return datetime.now(UTC) + _offset
 
 
+def offset() -> timedelta:
+    """Tell how far this clock is from the machine's: nothing, but in tests."""
+    return _offset
+
+
 @contextmanager
 def travel(delta: timedelta) -> Iterator[None]:
     """Move this process's clock by ``delta`` (for tests); moves back when the block ends."""

@@ -36,7 +36,7 @@ from lachan.errors import DatabaseAway, LachanError
 from lachan.outage import Outage
 from lachan.sqlite import Eye
 from lachan.units import RETRY_AFTER, R, Unit, unavailable
-from lachan.writer import Lane
+from lachan.writer import UnitWriter
 
 metadata = sa.MetaData(
     naming_convention={
@@ -125,7 +125,7 @@ class Database:
         self._pool_size = pool_size
         self._inside = threading.local()
         self._threads: ThreadPoolExecutor | None = None
-        self._lanes: dict[bool, Lane] = {}
+        self._lanes: dict[bool, UnitWriter] = {}
         self._eye = Eye(parsed) if self.dialect == "sqlite" else None
         if self.dialect == "postgresql":
             sa.event.listen(self.engine, "before_cursor_execute", _send_waiting)
@@ -280,7 +280,7 @@ class Database:
             self._eye.close()
         self.engine.dispose()
 
-    def _make_lanes(self, file: Path, wait: float) -> dict[bool, Lane]:
+    def _make_lanes(self, file: Path, wait: float) -> dict[bool, UnitWriter]:
         """Give the two lanes of SQLite's writer: True for what is urgent, False for what is not."""
         engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool, connect_args={"timeout": wait})
         sa.event.listen(engine, "connect", sqlite.prepare)
@@ -288,7 +288,7 @@ class Database:
         sa.event.listen(engine, "begin", lambda _connection: None)
         for ending in ("commit", "rollback"):
             sa.event.listen(engine, ending, sqlite.refuse_ending)
-        lane = partial(Lane, engine, file, wait=wait, inside=self._inside, outage=self._writing)
+        lane = partial(UnitWriter, engine, file, wait=wait, inside=self._inside, outage=self._writing)
         urgent = lane(urgent=True)
         return {True: urgent, False: lane(urgent=False, before=urgent)}
 

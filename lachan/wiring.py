@@ -2,16 +2,19 @@
 
 Each room's ``wiring.py`` holds one typed value, ``WIRING = Room(…)``, and imports nothing heavy, so a process pays only for
 what it calls: a name like ``"pki.crl:refresh"`` is imported by `resolve` at its first use. The ground never imports a room
-otherwise. `load` refuses a room without that value and a name that two rooms bring; `check` resolves every name, and
-``lachan serve`` calls it before any role starts, so that a misspelt one stops the start and not a camera's containment.
+otherwise. `load` refuses a room without that value, a name that two rooms bring and due work without a lane; `check`
+resolves every name, and ``lachan serve`` calls it before any role starts, so that a misspelt one stops the start and not a
+camera's containment.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from enum import IntEnum, StrEnum
+from functools import cache, cached_property
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
+U = TypeVar("U", bound="str | Work")
 ROOMS = (
     "lachan.devices", "lachan.ledger", "lachan.signer", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture", "api",
 )  # fmt: skip
@@ -26,6 +29,59 @@ GROUND_TABLES = (
 
 class WiringFault(Exception):
     """A room's wiring does not hold; lachan does not start. The text names the room and the name."""
+
+
+class Lane(StrEnum):
+    """Where due work waits; each has workers of its own, so that none holds another (design decision 17)."""
+
+    URGENT = "urgent"  # what may lead to containment, runs, enforcement, release, the end of a containment
+    ORDINARY = "ordinary"  # facts' handlers, sealing, revocation lists, timers
+    SLOW = "slow"  # what waits for others or for much: webhooks, HTTP steps, imports, update metadata, assessments
+
+
+class Rank(IntEnum):
+    """Who goes first inside a lane: all of `FIRST` before any of `TURN`."""
+
+    FIRST = 0  # human acts, enforcement, release, the end of a containment
+    TURN = 1  # the rest: senders take turns
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kind of due work calls, and how it may use a worker.
+
+    Attributes:
+        function: ``"module:attribute"``.
+        lane: where it waits.
+        deadline: seconds after which one that goes on is given up: its effects are refused, another worker takes its place.
+        rank: of a job that is not told otherwise (`lachan.work.jobs.enqueue`).
+        serial: at most one job of a sender is at work at a time (in one process): who does not answer holds one worker.
+        most: jobs of this kind that may be at work at a time (in one process); None means no limit but the lane's workers.
+    """
+
+    function: str
+    lane: Lane = field(kw_only=True)
+    deadline: float = field(kw_only=True)
+    rank: Rank = field(default=Rank.TURN, kw_only=True)
+    serial: bool = field(default=False, kw_only=True)
+    most: int | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Every:
+    """Recurring work.
+
+    Attributes:
+        seconds: from the end of one turn to the next; also the longest that any clock may put it off.
+        function: ``"module:attribute"``.
+        lane: where it waits.
+        deadline: as of `Work`.
+    """
+
+    seconds: float
+    function: str
+    lane: Lane = field(kw_only=True)
+    deadline: float = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -53,9 +109,9 @@ class Room:
     Attributes:
         tables: the module whose import declares the room's tables.
         settings: the room's part of the settings (`lachan.settings.RoomSettings`).
-        handlers: event name → functions ``(rt, stored)``.
-        jobs: job kind → function ``(rt, job)``.
-        recurring: name → (seconds, function ``(rt)``).
+        handlers: event name → `Work` with functions ``(rt, stored)``.
+        jobs: job kind → `Work` with a function ``(rt, job)``.
+        recurring: name → `Every` with a function ``(rt)``.
         verbs: names of `lachan.verbs.Verb` objects.
         enforcement: names of enforcement points (classes or factories).
         signing: request kind → `Signing`.
@@ -65,9 +121,9 @@ class Room:
 
     tables: str | None = None
     settings: str | None = None
-    handlers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    jobs: Mapping[str, str] = field(default_factory=dict)
-    recurring: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    handlers: Mapping[str, tuple[Work, ...]] = field(default_factory=dict)
+    jobs: Mapping[str, Work] = field(default_factory=dict)
+    recurring: Mapping[str, Every] = field(default_factory=dict)
     verbs: tuple[str, ...] = ()
     enforcement: tuple[str, ...] = ()
     signing: Mapping[str, Signing] = field(default_factory=dict)
@@ -81,9 +137,9 @@ class Wiring:
 
     tables: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
-    handlers: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    jobs: dict[str, str] = field(default_factory=dict)
-    recurring: dict[str, tuple[float, str]] = field(default_factory=dict)
+    handlers: dict[str, tuple[Work, ...]] = field(default_factory=dict)
+    jobs: dict[str, Work] = field(default_factory=dict)
+    recurring: dict[str, Every] = field(default_factory=dict)
     verbs: tuple[str, ...] = ()
     enforcement: tuple[str, ...] = ()
     signing: dict[str, Signing] = field(default_factory=dict)
@@ -95,13 +151,24 @@ class Wiring:
         for module in self.tables:
             import_module(module)
 
+    @cached_property
+    def kinds(self) -> dict[str, Work]:
+        """Give all due work by the kind of its rows: ``event:<handler>``, ``every:<name>``, and the jobs' own names."""
+        events = {f"event:{work.function}": work for works in self.handlers.values() for work in works}
+        every = {
+            f"every:{name}": Work(each.function, lane=each.lane, deadline=each.deadline)
+            for name, each in self.recurring.items()
+        }
+        return {**events, **every, **self.jobs}
+
+    def work(self, kind: str) -> Work:
+        """Give what a kind of due work calls; one that no room brings (of another version) waits in the ordinary lane."""
+        return self.kinds.get(kind) or Work(kind, lane=Lane.ORDINARY, deadline=60.0)
+
     def names(self) -> Iterable[str]:
         """Every ``"module:attribute"`` that some room brings."""
         yield from self.settings
-        for functions in self.handlers.values():
-            yield from functions
-        yield from self.jobs.values()
-        yield from (function for _, function in self.recurring.values())
+        yield from (work.function for work in self.kinds.values())
         yield from (*self.verbs, *self.enforcement, *self.init, *self.health)
         for signing in self.signing.values():
             yield from (name for name in (signing.handler, signing.recorded, signing.close) if name)
@@ -121,10 +188,12 @@ def collect(rooms: Mapping[str, Room]) -> Wiring:
     """Put the rooms' wirings together.
 
     Raises:
-        WiringFault: two rooms bring the same job, recurring work, request, verb, point or settings.
+        WiringFault: two rooms bring the same job, recurring work, request, verb, point or settings, or due work names no
+            lane.
     """
-    handlers: dict[str, tuple[str, ...]] = {}
+    handlers: dict[str, tuple[Work, ...]] = {}
     for name, room in rooms.items():
+        _refuse_untyped(name, room)
         for event, functions in room.handlers.items():
             handlers[event] = _unique(handlers.get(event, ()), functions, f"{name}: handlers of {event}")
     return Wiring(
@@ -185,6 +254,22 @@ def _room(name: str) -> Room:
     return found
 
 
+def _refuse_untyped(name: str, room: Room) -> None:
+    """Refuse due work that is a bare name: nobody would know its lane and its deadline.
+
+    Raises:
+        WiringFault: some is.
+    """
+    for work in (*room.jobs.values(), *(each for works in room.handlers.values() for each in works)):
+        if not isinstance(work, Work):
+            raise WiringFault(
+                f"{name}: {work!r} names no lane and no deadline: write Work({work!r}, lane=…, deadline=…)"
+            )
+    for every in room.recurring.values():
+        if not isinstance(every, Every):
+            raise WiringFault(f"{name}: {every!r} names no lane and no deadline: write Every(…, lane=…, deadline=…)")
+
+
 def _tuple(rooms: Mapping[str, Room], what: str, begin: tuple[str, ...] = ()) -> tuple[str, ...]:
     for name, room in rooms.items():
         brought = getattr(room, what) or ()
@@ -203,9 +288,10 @@ def _merged(rooms: Mapping[str, Room], what: str) -> dict[str, Any]:
     return together
 
 
-def _unique(before: tuple[str, ...], new: tuple[str, ...], where: str) -> tuple[str, ...]:
+def _unique(before: tuple[U, ...], new: tuple[U, ...], where: str) -> tuple[U, ...]:
     together = (*before, *new)
-    twice = {name for name in together if together.count(name) > 1}
+    names = [each.function if isinstance(each, Work) else str(each) for each in together]
+    twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise WiringFault(f"{where}: {', '.join(sorted(twice))} is there twice")
     return together

@@ -1,6 +1,6 @@
 """The grouped writer of SQLite: waiting units of work share one transaction, and so one fsync (ADR 0021).
 
-A `Lane` is a thread with a connection of its own. A turn of it: take what waits, pass the gate (`lachan.gate`), BEGIN
+A `UnitWriter` is a thread with a connection of its own. A turn of it: take what waits, pass the gate (`lachan.gate`), BEGIN
 IMMEDIATE, each unit in a savepoint, COMMIT; only then does anybody learn a result. No timer: a group is what came while the
 one before it was written. A process has two lanes, so that what is urgent never stands behind what is not: it announces
 itself at the gate, the ordinary group ends after the unit at hand, and its own turn holds nothing else.
@@ -35,7 +35,7 @@ BUSY = frozenset({5, 6})
 log = get_logger(__name__)
 
 
-class Lane:
+class UnitWriter:
     """One thread that writes for all others of its process.
 
     Args:
@@ -57,7 +57,7 @@ class Lane:
         wait: float,
         inside: threading.local,
         outage: Outage,
-        before: "Lane | None" = None,
+        before: "UnitWriter | None" = None,
     ) -> None:
         self.groups = self.units = 0
         self._engine, self._database, self._urgent, self._wait = engine, database, urgent, wait

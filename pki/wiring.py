@@ -1,12 +1,12 @@
 """What the PKI brings to the house."""
 
-from lachan.wiring import Room, Signing
+from lachan.wiring import Every, Lane, Room, Signing, Work
 
 WIRING = Room(
     tables="pki.models",
     settings="pki.settings:PkiSettings",
-    jobs={"pki.crl": "pki.crl:publish_due"},
-    recurring={"pki.refresh": (60.0, "pki.crl:refresh")},
+    jobs={"pki.crl": Work("pki.crl:publish_due", lane=Lane.ORDINARY, deadline=120.0)},
+    recurring={"pki.refresh": Every(60.0, "pki.crl:refresh", lane=Lane.ORDINARY, deadline=120.0)},
     verbs=("pki.verbs:SUSPEND", "pki.verbs:RELEASE", "pki.verbs:REVOKE"),
     enforcement=("pki.enforcement:CertificateHold",),
     signing={

@@ -1,11 +1,14 @@
 """What the posture room brings."""
 
-from lachan.wiring import Room
+from lachan.wiring import Every, Lane, Room, Work
 
 WIRING = Room(
     tables="posture.models",
-    handlers={"DeclarationAccepted": ("posture.jobs:on_declaration",)},
-    jobs={"posture.assess": "posture.jobs:run_assessment", "posture.rejudge": "posture.jobs:rejudge"},
-    recurring={"posture.expire": (300.0, "posture.jobs:expire")},  # seconds
+    handlers={"DeclarationAccepted": (Work("posture.jobs:on_declaration", lane=Lane.ORDINARY, deadline=60.0),)},
+    jobs={
+        "posture.assess": Work("posture.jobs:run_assessment", lane=Lane.SLOW, deadline=600.0),
+        "posture.rejudge": Work("posture.jobs:rejudge", lane=Lane.ORDINARY, deadline=60.0),
+    },
+    recurring={"posture.expire": Every(300.0, "posture.jobs:expire", lane=Lane.ORDINARY, deadline=60.0)},  # seconds
     verbs=("posture.verbs:ASSESS",),
 )

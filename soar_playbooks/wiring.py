@@ -1,25 +1,40 @@
 """What containment brings to the house."""
 
-from lachan.wiring import Room
+from lachan.wiring import Every, Lane, Rank, Room, Work
 
 WIRING = Room(
     tables="soar_playbooks.models",
     settings="soar_playbooks.settings:SoarSettings",
     handlers={
-        "AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",),
-        "DeviceChanged": ("soar_playbooks.containment.criticality:on_device_changed",),
+        "AlertRaised": (Work("soar_playbooks.runs.triggers:on_alert_raised", lane=Lane.URGENT, deadline=60.0),),
+        "DeviceChanged": (
+            Work("soar_playbooks.containment.criticality:on_device_changed", lane=Lane.URGENT, deadline=60.0),
+        ),
     },
     jobs={
-        "soar.run": "soar_playbooks.runs.executor:run_job",
-        "soar.verify": "soar_playbooks.containment.reconciler:verify",
-        "soar.enforce": "soar_playbooks.containment.reconciler:enforce",
-        "soar.expire": "soar_playbooks.containment.service:expire",
-        "soar.undo": "soar_playbooks.runs.undo:run_job",
-        "soar.webhook": "soar_playbooks.webhooks:deliver",
+        "soar.run": Work("soar_playbooks.runs.executor:run_job", lane=Lane.URGENT, deadline=60.0),
+        "soar.verify": Work(
+            "soar_playbooks.containment.reconciler:verify", lane=Lane.URGENT, deadline=30.0, rank=Rank.FIRST
+        ),
+        "soar.enforce": Work(
+            "soar_playbooks.containment.reconciler:enforce",
+            lane=Lane.URGENT,
+            deadline=30.0,
+            rank=Rank.FIRST,
+            serial=True,
+            most=2,
+        ),
+        "soar.expire": Work(
+            "soar_playbooks.containment.service:expire", lane=Lane.URGENT, deadline=30.0, rank=Rank.FIRST
+        ),
+        "soar.undo": Work("soar_playbooks.runs.undo:run_job", lane=Lane.URGENT, deadline=60.0, rank=Rank.FIRST),
+        "soar.webhook": Work("soar_playbooks.webhooks:deliver", lane=Lane.SLOW, deadline=30.0, serial=True),
     },
     recurring={
-        "soar.reconcile": (5.0, "soar_playbooks.containment.reconciler:reconcile"),
-        "soar.sweep": (30.0, "soar_playbooks.runs.triggers:sweep"),
+        "soar.reconcile": Every(
+            5.0, "soar_playbooks.containment.reconciler:reconcile", lane=Lane.ORDINARY, deadline=60.0
+        ),
+        "soar.sweep": Every(30.0, "soar_playbooks.runs.triggers:sweep", lane=Lane.ORDINARY, deadline=60.0),
     },
     verbs=(
         "soar_playbooks.containment.verbs:SET",

@@ -67,10 +67,10 @@ def run_role(role: str, settings: Settings) -> int:
     try:
         _await_database(rt.db, stop)
         if role == "work":
-            from lachan.work.worker import Worker
+            from lachan.work import lanes
 
             _say_ready()
-            Worker(rt).run_forever(stop)
+            lanes.work(rt, stop)
         elif role == "detect":
             resolve("siem_rules.detector:main")(rt, stop, ready=_say_ready, syslog=_inherited().get("syslog"))
         else:

@@ -1,8 +1,10 @@
 """What the signer brings to the house."""
 
-from lachan.wiring import Room
+from lachan.wiring import Every, Lane, Room
 
 WIRING = Room(
     tables="lachan.signer.models",
-    recurring={"signer.reconcile": (60.0, "lachan.signer.reconcile:reconcile")},
+    recurring={
+        "signer.reconcile": Every(60.0, "lachan.signer.reconcile:reconcile", lane=Lane.ORDINARY, deadline=120.0)
+    },
 )

@@ -9,6 +9,7 @@ order of commit on PostgreSQL; the sealer (`lachan.ledger`) takes care of that w
 import contextlib
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -23,7 +24,9 @@ from lachan.errors import NotFound
 from lachan.events import Event
 from lachan.ids import new_id, random_octets
 from lachan.statements import Statement, later
+from lachan.wiring import Work
 from lachan.work import jobs
+from lachan.work.jobs import Gravity, Whose
 
 events = sa.Table(
     "events",
@@ -82,6 +85,7 @@ def append(
     actor: Actor,
     happened_at: datetime | None = None,
     vendor: str | None = None,
+    sender: str | None = None,
 ) -> str:
     """Record a fact and make its handlers due, in the caller's transaction.
 
@@ -91,19 +95,27 @@ def append(
         actor: who decided it.
         happened_at: when it happened; now by default. When we learnt of it is recorded besides.
         vendor: of the event's device, if the caller knows it; looked up otherwise.
+        sender: whose turn its handlers take in their lane: the principal of the deciding line; else the first that the
+            fact names, else the actor.
 
     Returns:
         The event's id.
     """
     vendor = getattr(event, "vendor", None) or vendor or vendor_of(connection, event.device_id)
     dialect = connection.dialect.name
-    event_id, made = calls(event, actor=actor, vendor=vendor, dialect=dialect, happened_at=happened_at)
+    event_id, made = calls(event, actor=actor, vendor=vendor, dialect=dialect, happened_at=happened_at, sender=sender)
     later(connection, made)
     return event_id
 
 
 def calls(
-    event: Event, *, actor: Actor, vendor: str | None, dialect: str, happened_at: datetime | None = None
+    event: Event,
+    *,
+    actor: Actor,
+    vendor: str | None,
+    dialect: str,
+    happened_at: datetime | None = None,
+    sender: str | None = None,
 ) -> tuple[str, list[tuple[Statement, dict[str, Any]]]]:
     """Make ready the statements with which `append` records a fact, for those who run them with others of their own.
 
@@ -113,6 +125,7 @@ def calls(
         vendor: of its device, if it is about one.
         dialect: of the database.
         happened_at: as in `append`.
+        sender: as in `append`.
 
     Returns:
         The event's id and the statements.
@@ -131,12 +144,19 @@ def calls(
         "happened_at": happened, "recorded_at": now, "body": body, "leaf_hash": hashlib.sha256(b"\0" + body).digest(),
     }  # fmt: skip
     handlers = wiring.load().handlers.get(name, ())
-    due = [
-        (jobs.INSERT, {"id": new_id(), "kind": f"event:{handler}", "key": f"{event_id}:{handler}",
-                       "payload": {"event": event_id}, "due_at": now})
-        for handler in handlers
-    ]  # fmt: skip
-    return event_id, [(_INSERT[dialect], values), *due]
+    turn = sender or next(iter(getattr(event, "senders", ())), actor.label)
+    return event_id, [(_INSERT[dialect], values), *_due(event, event_id, handlers, vendor=vendor, sender=turn)]
+
+
+def _due(
+    event: Event, event_id: str, handlers: Iterable[Work], *, vendor: str | None, sender: str
+) -> list[tuple[Statement, dict[str, Any]]]:
+    """Make a fact's handlers due, as grave as the fact says it is."""
+    whose = Whose(
+        sender=sender, vendor=vendor, site=getattr(event, "site", None), severity=Gravity.of(getattr(event, "severity", None))
+    )  # fmt: skip
+    payload, names = {"event": event_id}, [work.function for work in handlers]
+    return [(jobs.INSERT, jobs.row(f"event:{name}", payload, key=f"{event_id}:{name}", **whose)) for name in names]
 
 
 def canonical(value: Any) -> bytes:

@@ -1,130 +1,119 @@
-"""The worker: takes due jobs, several at a time, calls what they name, settles them together (design decision 12).
+"""The worker: calls what due jobs name, and says what becomes of them (design decision 12).
 
-Steps of a round: claim up to `BATCH` due jobs in one unit; do them one after another (jobs of a kind whose function is
-`lachan.work.jobs.batched` all at once); settle what was done in one unit, at once after anything that was slow, so that no
-finished job waits behind it with its lease running out; give back what has not begun after `SHARE` seconds. Limits: a
-worker that dies has its claimed jobs wait for the end of their leases.
+`perform` does jobs of one kind and turns what happened into settlements; `Worker` claims and does what is due in the caller's
+thread, lane by lane: for tests and commands. The role ``work`` has threads for each lane (`lachan.work.lanes`).
 """
 
-import threading
 import time
 import traceback
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from lachan import clock
 from lachan.errors import DatabaseAway, Unavailable
 from lachan.log import get as get_logger
-from lachan.statements import Statement
-from lachan.wiring import resolve
-from lachan.work import outbox
-from lachan.work.jobs import LEASE, POLL, TRIES, Again, Job, enqueue, jobs
+from lachan.wiring import Lane, resolve
+from lachan.work import outbox, queue
+from lachan.work.jobs import TRIES, Again, Job, enqueue
+from lachan.work.queue import BACK, After, Settlement
+from lachan.work.rounds import Busy, Rounds
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
-BATCH = 16  # jobs that one worker claims at once
+BATCH = {Lane.URGENT: 16, Lane.ORDINARY: 16, Lane.SLOW: 1}  # jobs that one worker claims at once
 SLOW = 0.1  # seconds; what took longer is settled at once, with all before it
 SHARE = 1.0  # seconds after which claimed jobs that have not begun are given back
-Settlement = tuple[Job, dict[str, Any]]  # what to write into the job's row; nothing: it is done
 PAUSE = 1.0  # seconds between two tries to reach a database that is away
+LONGEST = 300.0  # seconds: the longest pause between two tries
 log = get_logger(__name__)
 
 
 class Worker:
-    """Take due jobs in the order in which they fell due; any number of workers may share a database."""
+    """Do what is due in this thread; any number of workers may share a database.
+
+    Args:
+        rt: the open installation.
+        kinds: only jobs of these kinds, whatever their lane.
+    """
 
     def __init__(self, rt: "Runtime", *, kinds: Sequence[str] | None = None) -> None:
         self.rt = rt
         self.kinds = kinds
+        busy = Busy()
+        self._turns = {lane: Rounds(lane, rt.wiring, busy) for lane in Lane}
 
     def run_due(self, limit: int = 1000) -> int:
-        """Do all that is due now, at most ``limit`` jobs; tell how many were done."""
+        """Do all that is due now, at most ``limit`` jobs, urgent ones first; tell how many were done."""
         done = 0
-        while done < limit and (batch := self._claim(min(BATCH, limit - done))):
+        while done < limit and (batch := self._claim(limit - done)):
             done += self._work(batch)
         return done
 
-    def run_forever(self, stop: threading.Event) -> None:
-        """Work until ``stop`` is set; sleeps until woken or until the next job falls due."""
-        waiter = self.rt.waker.waiter("work")
-        try:
-            planned = False
-            while not stop.is_set():
-                try:
-                    planned = planned or plan(self.rt)
-                    busy = self.run_due(limit=100)
-                except DatabaseAway:  # it was said, once
-                    busy = 0
-                    stop.wait(PAUSE)
-                if not busy:
-                    waiter.wait(POLL)
-        finally:
-            waiter.close()
-
     def _claim(self, most: int) -> list[Job]:
-        now = clock.now()
-        due = _DUE if self.kinds is None else Statement(lambda name: _due(name, self.kinds))
-        with self.rt.db.read() as connection:  # looking first keeps an idle worker off SQLite's one write lock
-            if _LOOK.first(connection, now_=now) is None:
-                return []
+        if self.kinds is not None:
+            return self.rt.db.run(
+                lambda connection: self._of_kinds(connection, self.kinds or (), min(most, 16)), urgent=True
+            )
+        with self.rt.db.read() as connection:  # looking first keeps off SQLite's one write lock
+            found = queue.look(connection)
+        if found.lost:
+            self.rt.db.run(queue.free, urgent=True)
+        for lane in Lane:
+            if lane in found.lanes or found.lost:
+                take = partial(self._turns[lane].take, most=min(BATCH[lane], most))
+                batch = self.rt.db.run(take, urgent=True)
+                if batch:
+                    return batch
+        return []
 
-        def unit(connection: sa.Connection) -> list[Any]:
-            rows = due.all(connection, now_=now, most_=most)
-            if rows:
-                _CLAIM.many(connection, [{"id_": row.id, "until_": now + LEASE} for row in rows])
-            return rows
-
-        rows = self.rt.db.run(unit, urgent=True)
-        return [Job(row.id, row.kind, dict(row.payload), row.failures + 1, row.fence + 1) for row in rows]
+    def _of_kinds(self, connection: sa.Connection, kinds: Sequence[str], most: int) -> list[Job]:
+        queue.free(connection)
+        return queue.claim(connection, queue.of_kinds(connection, kinds, most=most))
 
     def _work(self, batch: list[Job]) -> int:
         begun, done, settled = time.monotonic(), 0, list[Settlement]()
         while batch and (not done or time.monotonic() - begun < SHARE):
             at = time.monotonic()
-            first = batch[0]
-            together = [job for job in batch if job.kind == first.kind] if _batched(self.rt, first) else [first]
+            together = alike(self.rt, batch)
             batch = [job for job in batch if job not in together]
-            settled += self._do(together)
+            settled += perform(self.rt, together)
             done += len(together)
             if time.monotonic() - at > SLOW:
                 self._settle(settled)
                 settled = []
-        self._settle(settled + [(job, {"lease_until": None}) for job in batch])
+        self._settle(settled + [(job, BACK) for job in batch])
         return done
 
-    def _do(self, together: list[Job]) -> list[Settlement]:
-        job = together[0]
-        try:
-            later = run(self.rt, together)
-        except Again as again:
-            later = {job.id: again.due_at}
-        except DatabaseAway:  # nobody's failure
-            later = {one.id: clock.now() + timedelta(seconds=PAUSE) for one in together}
-        except Exception as error:  # noqa: BLE001 - any failure of a room's work is its own; the worker goes on
-            log.warning("job failed", kind=job.kind, job=job.id, attempt=job.attempt, error=str(error))
-            return [(one, _failed(one, error)) for one in together]
-        return [
-            (one, {"due_at": later[one.id], "lease_until": None} if one.id in later else _done(self.rt, one))
-            for one in together
-        ]
-
     def _settle(self, settled: list[Settlement]) -> None:
-        """Write what became of jobs, each under its fence: whoever has taken one over since decides about it."""
-
-        def unit(connection: sa.Connection) -> None:
-            if gone := [{"id_": job.id, "fence_": job.fence} for job, values in settled if not values]:
-                _DELETE.many(connection, gone)
-            for job, values in settled:
-                if values:
-                    mine = sa.and_(jobs.c.id == job.id, jobs.c.fence == job.fence)
-                    connection.execute(jobs.update().where(mine).values(**values))
-
         if settled:
-            self.rt.db.run(unit)
+            self.rt.db.run(lambda connection: queue.settle(connection, settled))
+
+
+def alike(rt: "Runtime", batch: Sequence[Job]) -> list[Job]:
+    """Give the first job of a batch, with all of its kind if the kind's function takes them together."""
+    first = batch[0]
+    return [job for job in batch if job.kind == first.kind] if _batched(rt, first) else [first]
+
+
+def perform(rt: "Runtime", together: list[Job]) -> list[Settlement]:
+    """Do jobs of one kind, and say what becomes of each; fails for nothing that they do."""
+    job = together[0]
+    try:
+        later = run(rt, together)
+    except Again as again:
+        later = {job.id: again.due_at}
+    except DatabaseAway:  # nobody's failure
+        return [(one, After(PAUSE, one.attempt - 1)) for one in together]
+    except Exception as error:  # noqa: BLE001 - any failure of a room's work is its own; the worker goes on
+        log.warning("job failed", kind=job.kind, job=job.id, attempt=job.attempt, error=str(error))
+        kept = isinstance(error, Unavailable)
+        return [(one, failed(one, traceback.format_exc(), kept=kept)) for one in together]
+    return [(one, _later(one, later[one.id]) if one.id in later else _done(rt, one)) for one in together]
 
 
 def run(rt: "Runtime", together: list[Job]) -> dict[str, datetime]:
@@ -138,17 +127,18 @@ def run(rt: "Runtime", together: list[Job]) -> dict[str, datetime]:
     """
     job = together[0]
     family, _, name = job.kind.partition(":")
+    function = resolve(name if family == "event" else rt.wiring.work(job.kind).function)
     if family == "event":
         with rt.db.read() as connection:
             stored = outbox.get(connection, job.payload["event"])
-        resolve(name)(rt, stored)
+        function(rt, stored)
     elif family == "every":
-        resolve(rt.wiring.recurring[name][1])(rt)
+        function(rt)
     elif _batched(rt, job):
-        later: dict[str, datetime] = resolve(rt.wiring.jobs[job.kind])(rt, together)
+        later: dict[str, datetime] = function(rt, together)
         return later
     else:
-        resolve(rt.wiring.jobs[job.kind])(rt, job)
+        function(rt, job)
     return {}
 
 
@@ -163,50 +153,33 @@ def plan(rt: "Runtime") -> bool:
     return True
 
 
-def _batched(rt: "Runtime", job: Job) -> bool:
-    name = rt.wiring.jobs.get(job.kind)
-    return name is not None and getattr(resolve(name), "batched", False)
+def failed(job: Job, error: str, *, kept: bool = False) -> After:
+    """Say what becomes of a job that failed: it is tried again after a pause that doubles, or given up after `TRIES`.
 
-
-def _done(rt: "Runtime", job: Job) -> dict[str, Any]:
-    if not job.kind.startswith("every:"):
-        return {}
-    period = timedelta(seconds=rt.wiring.recurring[job.kind.partition(":")[2]][0])
-    return {"due_at": clock.now() + period, "lease_until": None, "failures": 0}
-
-
-def _failed(job: Job, error: Exception) -> dict[str, Any]:
-    """Call in the handler of the exception: a failed job is tried again later, or given up.
-
-    Never given up is recurring work, and what failed for something that does not answer, for example the signer.
+    Args:
+        job: which.
+        error: why, for its row.
+        kept: never give it up, for example because something does not answer; recurring work never is.
     """
     recurring = job.kind.startswith("every:")
-    kept = recurring or isinstance(error, Unavailable)
-    return {
-        "due_at": clock.now() + timedelta(seconds=min(0.2 * 2**job.attempt, 300)), "lease_until": None,
-        "failures": min(job.attempt, TRIES) if recurring else job.attempt, "last_error": traceback.format_exc()[-4000:],
-        "state": "poisoned" if job.attempt >= TRIES and not kept else "open",
-    }  # fmt: skip
+    return After(
+        min(0.2 * 2**job.attempt, LONGEST),
+        min(job.attempt, TRIES) if recurring else job.attempt,
+        error[-4000:],
+        given_up=job.attempt >= TRIES and not (kept or recurring),
+    )
 
 
-def _open(kinds: Sequence[str] | None) -> sa.Select[Any]:
-    now = sa.bindparam("now_", type_=jobs.c.due_at.type)
-    free = sa.or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now)
-    query = sa.select(jobs.c.id, jobs.c.kind, jobs.c.payload, jobs.c.failures, jobs.c.fence)
-    query = query.where(jobs.c.state == "open", jobs.c.due_at <= now, free).order_by(jobs.c.due_at, jobs.c.id)
-    return query if kinds is None else query.where(sa.or_(*(jobs.c.kind == kind for kind in kinds)))
+def _batched(rt: "Runtime", job: Job) -> bool:
+    work = rt.wiring.jobs.get(job.kind)
+    return work is not None and getattr(resolve(work.function), "batched", False)
 
 
-def _due(dialect: str, kinds: Sequence[str] | None = None) -> sa.Select[Any]:
-    query = _open(kinds).limit(sa.bindparam("most_", type_=sa.Integer))
-    return query.with_for_update(skip_locked=True) if dialect == "postgresql" else query
+def _done(rt: "Runtime", job: Job) -> After | None:
+    if not job.kind.startswith("every:"):
+        return None
+    return After(rt.wiring.recurring[job.kind.partition(":")[2]].seconds, 0)
 
 
-_LOOK = Statement(_open(None).with_only_columns(jobs.c.id).limit(1))
-_DUE = Statement(_due)
-_CLAIM = Statement(
-    jobs.update()
-    .where(jobs.c.id == sa.bindparam("id_"))
-    .values(fence=jobs.c.fence + 1, lease_until=sa.bindparam("until_", type_=jobs.c.lease_until.type))
-)
-_DELETE = Statement(jobs.delete().where(jobs.c.id == sa.bindparam("id_"), jobs.c.fence == sa.bindparam("fence_")))
+def _later(job: Job, at: datetime) -> After:
+    return After(max((at - clock.now()).total_seconds(), 0.0), job.attempt - 1)

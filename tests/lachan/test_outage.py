@@ -65,7 +65,8 @@ def test_what_reads_learns_that_it_is_the_database_and_its_pool_is_made_anew(
 )
 def test_only_what_is_wrong_itself_is_given_up(error: Exception, state: str) -> None:
     job = Job("id", "soar.run", {}, TRIES, 1)
-    assert worker._failed(job, error)["state"] == state
+    after = worker.failed(job, str(error), kept=isinstance(error, Unavailable))
+    assert ("poisoned" if after.given_up else "open") == state
 
 
 def test_a_job_that_met_an_outage_has_not_failed(rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

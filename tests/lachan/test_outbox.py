@@ -35,9 +35,13 @@ def fail(_rt: Runtime, _stored: outbox.StoredEvent) -> None:
     raise RuntimeError("broken handler")
 
 
+def ordinary(name: str) -> wiring.Work:
+    return wiring.Work(f"{__name__}:{name}", lane=wiring.Lane.ORDINARY, deadline=60.0)
+
+
 @pytest.fixture
 def subscribed(monkeypatch: pytest.MonkeyPatch) -> None:
-    wired = wiring.Wiring(handlers={"DeviceRetired": (f"{__name__}:remember", f"{__name__}:fail")})
+    wired = wiring.Wiring(handlers={"DeviceRetired": (ordinary("remember"), ordinary("fail"))})
     monkeypatch.setattr(wiring, "load", lambda: wired)
     SEEN.clear()
 
@@ -122,7 +126,7 @@ def test_a_lost_lease_is_taken_over_and_the_late_worker_settles_nothing(rt: Runt
     with clock.travel(jobs.LEASE + timedelta(seconds=1)):
         (again,) = second._claim(1)
     assert again.fence == job.fence + 1
-    first._settle([(job, {})])
+    first._settle([(job, None)])
     with rt.db.read() as c:
         assert c.execute(sa.select(sa.func.count()).select_from(jobs.jobs)).scalar_one() == 1
 
@@ -155,7 +159,7 @@ def test_a_worker_settles_at_once_what_was_slow_and_gives_back_what_it_has_no_ti
 
 def test_jobs_of_a_batched_kind_are_done_together(rt: Runtime) -> None:
     TOGETHER.clear()
-    batched = replace(rt, wiring=replace(rt.wiring, jobs={"b": f"{__name__}:count_together"}))
+    batched = replace(rt, wiring=replace(rt.wiring, jobs={"b": ordinary("count_together")}))
     with rt.db.write() as c:
         for number in range(3):
             jobs.enqueue(c, "b", {"number": number})

@@ -61,7 +61,7 @@ SETTLED: dict[str, dict[str, Any]] = {
     "devices": {"state": "enrolled"},
     "enforcements": {"state": "settled", "point": "doors", "wanted": None},
     "events": {"txid": 0},
-    "jobs": {"state": "open", "due_at": LATER},
+    "jobs": {"state": "open", "lane": "urgent", "due_at": LATER, "turn_at": None, "lease_until": None},
     "ota_releases": {"state": "halted", "slot": 7},
     "pki_certificates": {"state": "valid", "authority": "issuing", "not_after": LATER, "revision": 0},
     "posture_verdicts": {"result": "pass", "valid_until": LATER},
@@ -139,7 +139,7 @@ def city(settings: Settings, tmp_path: Path, short_folder: Path) -> Iterator[Cit
             metadata.create_all(rt.db.engine)
             with runtime_with_signer(rt, short_folder, tmp_path / "offline") as moved:
                 for name in ("ota.tuf.refresh", "pki.refresh"):  # what is due after a beginning
-                    resolve(moved.wiring.recurring[name][1])(moved)
+                    resolve(moved.wiring.recurring[name].function)(moved)
                 plan(moved)
                 sealer.seal_now(moved)
                 fill(moved.db)
@@ -151,8 +151,8 @@ def city(settings: Settings, tmp_path: Path, short_folder: Path) -> Iterator[Cit
 def test_no_recurring_job_reads_a_big_table_whole(city: City, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "GRACE", timedelta(0))
     found, silent = {}, set()
-    for name, (_, function) in city.rt.wiring.recurring.items():
-        heard = city.heard.during(lambda function=function: resolve(function)(city.rt))  # type: ignore[misc]
+    for name, every in city.rt.wiring.recurring.items():
+        heard = city.heard.during(lambda function=every.function: resolve(function)(city.rt))  # type: ignore[misc]
         if not heard:
             silent.add(name)
         names = {table.name for table in big()} if name not in WHOLE else set()
@@ -168,7 +168,7 @@ def test_no_role_at_rest_reads_a_big_table_whole(city: City) -> None:
     with rt.db.engine.begin() as connection:  # all that recurs is due, and is claimed and settled
         connection.execute(jobs.update().where(jobs.c.key.like("every:%")).values(due_at=clock.now()))
     worker = Worker(rt)
-    assert city.scans(lambda: [worker._settle([(job, {})]) for job in worker._claim(16)]) == []
+    assert city.scans(lambda: [worker._settle([(job, None)]) for job in worker._claim(16)]) == []
 
     watch = TrustWatch(rt, on_change=lambda _view: None)
     assert city.scans(watch._refresh) == []
@@ -190,5 +190,6 @@ def test_a_scan_is_noticed(city: City) -> None:
 
     assert [table for table, _ in city.scans(planted)] == ["devices"]
     with city.rt.db.engine.begin() as connection:
+        connection.exec_driver_sql("DROP INDEX ix_jobs_put_off")
         connection.exec_driver_sql("DROP INDEX ix_jobs_due")
     assert {table for table, _ in city.scans(lambda: Worker(city.rt).run_due())} == {"jobs"}

@@ -10,11 +10,19 @@ import pytest
 from lachan import wiring
 from lachan.errors import Invalid
 from lachan.settings import RoomSettings, Settings
-from lachan.wiring import Room, Signing, WiringFault
+from lachan.wiring import Every, Lane, Room, Signing, WiringFault, Work
 
 
 class Twin(RoomSettings):
     pki_secret_days: int = 1
+
+
+def urgent(name: str) -> Work:
+    return Work(name, lane=Lane.URGENT, deadline=1.0)
+
+
+def every(name: str) -> Every:
+    return Every(1.0, name, lane=Lane.ORDINARY, deadline=1.0)
 
 
 def test_every_name_of_every_room_is_there() -> None:
@@ -31,11 +39,11 @@ def test_a_misspelt_room_stops_the_start() -> None:
 @pytest.mark.parametrize(
     "room",
     [
-        Room(jobs={"x": "pki.crl:publish_dew"}),
-        Room(recurring={"x": (1.0, "pki.crll:refresh")}),
+        Room(jobs={"x": urgent("pki.crl:publish_dew")}),
+        Room(recurring={"x": every("pki.crll:refresh")}),
         Room(signing={"x": Signing("pki.signing:issue", rate=1, recorded="pki.signing:is_recordet")}),
-        Room(handlers={"AlertRaised": ("soar_playbooks.webhooks:on_fakt",)}),
-        Room(handlers={"AlertRised": ("soar_playbooks.runs.undo:on_ended",)}),
+        Room(handlers={"AlertRaised": (urgent("soar_playbooks.webhooks:on_fakt"),)}),
+        Room(handlers={"AlertRised": (urgent("soar_playbooks.runs.undo:run_job"),)}),
         Room(verbs=("pki.verbs:SUSPENT",)),
         Room(init=("pki.setup:innit",)),
         Room(settings="pki.settings:PkiSetting"),
@@ -49,10 +57,10 @@ def test_a_misspelt_name_is_named(room: Room) -> None:
 @pytest.mark.parametrize(
     "room",
     [
-        Room(jobs={"pki.crl": "pki.crl:publish_due"}),
-        Room(recurring={"pki.refresh": (1.0, "pki.crl:refresh")}),
+        Room(jobs={"pki.crl": urgent("pki.crl:publish_due")}),
+        Room(recurring={"pki.refresh": every("pki.crl:refresh")}),
         Room(signing={"issue": Signing("pki.signing:issue", rate=1)}),
-        Room(handlers={"AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",)}),
+        Room(handlers={"AlertRaised": (urgent("soar_playbooks.runs.triggers:on_alert_raised"),)}),
         Room(verbs=("pki.verbs:SUSPEND",)),
         Room(tables="pki.models"),
         Room(settings="pki.settings:PkiSettings"),
@@ -64,10 +72,23 @@ def test_a_name_that_two_rooms_bring_is_named(room: Room) -> None:
         wiring.collect({**rooms, "planted": room})
 
 
+@pytest.mark.parametrize(
+    "room",
+    [
+        Room(jobs={"x": "pki.crl:publish_due"}),  # type: ignore[dict-item]
+        Room(recurring={"x": (1.0, "pki.crl:refresh")}),  # type: ignore[dict-item]
+        Room(handlers={"AlertRaised": ("soar_playbooks.runs.triggers:on_alert_raised",)}),  # type: ignore[dict-item]
+    ],
+)
+def test_work_without_a_lane_stops_the_start(room: Room) -> None:
+    with pytest.raises(WiringFault, match="lane"):
+        wiring.collect({"planted": room})
+
+
 def test_a_fault_of_the_wiring_keeps_lachan_from_serving(tmp_path: Path) -> None:
     script = (
         "import sys; from dataclasses import replace; import pki.wiring as w;"
-        "w.WIRING = replace(w.WIRING, jobs={'pki.crl': 'pki.crl:publish_dew'});"
+        "w.WIRING = replace(w.WIRING, jobs={'pki.crl': replace(w.WIRING.jobs['pki.crl'], function='pki.crl:publish_dew')});"
         "from lachan.program import migrate; sys.argv = ['migrate', sys.argv[1]]; migrate.main()"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ from lachan import wal, writer
 from lachan.database import Database, NestedUnit, after_commit
 from lachan.errors import Unavailable
 from lachan.gate import Gate
-from lachan.writer import Lane
+from lachan.writer import UnitWriter
 from tests.support.wait import until
 
 tables = sa.MetaData()
@@ -110,7 +110,7 @@ def behind(db: Database, *units: Callable[[sa.Connection], Any], urgent: tuple[i
         assert not asker.is_alive()
 
 
-def lane(db: Database, *, urgent: bool = False) -> Lane:
+def lane(db: Database, *, urgent: bool = False) -> UnitWriter:
     return db._lanes[urgent]
 
 
@@ -270,16 +270,16 @@ def test_a_unit_that_goes_on_after_a_full_disk_writes_nothing_by_itself(db: Data
 
 
 def test_a_commit_that_fails_has_each_unit_run_again_alone(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    commits, real = [0], Lane._commit
+    commits, real = [0], UnitWriter._commit
 
-    def commit(self: Lane) -> sqlite3.Error | None:
+    def commit(self: UnitWriter) -> sqlite3.Error | None:
         commits[0] += 1
         if commits[0] == 1:
             self._undo()
             return sqlite3.OperationalError("disk I/O error")
         return real(self)
 
-    monkeypatch.setattr(Lane, "_commit", commit)
+    monkeypatch.setattr(UnitWriter, "_commit", commit)
     with behind(db, put("a"), put("b")) as askers:
         pass
     assert [asker.result for asker in askers] == ["a", "b"]
@@ -374,12 +374,12 @@ def test_a_broken_connection_is_replaced(db: Database) -> None:
 
 
 def test_a_writer_that_cannot_begin_answers_all_who_wait(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    def begin(self: Lane) -> bool:
+    def begin(self: UnitWriter) -> bool:
         raise OSError("no space left for the gate")
 
     monkeypatch.setattr(writer, "LONGEST", 0)
     with behind(db, put("a"), put("b")) as askers:
-        monkeypatch.setattr(Lane, "_begin", begin)
+        monkeypatch.setattr(UnitWriter, "_begin", begin)
     assert all(isinstance(asker.error, Unavailable) for asker in askers)
     monkeypatch.undo()
     assert db.run(put("c")) == "c"

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from lachan.database import Database
-from lachan.writer import Lane
+from lachan.writer import UnitWriter
 from tests.lachan.test_writer import rows
 
 met = [0]
@@ -27,15 +27,15 @@ def pass_by(point: str) -> None:
 
 def around(name: str, before: str, after: str) -> None:
     """Put a point before and after a method of the lane."""
-    real = getattr(Lane, name)
+    real = getattr(UnitWriter, name)
 
-    def wrapped(self: Lane, *words: Any) -> Any:
+    def wrapped(self: UnitWriter, *words: Any) -> Any:
         pass_by(before)
         found = real(self, *words)
         pass_by(after)
         return found
 
-    setattr(Lane, name, wrapped)
+    setattr(UnitWriter, name, wrapped)
 
 
 def ask(db: Database, thread: int) -> None:

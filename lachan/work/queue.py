@@ -1,0 +1,285 @@
+"""The statements of the queue: what is due is found, claimed, kept, given back and settled by index, a batch at a time.
+
+Rows that are open and free stand in one of two partial indexes: *ready* ones by lane, rank, vendor, sender and turn; those
+put off by lane and due time. `promote` moves what has fallen due from the second to the first. `heads` walks the first as a
+loose index scan: a step for each sender, whatever that sender has waiting, so that 10^5 rows of one cost as much as one.
+Claims are optimistic: a row is taken by its id and the fence that was read; whoever was quicker has it.
+
+Times are the database's (`lachan.moments`). A lease that ends later than any lease can was written under a clock that has been
+put right since: it is as good as ended.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from lachan.moments import ahead, bind, moment
+from lachan.statements import Done, Statement, pipeline
+from lachan.wiring import Lane, Rank
+from lachan.work.jobs import LEASE, LEASED, OPEN, PUT_OFF, READY, STEP, Job, jobs
+
+PAGE = 64  # rows that one unit promotes or frees at most
+SLACK = 1.0  # seconds: two statements of one database do not differ by more
+_LEASE = LEASE.total_seconds()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the queue found.
+
+    Attributes:
+        lanes: those in which something can be claimed.
+        lost: there are leases that ended.
+    """
+
+    lanes: frozenset[Lane]
+    lost: bool
+
+
+@dataclass(frozen=True)
+class After:
+    """What becomes of a job that is not done: it is due again.
+
+    Attributes:
+        seconds: from now.
+        failures: that are counted.
+        error: what is kept as its last error; None leaves the one before.
+        given_up: it is not tried again.
+    """
+
+    seconds: float
+    failures: int
+    error: str | None = None
+    given_up: bool = False
+
+
+BACK = After(0.0, -1)  # not begun: given back as it was
+Settlement = tuple[Job, After | None]  # what became of a job; None: it is done
+
+
+def look(connection: sa.Connection) -> Look:
+    """Look, by one statement, whether there is anything to claim."""
+    row = _LOOK.first(connection, now_=ahead(), most_=ahead(_LEASE + SLACK))
+    return Look(frozenset(lane for lane in Lane if getattr(row, lane)), bool(row.lost))
+
+
+def heads(
+    connection: sa.Connection, lane: Lane, after: Mapping[Rank, tuple[str, str]], *, most: int
+) -> dict[Rank, list[Any]]:
+    """Promote what has fallen due, then give, for each rank, the first job of each sender.
+
+    Args:
+        connection: of a unit.
+        lane: whose.
+        after: for each rank vendor and sender from whom the walk goes on; it comes round to them last.
+        most: senders of a rank.
+    """
+    calls: list[Any] = [(_PROMOTE, {"lane_": str(lane), "now_": ahead()})]
+    for rank, (vendor, sender) in after.items():
+        here = {"lane_": str(lane), "rank_": int(rank), "vendor_": vendor, "sender_": sender, "most_": most}
+        calls += [(_AFTER, here), (_UP_TO, here)]
+    found = pipeline(connection, calls)[1:]
+    return {rank: _around(found[2 * place], found[2 * place + 1], most) for place, rank in enumerate(after)}
+
+
+def others(connection: sa.Connection, lane: Lane, rank: Rank, *, vendor: str, most: int) -> list[Any]:
+    """Give the first job of each sender of other vendors than one."""
+    here = {"lane_": str(lane), "rank_": int(rank), "vendor_": vendor, "most_": most}
+    above, below = pipeline(connection, [(_ABOVE, here), (_BELOW, here)])
+    return _around(above, below, most)
+
+
+def rest(
+    connection: sa.Connection, lane: Lane, rank: Rank, senders: Sequence[tuple[str, str]], *, most: int
+) -> list[list[Any]]:
+    """Give the first jobs of each of some senders, in their turn."""
+    calls = [
+        (_TOP, {"lane_": str(lane), "rank_": int(rank), "vendor_": vendor, "sender_": sender, "most_": most})
+        for vendor, sender in senders
+    ]
+    return [list(done.rows) for done in pipeline(connection, calls)]
+
+
+def of_kinds(connection: sa.Connection, kinds: Sequence[str], *, most: int) -> list[Any]:
+    """Give due jobs of some kinds in the order in which they fell due, whatever their lane (for one who does only these)."""
+    now = moment(connection.dialect.name, sa.literal(ahead()))
+    query = sa.select(*_COLUMNS).where(OPEN, jobs.c.kind.in_(kinds), jobs.c.due_at <= now, jobs.c.lease_until.is_(None))
+    return list(connection.execute(query.order_by(jobs.c.due_at, jobs.c.id).limit(most)))
+
+
+def claim(connection: sa.Connection, rows: Sequence[Any]) -> list[Job]:
+    """Claim rows as they were read; gives those that nobody else has taken meanwhile, in the given order."""
+    calls = [(_CLAIM, {"id_": row.id, "fence_": row.fence, "until_": ahead(_LEASE)}) for row in _by_id(rows)]
+    taken = {row.id for row, done in zip(_by_id(rows), pipeline(connection, calls), strict=True) if done.count}
+    return [
+        Job(row.id, row.kind, dict(row.payload), row.failures + 1, row.fence + 1, row.sender, row.severity, row.vendor,
+            row.site, row.rank)
+        for row in rows if row.id in taken
+    ]  # fmt: skip
+
+
+def renew(connection: sa.Connection, claimed: Sequence[Job]) -> list[Job]:
+    """Put off the end of leases; gives those that were lost."""
+    ordered = _by_id(claimed)
+    calls = [(_RENEW, {"id_": job.id, "fence_": job.fence, "until_": ahead(_LEASE)}) for job in ordered]
+    return [job for job, done in zip(ordered, pipeline(connection, calls), strict=True) if not done.count]
+
+
+def free(connection: sa.Connection) -> int:
+    """Free the jobs whose lease has ended, or ends later than any can; tell how many."""
+    return _FREE.execute(connection, now_=ahead(), most_=ahead(_LEASE + SLACK))
+
+
+def settle(connection: sa.Connection, settled: Sequence[Settlement]) -> list[Job]:
+    """Write what became of jobs, each under its fence: whoever has taken one over since decides about it.
+
+    Returns:
+        The jobs that were somebody else's already.
+    """
+    ordered = sorted(settled, key=lambda one: one[0].id)
+    done = pipeline(connection, [_settling(job, after) for job, after in ordered])
+    return [job for (job, _), each in zip(ordered, done, strict=True) if not each.count]
+
+
+def _settling(job: Job, after: After | None) -> tuple[Statement, dict[str, Any]]:
+    mine = {"id_": job.id, "fence_": job.fence}
+    if after is None:
+        return _DELETE, mine
+    if after is BACK:
+        return _BACK, mine
+    return _LATER, mine | {
+        "in_": ahead(after.seconds), "now_": ahead(), "failures_": after.failures, "error_": after.error,
+        "state_": "poisoned" if after.given_up else "open",
+    }  # fmt: skip
+
+
+def _by_id(rows: Sequence[Any]) -> list[Any]:
+    """In an order that all have in common: none then waits for a row of one who waits for its own."""
+    return sorted(rows, key=lambda row: str(row.id))
+
+
+def _around(first: Done, then: Done, most: int) -> list[Any]:
+    known: dict[str, Any] = {row.id: row for row in (*first.rows, *then.rows)}
+    return list(known.values())[:most]
+
+
+_C = jobs.c
+_COLUMNS = (
+    _C.id, _C.kind, _C.payload, _C.failures, _C.fence, _C.rank, _C.vendor, _C.site, _C.sender, _C.severity,
+)  # fmt: skip
+
+
+def _now(dialect: str, name: str = "now_") -> sa.ColumnElement[Any]:
+    return moment(dialect, bind(name))
+
+
+def _ended(dialect: str) -> sa.ColumnElement[bool]:
+    ends = sa.or_(_C.lease_until < _now(dialect), _C.lease_until > _now(dialect, "most_"))
+    return sa.and_(LEASED, OPEN, ends)
+
+
+def _look(dialect: str) -> Any:
+    columns: list[sa.ColumnElement[Any]] = []
+    for lane in Lane:
+        ready = sa.exists(sa.select(sa.literal_column("1")).where(READY, _C.lane == str(lane)).correlate(None))
+        put_off: Any = sa.select(sa.literal_column("1")).where(
+            PUT_OFF, _C.lane == str(lane), _C.due_at <= _now(dialect)
+        )
+        columns.append(sa.or_(ready, sa.exists(put_off.correlate(None))).label(str(lane)))
+    lost = sa.exists(sa.select(sa.literal_column("1")).where(_ended(dialect)).correlate(None))
+    return sa.select(*columns, lost.label("lost"))
+
+
+def _walk(q: Any, bound: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Give the first id, in the order of the index, of a sender within a bound."""
+    here = (READY, q.c.lane == sa.bindparam("lane_"), q.c.rank == sa.bindparam("rank_"), bound)
+    return sa.select(q.c.id).where(*here).order_by(q.c.vendor, q.c.sender, q.c.turn_at).limit(1)
+
+
+def _heads(start: str) -> sa.Select[Any]:
+    """Give the first job of each sender: those after a place, up to it, or of vendors above or below one."""
+    q, first, following = jobs.alias("q"), jobs.alias("first"), jobs.alias("following")
+    vendor, sender = (sa.bindparam(f"{name}_", type_=_C[name].type) for name in ("vendor", "sender"))
+    place, here = sa.tuple_(vendor, sender), sa.tuple_(q.c.vendor, q.c.sender)
+    within: dict[str, sa.ColumnElement[bool]] = {
+        "after": here > place, "up_to": here <= place, "above": q.c.vendor > vendor, "below": q.c.vendor < vendor,
+    }  # fmt: skip
+    begin = _walk(q, within[start]).scalar_subquery()
+    walk = sa.select(first.c.id, first.c.vendor, first.c.sender, sa.literal_column("1").label("n")).where(
+        first.c.id == begin
+    )
+    found = walk.cte("heads", recursive=True)
+    q = jobs.alias("q")
+    bound = sa.tuple_(q.c.vendor, q.c.sender) > sa.tuple_(found.c.vendor, found.c.sender)
+    if start == "up_to":
+        bound = sa.and_(bound, sa.tuple_(q.c.vendor, q.c.sender) <= place)
+    elif start == "below":
+        bound = sa.and_(bound, q.c.vendor < vendor)
+    step = _walk(q, bound).correlate(found).scalar_subquery()
+    following_row = sa.select(
+        following.c.id, following.c.vendor, following.c.sender, found.c.n + sa.literal_column("1")
+    )
+    most = sa.bindparam("most_", type_=sa.Integer)
+    found = found.union_all(following_row.where(following.c.id == step, found.c.n < most))
+    return sa.select(*_COLUMNS).join(found, found.c.id == _C.id).order_by(found.c.n)
+
+
+def _page(dialect: str, where: sa.ColumnElement[bool], order: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    q = sa.select(_C.id).where(where).order_by(order).limit(sa.literal_column(str(PAGE)))
+    return _C.id.in_(
+        (q.with_for_update(skip_locked=True) if dialect == "postgresql" else q).correlate(None).scalar_subquery()
+    )
+
+
+def _promote(dialect: str) -> sa.Update:
+    due = sa.and_(PUT_OFF, _C.lane == sa.bindparam("lane_"), _C.due_at <= _now(dialect))
+    if dialect == "postgresql":
+        turn = _C.due_at - _C.severity * sa.literal_column(f"interval '{STEP:g} second'")
+    else:
+        back = sa.func.printf(sa.literal_column("'%d seconds'"), _C.severity * sa.literal_column(f"-{STEP:g}"))
+        turn = sa.func.strftime(sa.literal_column("'%Y-%m-%d %H:%M:%f000'"), _C.due_at, back)
+    return jobs.update().where(_page(dialect, due, _C.due_at)).values(turn_at=sa.type_coerce(turn, _C.turn_at.type))
+
+
+def _free(dialect: str) -> sa.Update:
+    turn = sa.func.coalesce(_C.turn_at, _C.due_at)
+    return jobs.update().where(_page(dialect, _ended(dialect), _C.lease_until)).values(lease_until=None, turn_at=turn)
+
+
+def _mine(*more: Any) -> tuple[Any, ...]:
+    return (_C.id == sa.bindparam("id_"), _C.fence == sa.bindparam("fence_"), *more)
+
+
+def _leased_until(dialect: str) -> sa.ColumnElement[Any]:
+    return moment(dialect, bind("until_"))
+
+
+_LOOK = Statement(_look)
+_AFTER, _UP_TO, _ABOVE, _BELOW = (Statement(_heads(start)) for start in ("after", "up_to", "above", "below"))
+_TOP = Statement(
+    sa.select(*_COLUMNS)
+    .where(READY, *(_C[name] == sa.bindparam(f"{name}_") for name in ("lane", "rank", "vendor", "sender")))
+    .order_by(_C.turn_at)
+    .limit(sa.bindparam("most_", type_=sa.Integer))
+)
+_PROMOTE = Statement(_promote)
+_FREE = Statement(_free)
+_CLAIM = Statement(
+    lambda dialect: (
+        jobs.update()
+        .where(*_mine(OPEN, _C.lease_until.is_(None)))
+        .values(fence=_C.fence + 1, lease_until=_leased_until(dialect))
+    )
+)
+_RENEW = Statement(lambda dialect: jobs.update().where(*_mine(LEASED)).values(lease_until=_leased_until(dialect)))
+_DELETE = Statement(jobs.delete().where(*_mine()))
+_BACK = Statement(jobs.update().where(*_mine()).values(lease_until=None))
+_LATER = Statement(
+    lambda dialect: jobs.update().where(*_mine()).values(
+        due_at=moment(dialect, bind("in_")), set_at=_now(dialect), turn_at=None, lease_until=None,
+        failures=sa.bindparam("failures_", type_=sa.Integer), state=sa.bindparam("state_", type_=sa.String),
+        last_error=sa.func.coalesce(sa.bindparam("error_", type_=sa.Text), _C.last_error),
+    )
+)  # fmt: skip
