@@ -17,12 +17,12 @@ idempotency_keys = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False, index=True),
 )
 
-# One row per running door process: the trust snapshot it acts on, and when it last said so.
+# One row per running door process: the changes of trust that it acts on (`lachan.trust.Horizon`), and when it last said so.
 door_status = sa.Table(
     "door_status",
     metadata,
     sa.Column("door", sa.String(36), primary_key=True),
-    sa.Column("snapshot_version", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.Text, nullable=False),
     sa.Column("seen_at", UtcDateTime, nullable=False),
 )
 
@@ -33,7 +33,7 @@ door_closed = sa.Table(
     sa.Column("door", sa.String(36), primary_key=True),
     sa.Column("device_id", sa.String(36), primary_key=True),
     sa.Column("connections", sa.Integer, nullable=False),
-    sa.Column("snapshot_version", sa.BigInteger, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),  # of the changes that it acted on by then
     sa.Column("closed_at", UtcDateTime, nullable=False),
 )
 
@@ -44,7 +44,7 @@ door_orders = sa.Table(
     sa.Column("device_id", sa.String(36), primary_key=True),
     sa.Column("level", sa.String(12), nullable=False),
     sa.Column("intent", sa.String(80), nullable=False),
-    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),  # of the change of trust that it came with
     sa.Column("ordered_at", UtcDateTime, nullable=False),
 )
 

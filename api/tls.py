@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -76,6 +76,7 @@ class TlsDoor:
         self.context = context  # may be replaced at any time; new connections take the new one
         self.limits = limits or Limits()
         self.live: set[TlsProtocol] = set()
+        self.gone: Callable[[TlsProtocol], None] = lambda _connection: None  # told of each that ended
         self._room = ConnectionRoom(self.limits)
 
     def protocol(self) -> type[asyncio.Protocol]:
@@ -92,6 +93,7 @@ class TlsDoor:
     def dismiss(self, connection: TlsProtocol, address: str) -> None:
         """Count a connection out."""
         self.live.discard(connection)
+        self.gone(connection)
         self._room.dismiss(address)
 
 

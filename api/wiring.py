@@ -2,4 +2,8 @@
 
 from lachan.wiring import Room
 
-WIRING = Room(tables="api.models", enforcement=("api.device.enforcement:DeviceDoor",))
+WIRING = Room(
+    tables="api.models",
+    recurring={"trust.prune": (600, "api.device.trustwatch:prune")},
+    enforcement=("api.device.enforcement:DeviceDoor",),
+)

@@ -146,9 +146,14 @@ class Database:
             yield connection
 
     def glances(self) -> sa.Connection:
-        """Open a connection for one thread that looks often and briefly; see `lachan.sqlite.glances`. SQLite only."""
-        assert self.dialect == "sqlite"
-        return sqlite.glances(self.url)
+        """Open a connection for one thread that looks often and briefly; the caller keeps and closes it.
+
+        Each statement is a snapshot of its own, so there is nothing to begin and nothing to end (70 µs of 330 a look).
+        """
+        if self.dialect == "sqlite":
+            return sqlite.glances(self.url)
+        engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool, connect_args=_postgres(10))
+        return engine.connect().execution_options(isolation_level="AUTOCOMMIT", lachan_read=True)
 
     def glance(self, read: Callable[[sa.Connection], R]) -> R:
         """Run one statement that only looks, for those who look often and briefly.
@@ -167,6 +172,16 @@ class Database:
             if (trouble := away(error)) is not None:
                 raise trouble from error
             raise
+
+    @contextmanager
+    def glancing(self) -> Iterator[None]:
+        """Stand around a look with a connection of `glances`, which is to be opened anew when this raises.
+
+        Raises:
+            DatabaseAway: the database is away, or kept locked what was to be read.
+        """
+        with self._told(self._reading):
+            yield
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

@@ -1,9 +1,10 @@
 """Signals in, one explained decision per device out (design section 1). It decides; it moves nothing.
 
 Rooms set and clear signals in their own transactions; `decide` is a pure function of them: the worst answer wins and
-every reason is listed. The doors poll `version` (one row, bumped in the same transaction, `touch`) and load a `snapshot`
-when it changed. Certificates that must be refused although their signature holds stand beside the signals, named by what only
-their issuer could write (`CertificateKeys`): ECDSA signatures are malleable, so the hash of the whole names one of many.
+every reason is listed. Each change leaves a row of keys in `trust_changes`, in the same transaction; the doors follow these
+(`lachan.trust_view`, ADR 0031). Certificates that must be refused although their signature holds stand beside the signals,
+named by what only their issuer could write (`CertificateKeys`): ECDSA signatures are malleable, so the hash of the whole
+names one of many.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from cryptography import x509
 
 from lachan import clock
-from lachan.database import UtcDateTime, insert_ignore, metadata
+from lachan.database import BigSerial, Database, UtcDateTime, insert_ignore, metadata
 from lachan.statements import Call, Done, Statement, later, pipeline
 
 
@@ -35,6 +36,7 @@ class Answer(StrEnum):
         return list(Answer).index(self)
 
 
+_CONTAINED = sa.text("answer IN ('quarantine', 'deny')")
 trust_signals = sa.Table(
     "trust_signals",
     metadata,
@@ -46,21 +48,36 @@ trust_signals = sa.Table(
     sa.Column("detail", sa.Text, nullable=False, server_default=""),
     sa.Column("since", UtcDateTime, nullable=False),
     sa.Column("until", UtcDateTime),
+    sa.Index("ix_trust_signals_contained", "device_id", "until", sqlite_where=_CONTAINED, postgresql_where=_CONTAINED),
 )
 trust_refused_certificates = sa.Table(
     "trust_refused_certificates",
     metadata,
     sa.Column("tbs_sha256", sa.String(64), primary_key=True),
-    sa.Column("issuer_serial", sa.String(64), nullable=False),
-    sa.Column("device_id", sa.String(36), nullable=False),
+    sa.Column("issuer_serial", sa.String(64), nullable=False, index=True),
+    sa.Column("device_id", sa.String(36), nullable=False, index=True),
     sa.Column("reason", sa.String(20), nullable=False),
     sa.Column("until", UtcDateTime, nullable=False),
 )
-trust_version = sa.Table(
-    "trust_version",
+# What changed, keys only: a device, one of its certificates, or (all empty) whom the doors believe. Pruned by `prune`.
+trust_changes = sa.Table(
+    "trust_changes",
+    metadata,
+    sa.Column("id", BigSerial, primary_key=True, autoincrement=True),
+    sa.Column("txid", sa.BigInteger, nullable=False, server_default="0"),  # PostgreSQL's; 0 on SQLite
+    sa.Column("device_id", sa.String(36), index=True),
+    sa.Column("tbs_sha256", sa.String(64)),
+    sa.Column("issuer_serial", sa.String(64)),
+    sa.Index("ix_trust_changes_txid", "txid", "id"),
+    sqlite_autoincrement=True,
+)
+# One row: up to which number changes were pruned, and up to which the next turn may.
+trust_pruned = sa.Table(
+    "trust_pruned",
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("next", sa.BigInteger, nullable=False),
 )
 
 
@@ -121,24 +138,33 @@ class CertificateKeys:
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What a door keeps in memory: only what is not plainly allowed.
+class Horizon:
+    """Which changes somebody has seen: PostgreSQL's snapshot; on SQLite, whose changes commit in their order, a number.
+
+    A change's *number* is its transaction's on PostgreSQL and its own on SQLite.
 
     Attributes:
-        version: of the database when it was taken.
-        at: when it was taken.
-        decisions: device id → decision, for those that are not ``allow``.
-        refused_certificates: either of a certificate's keys → reason (suspended, revoked, superseded).
+        below: numbers from here on were not seen.
+        open: numbers below it that were not seen either: their transactions were open.
     """
 
-    version: int
-    at: datetime
-    decisions: dict[str, Decision]
-    refused_certificates: dict[str, str]
+    below: int
+    open: frozenset[int] = frozenset()
 
-    def refusal(self, keys: CertificateKeys) -> str | None:
-        """Tell why a certificate is refused, by whichever key it is known; None if it is not."""
-        return self.refused_certificates.get(keys.tbs_sha256) or self.refused_certificates.get(keys.issuer_serial)
+    @classmethod
+    def parse(cls, text: str) -> "Horizon":
+        """Read what `str` wrote, or PostgreSQL's ``pg_snapshot``: lowest, below, open ones."""
+        _, below, opened = text.split(":")
+        return cls(int(below), frozenset(map(int, opened.split(","))) if opened else frozenset())
+
+    def __str__(self) -> str:
+        """Write it as PostgreSQL writes a ``pg_snapshot``."""
+        opened = sorted(self.open)
+        return f"{opened[0] if opened else self.below}:{self.below}:{','.join(map(str, opened))}"
+
+    def covers(self, number: int) -> bool:
+        """Tell whether changes of this number were seen."""
+        return number < self.below and number not in self.open
 
 
 def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decision:
@@ -151,19 +177,22 @@ def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decisi
 def set_signal(connection: sa.Connection, signal: Signal) -> None:
     """Set or replace a signal, in the caller's transaction."""
     later(connection, signal_calls(signal))
-    touch(connection)
 
 
-def signal_calls(signal: Signal) -> list[tuple[Statement, dict[str, Any]]]:
-    """Make ready the statements of `set_signal`, for those who run them with others of their own; they `touch` as well."""
+def signal_calls(signal: Signal) -> list[Call]:
+    """Make ready the statements of `set_signal`, for those who run them with others of their own."""
     gone = {"device_id_": signal.device_id, "source_": signal.source, "ref_": signal.ref}
-    return [(_DELETE, gone), (_INSERT, {**signal.__dict__, "answer": str(signal.answer)})]
+    return [
+        (_DELETE, gone),
+        (_INSERT, {**signal.__dict__, "answer": str(signal.answer)}),
+        change_call(signal.device_id),
+    ]
 
 
 def clear_signal(connection: sa.Connection, *, device_id: str, source: str, ref: str) -> None:
     """Take a signal back, in the caller's transaction; none there is no error."""
     if _drop(connection, device_id, source, ref):
-        touch(connection)
+        later(connection, [change_call(device_id)])
 
 
 def signals(connection: sa.Connection, device_id: str | None = None) -> list[Signal]:
@@ -198,57 +227,129 @@ def refuse_certificate(
     if not insert_ignore(connection, trust_refused_certificates, values, index=("tbs_sha256",)):
         where = trust_refused_certificates.c.tbs_sha256 == keys.tbs_sha256
         connection.execute(trust_refused_certificates.update().where(where).values(reason=reason, until=until))
-    touch(connection)
+    later(connection, [change_call(device_id, keys)])
 
 
 def accept_certificate(connection: sa.Connection, *, keys: CertificateKeys) -> None:
     """Stop refusing a certificate (a hold was lifted)."""
-    gone = trust_refused_certificates.c.tbs_sha256 == keys.tbs_sha256
-    connection.execute(trust_refused_certificates.delete().where(gone))
-    touch(connection)
+    c = trust_refused_certificates.c
+    gone = trust_refused_certificates.delete().where(c.tbs_sha256 == keys.tbs_sha256).returning(c.device_id)
+    device_id = connection.execute(gone).scalar()
+    later(connection, [change_call(device_id, keys)])
 
 
-def touch(connection: sa.Connection, *, then: Sequence[Call] = ()) -> None:
-    """Bump the version that the doors poll, with the caller's transaction, and run ``then``, which may read the new one.
+def touch(connection: sa.Connection, device_id: str | None = None, *, then: Sequence[Call] = ()) -> None:
+    """Have the doors look again, with the caller's transaction, and run ``then``, which may use `own_number`.
 
-    The version is one row that every change wants. On PostgreSQL a unit bumps it once, by its last statements before
-    COMMIT, so its lock is held for the length of a commit and is in no lock order; numbers follow commits, and a
-    door that has seen one has seen all before it. SQLite's writer is alone anyway: bumped at once.
+    Args:
+        connection: an open transaction.
+        device_id: at this device, its certificates and its row; at whom they believe, without one.
+        then: statements that follow.
     """
-    later(connection, last=[(_BUMP, {}), *then])
+    later(connection, [change_call(device_id), *then])
+
+
+def change_call(device_id: str | None, keys: CertificateKeys | None = None) -> Call:
+    """Make ready the row that tells of a change: one statement, which waits for nobody's lock."""
+    named = {"tbs_sha256": None, "issuer_serial": None} if keys is None else keys.__dict__
+    return _CHANGE, {"device_id": device_id, **named}
+
+
+def own_number(dialect: str) -> sa.ColumnElement[int]:
+    """Give the SQL of the number that changes of the present transaction bear, once it has one (`touch`)."""
+    if dialect == "postgresql":
+        return sa.literal_column("pg_current_xact_id()::text::bigint", sa.BigInteger)
+    return sa.select(sa.func.max(trust_changes.c.id)).scalar_subquery()
+
+
+def last_number(connection: sa.Connection, device_id: str) -> int:
+    """Give the number of a device's latest change; 0 if it has none that a running door may not have seen."""
+    return _LAST.scalar(connection, device_id_=device_id) or 0
+
+
+def reached(connection: sa.Connection, number: int) -> bool:
+    """Tell whether the database has counted up to a number, which one that was restored into a new cluster may not have."""
+    if connection.dialect.name == "sqlite":
+        return number <= version(connection)
+    return number < Horizon.parse(SNAPSHOT.scalar(connection)).below
 
 
 def version(connection: sa.Connection) -> int:
-    """Give the present version; 0 before anything was ever said."""
+    """Give how many changes were ever begun; grows with each."""
     return _VERSION.scalar(connection) or 0
 
 
 def contained(connection: sa.Connection) -> int:
     """Tell how many devices some signal that stands now puts into quarantine or denies."""
     c = trust_signals.c
-    standing = sa.and_(c.answer.in_([Answer.QUARANTINE, Answer.DENY]), sa.or_(c.until.is_(None), c.until > clock.now()))
+    standing = sa.and_(_CONTAINED, sa.or_(c.until.is_(None), c.until > clock.now()))  # the words of the index
     return connection.execute(sa.select(sa.func.count(c.device_id.distinct())).where(standing)).scalar_one()
 
 
-def snapshot(connection: sa.Connection) -> Snapshot:
-    """All that a door must know, consistent within one transaction."""
-    at, number = clock.now(), version(connection)
-    by_device: dict[str, list[Signal]] = {}
-    for signal in signals(connection):
-        by_device.setdefault(signal.device_id, []).append(signal)
-    decisions = {device: decide(device, found, at=at) for device, found in by_device.items()}
-    c = trust_refused_certificates.c
-    refused: dict[str, str] = {}
-    for row in connection.execute(sa.select(c.tbs_sha256, c.issuer_serial, c.reason).where(c.until > at)):
-        refused[row.tbs_sha256] = refused[row.issuer_serial] = row.reason
-    return Snapshot(
-        number,
-        at,
-        {device: found for device, found in decisions.items() if found.answer is not Answer.ALLOW},
-        refused,
+def prune(db: Database) -> None:
+    """Forget the changes that were there at the last turn already.
+
+    A door that looked since the last turn has seen them; one that did not finds that it is behind, and loads anew. By
+    turns and not by age, so that a moved clock forgets nothing early.
+    """
+    for page in (_prune_page, _prune_foreign):
+        while db.run(page) >= _PAGE:
+            pass
+    db.run(_next_turn)
+
+
+def _prune_page(connection: sa.Connection) -> int:
+    number, p = _number(connection.dialect.name), trust_pruned.c
+    gone = _removed(connection, number < sa.select(p.next).scalar_subquery())
+    connection.execute(trust_pruned.update().where(p.number < max(gone, default=0)).values(number=max(gone, default=0)))
+    return len(gone)
+
+
+def _prune_foreign(connection: sa.Connection) -> int:
+    """Remove what was written in another cluster, from which this database was restored: its numbers mean nothing here."""
+    if connection.dialect.name != "postgresql":
+        return 0
+    reached = sa.literal_column("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", sa.BigInteger)
+    return len(_removed(connection, trust_changes.c.txid >= reached))
+
+
+def _removed(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[int]:
+    """Remove a page of changes, but never the newest (`version` never goes back), and give their numbers."""
+    c, number = trust_changes.c, _number(connection.dialect.name)
+    newest = sa.select(sa.func.max(c.id)).scalar_subquery()
+    page = sa.select(c.id).where(which, c.id < newest).order_by(number).limit(_PAGE)
+    found: sa.ColumnElement[bool] = c.id.in_(page)
+    if connection.dialect.name == "postgresql":  # by place: joined by key, the table would be read whole
+        place = sa.literal_column("trust_changes.ctid", sa.String)
+        found = place == sa.any_(sa.func.array(page.with_only_columns(place).scalar_subquery()))
+    return list(connection.execute(trust_changes.delete().where(found).returning(number)).scalars())
+
+
+def _next_turn(connection: sa.Connection) -> None:
+    insert_ignore(connection, trust_pruned, {"id": 1, "number": 0, "next": 0}, index=("id",))
+    if connection.dialect.name == "postgresql":
+        bound: Any = sa.text("pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+    else:
+        bound = sa.select(sa.func.coalesce(sa.func.max(trust_changes.c.id), 0) + 1).scalar_subquery()
+    connection.execute(trust_pruned.update().values(next=bound))
+
+
+def _number(dialect: str) -> sa.ColumnElement[int]:
+    return trust_changes.c.txid if dialect == "postgresql" else trust_changes.c.id
+
+
+_PAGE = 2000  # changes that one unit prunes
+_CHANGED = ("device_id", "tbs_sha256", "issuer_serial")
+_OWN_TXID = sa.text("pg_current_xact_id()::text::bigint")
+SNAPSHOT = Statement(sa.select(sa.literal_column("pg_current_snapshot()::text", sa.String)))
+_CHANGE = Statement(
+    lambda dialect: trust_changes.insert().values(txid=_OWN_TXID if dialect == "postgresql" else 0), columns=_CHANGED
+)
+_LAST = Statement(
+    lambda dialect: sa.select(sa.func.max(_number(dialect))).where(
+        trust_changes.c.device_id == sa.bindparam("device_id_")
     )
-
-
+)
 _INSERT = Statement(trust_signals.insert(), columns=tuple(column.name for column in trust_signals.c))
 _OF_DEVICE = Statement(sa.select(trust_signals).where(trust_signals.c.device_id == sa.bindparam("device_id_")))
 _DELETE = Statement(
@@ -258,19 +359,7 @@ _DELETE = Statement(
         trust_signals.c.ref == sa.bindparam("ref_"),
     )
 )
-_VERSION = Statement(sa.select(trust_version.c.version))
-
-
-def _bump(name: str) -> sa.Insert:
-    if name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert
-    else:
-        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
-    first = insert(trust_version).values(id=1, version=1)
-    return first.on_conflict_do_update(index_elements=["id"], set_={"version": trust_version.c.version + 1})
-
-
-_BUMP = Statement(_bump)
+_VERSION = Statement(sa.select(sa.func.max(trust_changes.c.id)))
 
 
 def _drop(connection: sa.Connection, device_id: str, source: str, ref: str) -> bool:

@@ -1,15 +1,17 @@
 """Who may speak at the device door: from a TLS connection to `Verified`, or to a refusal.
 
 Steps, at every request (a resumed session is a new request): take the chain (of the TLS connection, or of RFC 9440
-headers when a listed proxy sends them) → judge it against the anchors → look up the device and, if our own authority
-issued the certificate, its row → ask the trust snapshot about certificate and device. What a chain proves is kept with
-its connection and judged again when the anchors change or a minute passes, its rows are looked up again when the
-snapshot changes or two seconds pass; **validity and the trust decision itself are asked every time**, and after the rows were read, so that what changed since then still refuses.
+headers when a listed proxy sends them) → judge it against the anchors → tie the connection to device and certificate
+(`Bonds`), so that every change of either from now on finds it → look up the device and, if our own authority issued the
+certificate, its row → ask the view of trust about certificate and device. What a chain proves is kept with its connection
+and judged again when the anchors change or a minute passes, its rows are looked up again when something about them changed
+or two seconds pass; **validity and the trust decision itself are asked every time**, and after the rows were read, so that
+what changed since then still refuses.
 
 A certificate of ours is admitted because its row of exactly these bytes is valid, never because nothing forbids it. One
 of a vendor's authority has no row yet; it and ours are refused by `trust.CertificateKeys`, which no stranger can vary.
 
-Fails closed: no snapshot, no certificate, no row or a stale view each refuse. A route never sees a chain.
+Fails closed: no view, no certificate, no row or a stale view each refuse. A route never sees a chain.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ import binascii
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import sqlalchemy as sa
 from cryptography import x509
 from fastapi import Depends, Request
 
 from api.device import routes
-from api.device.certificates import Judged, check_validity, judge, refused
+from api.device.certificates import Anchor, Judged, check_validity, judge, refused
 from api.device.errors import CertificateMissing, CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown
-from api.device.trustwatch import TrustWatch, View
+from api.device.trustwatch import TrustWatch
 from api.tls import TlsProtocol
 from lachan import clock, devices, metrics
 from lachan.errors import LachanError
@@ -36,6 +38,7 @@ from lachan.identity import Principal, PrincipalKind, Role
 from lachan.runtime import Runtime
 from lachan.statements import Statement
 from lachan.trust import Answer, CertificateKeys
+from lachan.trust_view import Changes, View
 from pki import service
 from pki.states import CertificateState
 
@@ -74,15 +77,64 @@ class Verified:
     keys: CertificateKeys
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What a chain proved, and for how long (monotonic seconds) we believe it and the rows without looking again."""
+@dataclass(eq=False)
+class Bond:
+    """What a live connection stands for.
 
-    device: Verified
+    Attributes:
+        connection: It.
+        judged: What its chain proved.
+        anchors: Under which it did.
+        judged_until: Monotonic seconds until which that is believed.
+        device: Who was let in on it; None before anybody was.
+        until: Monotonic seconds until which the rows are remembered.
+        changed: Something about device or certificate changed since its rows were asked for.
+    """
+
+    connection: TlsProtocol
     judged: Judged
-    view: View
-    until: float
+    anchors: tuple[Anchor, ...]
     judged_until: float
+    device: Verified | None = None
+    until: float = float("-inf")
+    changed: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Under what a change finds it."""
+        return (self.judged.device_id, self.judged.keys.tbs_sha256, self.judged.keys.issuer_serial)
+
+
+class Bonds:
+    """All bonds by device and certificate: a change costs those that it is about. On the event loop only."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, set[Bond]] = {}
+
+    def tie(self, bond: Bond) -> Bond:
+        """Keep a bond with its connection, in place of an earlier one, and have changes find it from now on."""
+        self.gone(bond.connection)
+        if not bond.connection.raw.is_closing():
+            bond.connection.identity = bond
+            for name in bond.names:
+                self._found.setdefault(name, set()).add(bond)
+        return bond
+
+    def gone(self, connection: TlsProtocol) -> None:
+        """Forget a connection's bond."""
+        bond, connection.identity = connection.identity, None
+        for name in bond.names if isinstance(bond, Bond) else ():
+            if (left := self._found.get(name)) is not None:
+                left.discard(cast(Bond, bond))
+                if not left:
+                    del self._found[name]
+
+    def of(self, changes: Changes | None) -> set[Bond]:
+        """Give those that changes are about; None is about all."""
+        if changes is None:
+            return {bond for bonds in self._found.values() for bond in bonds}
+        names = (*changes.devices, *changes.certificates)
+        return {bond for name in names for bond in self._found.get(name, ())}
 
 
 async def runtime(request: Request) -> Runtime:
@@ -105,9 +157,9 @@ async def verified(request: Request) -> Verified:
         return cast(Verified, known)
     try:
         device = await _identify(request)
-        view = cast(TrustWatch, request.app.state.trust).current()  # after the waiting: the youngest there is
+        known_now = cast(TrustWatch, request.app.state.trust).current()  # after the waiting: the youngest there is
         check_validity(device.certificate, at=clock.now())
-        check_trust(view, device, operation=_operation(request))
+        check_trust(known_now.view, device, operation=_operation(request))
     except (CertificateMissing, CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown) as error:
         metrics.refused.labels(str(error.fields.get("reason", error.code))).inc()
         raise
@@ -144,25 +196,29 @@ def _operation(request: Request) -> str:
 
 
 async def _identify(request: Request) -> Verified:
-    view = cast(TrustWatch, request.app.state.trust).current()
-    connection = cast("TlsProtocol | None", request.scope.get("extensions", {}).get("lachan.connection"))
+    state, extensions = request.app.state, request.scope.get("extensions", {})
+    known = cast(TrustWatch, state.trust).current()
     proxied = request.scope.get("lachan.forwarded_chain")
-    kept = connection.identity if connection is not None and proxied is None else None
+    connection = cast("TlsProtocol | None", extensions.get("lachan.connection")) if proxied is None else None
+    bond = connection.identity if connection is not None else None
     now = time.monotonic()
-    if isinstance(kept, _Kept) and kept.view is view and now < kept.until:
-        return kept.device
-    chain = (
-        proxied if proxied is not None else request.scope.get("extensions", {}).get("lachan.tls", {}).get("chain", [])
-    )
-    if isinstance(kept, _Kept) and now < kept.judged_until and kept.view.anchors == view.anchors:
-        judged, judged_until = kept.judged, kept.judged_until
-    else:
-        judged, judged_until = judge(chain, view.anchors, at=clock.now()), now + _KEEP_CHAIN
-    looking = cast(service.OnLoop, request.app.state.issuing)
-    device = await looking.look(partial(_look_up, chain[0], judged))
-    if connection is not None and proxied is None:
-        connection.identity = _Kept(device, judged, view, now + _KEEP, judged_until)
-    return device
+    if not isinstance(bond, Bond) or now >= bond.judged_until or bond.anchors is not known.anchors:
+        chain = proxied if proxied is not None else extensions.get("lachan.tls", {}).get("chain", [])
+        judged = judge(chain, known.anchors, at=clock.now())
+        if connection is None:
+            return await _looked_up(state, chain[0], judged)
+        bond = cast(Bonds, state.bonds).tie(Bond(connection, judged, known.anchors, now + _KEEP_CHAIN))
+    elif bond.device is not None and not bond.changed and now < bond.until:
+        return bond.device
+    bond.changed = False  # before the rows are read: what changes from here on sets it again
+    bond.device = None
+    bond.device = await _looked_up(state, bond.judged.octets, bond.judged)
+    bond.until = now + _KEEP
+    return bond.device
+
+
+async def _looked_up(state: Any, certificate: bytes, judged: Judged) -> Verified:
+    return await cast(service.OnLoop, state.issuing).look(partial(_look_up, certificate, judged))
 
 
 def _look_up(certificate: bytes, judged: Judged, connection: sa.Connection) -> Verified:
@@ -186,7 +242,7 @@ def _look_up(certificate: bytes, judged: Judged, connection: sa.Connection) -> V
 
 
 def check_trust(view: View, device: Verified, *, operation: str) -> None:
-    """Ask the snapshot whether a verified device may do this now.
+    """Ask the view whether a verified device may do this now.
 
     Args:
         view: The present view.
@@ -198,11 +254,11 @@ def check_trust(view: View, device: Verified, *, operation: str) -> None:
         DeviceContained: If the decision is quarantine or deny, and the operation is no remedy.
         DeviceLimited: If the decision is limited, and the operation is withheld then.
     """
-    why = view.snapshot.refusal(device.keys)
+    why = view.refusal(device.keys)
     if why is not None:
         raise refused(why, f"The certificate is {why}.")
-    decision = view.snapshot.decisions.get(device.device_id)
-    if decision is None or decision.answer is Answer.ALLOW:
+    decision = view.standing(device.device_id)
+    if decision is None:
         return
     reasons = [{"source": item.source, "reason": item.reason, "ref": item.ref} for item in decision.reasons]
     if decision.answer is Answer.LIMITED:
@@ -212,16 +268,14 @@ def check_trust(view: View, device: Verified, *, operation: str) -> None:
         raise DeviceContained(f"The decision is {decision.answer}.", reason=str(decision.answer), reasons=reasons)
 
 
-def must_close(view: View, connection: TlsProtocol) -> str | None:
+def must_close(view: View, bond: Bond) -> str | None:
     """Give the id of the device whose live connection must be closed under this view; None to leave it open."""
-    kept = connection.identity
-    if not isinstance(kept, _Kept):
+    if bond.device is None:
         return None  # nobody was let in on it yet; its next request is judged
-    device = kept.device
     try:
-        check_trust(view, device, operation="")
+        check_trust(view, bond.device, operation="")
     except LachanError:
-        return device.device_id
+        return bond.device.device_id
     return None
 
 

@@ -16,7 +16,7 @@ from api import machine, metrics, middleware, problems, routing
 from api.device import access, routes
 from api.device.desk import DeviceDesk
 from api.device.reporter import Reporter
-from api.device.trustwatch import TrustWatch, View
+from api.device.trustwatch import News, TrustWatch
 from api.tls import TlsDoor
 from lachan.errors import LachanError
 from lachan.runtime import Runtime
@@ -40,6 +40,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     app = machine.DoorApp(title="lachan device door", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.rt, app.state.desk = rt, DeviceDesk(rt)
     app.state.door = "device"
+    app.state.bonds = access.Bonds()
     app.state.issuing = service.OnLoop(rt, SignerLink(rt.settings.signer_path))
     problems.install(app, challenge="Certificate")
     routing.include(app, routes.ROUTES if modules is None else modules, dependencies=[Depends(access.guard)])
@@ -66,9 +67,12 @@ class Door:
     def __init__(self, rt: Runtime, app: FastAPI, tls: TlsDoor | None) -> None:
         self._tls = tls
         self._issuing: service.OnLoop = app.state.issuing
+        self._bonds: access.Bonds = app.state.bonds
+        if tls is not None:
+            tls.gone = self._bonds.gone
         self._loop: asyncio.AbstractEventLoop | None = None
         self.reporter = Reporter(rt)
-        self.trust = TrustWatch(rt, on_change=self._on_change)
+        self.trust = TrustWatch(rt, on_news=self._on_news)
         app.state.trust = self.trust
         app.state.seen = self.reporter
 
@@ -87,20 +91,21 @@ class Door:
         self.trust.stop()
         self.reporter.stop()
 
-    def _on_change(self, view: View) -> None:
+    def _on_news(self, news: News) -> None:
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._act, view)
+            self._loop.call_soon_threadsafe(self._act, news)
 
-    def _act(self, view: View) -> None:
+    def _act(self, news: News) -> None:
         closed: Counter[str] = Counter()
-        for connection in list(self._tls.live) if self._tls else ():
-            device_id = access.must_close(view, connection)
+        for bond in self._bonds.of(news.changes):
+            bond.changed = True
+            device_id = access.must_close(news.known.view, bond)
             if device_id is not None:
-                connection.cut()
+                bond.connection.cut()
                 closed[device_id] += 1
         metrics.sessions_closed.inc(closed.total())
         metrics.connections.set(len(self._tls.live) if self._tls else 0)
-        self.reporter.acted(view.snapshot.version, dict(closed))
+        self.reporter.acted(news.position, dict(closed))
 
 
 _FORWARDED = frozenset({b"client-cert", b"client-cert-chain"})

@@ -44,12 +44,14 @@ class Judged:
 
     Attributes:
         certificate: The leaf.
+        octets: The leaf as it came.
         device_id: UUID in the subject alternative name, lower case.
         vendors: Vendors that the matching anchors may speak for; None is any, and means our own authority.
         keys: By what a refusal would name the leaf.
     """
 
     certificate: x509.Certificate
+    octets: bytes
     device_id: str
     vendors: frozenset[str | None]
     keys: CertificateKeys
@@ -84,7 +86,7 @@ def judge(chain: Sequence[bytes], anchors: Sequence[Anchor], *, at: datetime) ->
     vendors = frozenset(anchor.vendor for anchor in anchors if _leads_to(leaf, rest, anchor.certificate, at))
     if not vendors:
         raise refused("unknown-issuer", "The certificate was not issued by an authority of this door.")
-    return Judged(leaf, device_id, vendors, keys)
+    return Judged(leaf, chain[0], device_id, vendors, keys)
 
 
 def refused(reason: str, detail: str) -> CertificateRefused:

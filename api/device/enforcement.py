@@ -1,9 +1,10 @@
 """Enforcement point `device-door`: our own door, which asks trust at every request.
 
 The door needs no order: the containment's trust signal stands in the same transaction as the containment. So `join` (in
-that transaction) and `apply` only write down from which snapshot version on the door must act, and `verify` reads what
-every running door says of itself: settled when each acts on that version or a later one, which means that it has closed the device's live
-connections and refuses its requests. Limits: a door process that died is not asked; it lets nobody in either.
+that transaction) and `apply` only write down the number of the change that the door must have seen, and `verify` reads what
+every running door says of itself (`lachan.trust.Horizon`): settled when each acts on that change, which means that it has
+closed the device's live connections and refuses its requests. Limits: a door process that died is not asked; it lets nobody
+in either.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lachan import clock, trust
 from lachan.enforcement import Evidence, Level, Target
 from lachan.runtime import Runtime
 from lachan.statements import Statement, insert_or_replace
-from lachan.trust import Answer
+from lachan.trust import Answer, Horizon
 
 ALIVE = timedelta(seconds=10)
 _WANTED = {
@@ -51,13 +52,13 @@ class DeviceDoor:
     def join(
         self, rt: Runtime, connection: sa.Connection, target: Target, level: Level | None, *, intent: str
     ) -> Evidence:
-        """Write the order in the caller's unit, with the very version of its change; settled if no door runs."""
+        """Write the order in the caller's unit, with the very number of its change; settled if no door runs."""
         del rt
         if level is None:
             _FORGET.execute(connection, device_id_=target.device_id)
         else:
             order = {"device_id": target.device_id, "level": str(level), "intent": intent, "ordered_at": clock.now()}
-            trust.touch(connection, then=[(_WRITE_NOW, order)])
+            trust.touch(connection, target.device_id, then=[(_WRITE_OWN, order)])
         doors = (_DOORS, {"since_": clock.now() - ALIVE})
         decision, (found,) = trust.decision_and(connection, target.device_id, [doors])
         live, answer = len(found.rows), decision.answer
@@ -71,12 +72,14 @@ class DeviceDoor:
             return [_seen(connection, target, level) for target, level in wanted]
 
     def apply(self, rt: Runtime, target: Target, level: Level, *, intent: str) -> Evidence:
-        """Write down from which version on the doors must act; the same intent again changes nothing."""
+        """Write down which change the doors must have seen; the same intent again changes nothing."""
 
         def unit(connection: sa.Connection) -> None:
             row = _ORDER.first(connection, device_id_=target.device_id)
             if row is None or row.intent != intent or row.level != level:
-                _order(connection, target.device_id, level, intent, trust.version(connection))
+                number = trust.last_number(connection, target.device_id)
+                order = {"device_id": target.device_id, "level": str(level), "intent": intent, "number": number}
+                _WRITE.execute(connection, **order, ordered_at=clock.now())
 
         rt.db.run(unit, urgent=True)
         return self.verify(rt, target, level)
@@ -98,57 +101,53 @@ class DeviceDoor:
         return {row.device_id: Level(row.level) for row in rows}
 
 
-def _order(connection: sa.Connection, device_id: str, level: Level, intent: str, version: int) -> None:
-    _WRITE.execute(
-        connection, device_id=device_id, level=str(level), intent=intent, version=version, ordered_at=clock.now()
-    )
-
-
 def _seen(connection: sa.Connection, target: Target, level: Level | None) -> Evidence:
-    """Tell whether the decision is at least as hard as the level, and every running door acts on the order's version.
+    """Tell whether the decision is at least as hard as the level, and every running door acts on the order's change.
 
-    Without an order (the device is let in again) the version of now counts.
+    Without an order (the device is let in again) the device's latest change counts.
     """
     order = _ORDER.first(connection, device_id_=target.device_id)
     answer = trust.decision(connection, target.device_id).answer
-    detail = _doors(connection, target.device_id, trust.version(connection) if order is None else order.version)
+    number = trust.last_number(connection, target.device_id) if order is None else order.number
+    detail = _doors(connection, target.device_id, number)
     detail |= {"answer": str(answer)} | ({"level": str(level)} if level is not None else {})
     settled = detail["behind"] == 0 and (level is None or answer.rank >= _WANTED[level].rank)
     return Evidence(settled=settled, detail=detail, observed_at=clock.now())
 
 
-def _doors(connection: sa.Connection, device_id: str, version: int) -> dict[str, Any]:
-    """Tell how many running doors act on a version, how many are behind, and how many connections they closed."""
+def _doors(connection: sa.Connection, device_id: str, number: int) -> dict[str, Any]:
+    """Tell how many running doors act on a change, how many are behind, and how many connections they closed."""
     live = _DOORS.all(connection, since_=clock.now() - ALIVE)
-    closed = _CLOSED.scalar(connection, device_id_=device_id, version_=version)
-    behind = sum(row.snapshot_version < version for row in live)
-    return {"doors": len(live), "behind": behind, "version": version, "connections_closed": int(closed)}
+    closed = _CLOSED.scalar(connection, device_id_=device_id, number_=number)
+    behind = sum(not Horizon.parse(row.position).covers(number) for row in live)
+    if behind and not trust.reached(connection, number):
+        behind = 0  # of the cluster that this database was restored from: a door began after it
+    return {"doors": len(live), "behind": behind, "number": number, "connections_closed": int(closed)}
 
 
-def _write_now(name: str) -> sa.Insert:
-    """An order with the version that there is when it runs."""
+def _write_own(name: str) -> sa.Insert:
+    """An order with the number that changes of the same transaction bear."""
     if name == "postgresql":
         from sqlalchemy.dialects.postgresql import insert
     else:
         from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
-    version = sa.select(trust.trust_version.c.version).where(trust.trust_version.c.id == 1).scalar_subquery()
-    made = insert(door_orders).values(version=version)
-    names = ("level", "intent", "version", "ordered_at")
+    made = insert(door_orders).values(number=trust.own_number(name))
+    names = ("level", "intent", "number", "ordered_at")
     return made.on_conflict_do_update(index_elements=["device_id"], set_={name: made.excluded[name] for name in names})
 
 
 _FORGET = Statement(door_orders.delete().where(door_orders.c.device_id == sa.bindparam("device_id_")))
-_WRITE = insert_or_replace(door_orders, "device_id", "level", "intent", "version", "ordered_at", index=("device_id",))
-_WRITE_NOW = Statement(_write_now, columns=("device_id", "level", "intent", "ordered_at"))
+_WRITE = insert_or_replace(door_orders, "device_id", "level", "intent", "number", "ordered_at", index=("device_id",))
+_WRITE_OWN = Statement(_write_own, columns=("device_id", "level", "intent", "ordered_at"))
 _ORDER = Statement(sa.select(door_orders).where(door_orders.c.device_id == sa.bindparam("device_id_")))
 _DOORS = Statement(
-    sa.select(door_status.c.door, door_status.c.snapshot_version).where(
+    sa.select(door_status.c.door, door_status.c.position).where(
         door_status.c.seen_at > sa.bindparam("since_", type_=door_status.c.seen_at.type)
     )
 )
 _CLOSED = Statement(
     sa.select(sa.func.coalesce(sa.func.sum(door_closed.c.connections), 0)).where(
         door_closed.c.device_id == sa.bindparam("device_id_"),
-        door_closed.c.snapshot_version >= sa.bindparam("version_", type_=sa.BigInteger),
+        door_closed.c.number >= sa.bindparam("number_", type_=sa.BigInteger),
     )
 )

@@ -33,7 +33,7 @@ class Self(BaseModel):
 @router.get("/self", summary="Who am I, and may I?")
 async def read_self(request: Request, device: Annotated[Verified, Depends(verified)]) -> Self:
     """Tell a device its identity and the trust decision; while it is contained the refusal tells the reasons."""
-    decision = request.app.state.trust.current().snapshot.decisions.get(device.device_id)
+    decision = request.app.state.trust.current().view.standing(device.device_id)
     return Self(
         device_id=device.device_id,
         name=device.name,

@@ -1,8 +1,8 @@
-"""What the device door writes down: last seen, which snapshot it acts on, which connections it closed.
+"""What the device door writes down: last seen, which changes of trust it acts on, which connections it closed.
 
 One thread, apart from the one that watches trust: on SQLite a write may have to wait for another writer, and that
 must never keep a trust decision from being seen. Steps: collect in memory → every two seconds, or at once when a
-snapshot arrived, one transaction.
+change arrived, one transaction.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lachan.events import SessionsClosed
 from lachan.identity import system
 from lachan.ids import new_id
 from lachan.runtime import Runtime
+from lachan.trust import Horizon
 from lachan.work import outbox
 
 PAGE = 500  # rows of one unit of work
@@ -44,7 +45,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._seen: dict[str, datetime] = {}
         self._closed: Counter[str] = Counter()
-        self._version = -1
+        self._position: Horizon | None = None
         self._due = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="door-reporter", daemon=True)
@@ -65,11 +66,11 @@ class Reporter:
         with self._lock:
             self._seen[device_id] = clock.now()
 
-    def acted(self, version: int, closed: dict[str, int]) -> None:
-        """Remember that the door acts on a snapshot, and how many connections of which device it closed for it."""
+    def acted(self, position: Horizon | None, closed: dict[str, int]) -> None:
+        """Remember up to where the door acts (None: not whole yet), and how many connections of which device it closed."""
         with self._lock:
-            fresh = version != self._version
-            self._version = version
+            fresh = position is not None and position != self._position
+            self._position = position or self._position
             self._closed.update(closed)
         if fresh or closed:
             self._due.set()
@@ -87,11 +88,11 @@ class Reporter:
         with self._lock:
             seen, self._seen = self._seen, {}
             closed, self._closed = self._closed, Counter()
-            version = self._version
-        if version < 0:
+            position = self._position
+        if position is None:
             return
         try:
-            self._acted(version, closed)
+            self._acted(position, closed)
             closed = Counter()
             self._touch(seen)
         except Exception as error:  # noqa: BLE001 - the records are not worth the door
@@ -101,28 +102,28 @@ class Reporter:
                 self._closed.update(closed)
                 self._seen = seen | self._seen
 
-    def _acted(self, version: int, closed: Counter[str]) -> None:
-        """Write on which version the door acts, and what it closed; urgent, since containments are settled by it."""
+    def _acted(self, position: Horizon, closed: Counter[str]) -> None:
+        """Write up to where the door acts, and what it closed; urgent, since containments are settled by it."""
         now = clock.now()
 
         def unit(connection: sa.Connection) -> None:
             mine = door_status.c.door == self.door
-            values = {"snapshot_version": version, "seen_at": now}
+            values = {"position": str(position), "seen_at": now}
             if not connection.execute(door_status.update().where(mine).values(**values)).rowcount:
                 connection.execute(door_status.insert().values(door=self.door, **values))
 
         waiting = sorted(closed)
         for page in (waiting[start : start + PAGE] for start in range(0, len(waiting), PAGE)):
-            self._rt.db.run(partial(self._tell, page, closed, version), urgent=True)
+            self._rt.db.run(partial(self._tell, page, closed, position.below - 1), urgent=True)
             for device_id in page:
                 del closed[device_id]
         self._rt.db.run(unit, urgent=True)  # last: who reads it finds what was closed for it
         if waiting:
             self._rt.wake()
 
-    def _tell(self, page: list[str], closed: Counter[str], version: int, connection: sa.Connection) -> None:
+    def _tell(self, page: list[str], closed: Counter[str], number: int, connection: sa.Connection) -> None:
         for device_id in page:
-            self._add_closed(connection, device_id, closed[device_id], version)
+            self._add_closed(connection, device_id, closed[device_id], number)
             fact = SessionsClosed(device_id=device_id, connections=closed[device_id])
             outbox.append(connection, fact, actor=system("device-door"))
 
@@ -136,9 +137,9 @@ class Reporter:
         with self._lock:
             self._seen = seen | self._seen  # whom somebody had locked
 
-    def _add_closed(self, connection: sa.Connection, device_id: str, count: int, version: int) -> None:
+    def _add_closed(self, connection: sa.Connection, device_id: str, count: int, number: int) -> None:
         key = {"door": self.door, "device_id": device_id}
-        values = {"connections": count, "snapshot_version": version, "closed_at": clock.now()}
+        values = {"connections": count, "number": number, "closed_at": clock.now()}
         if not insert_ignore(connection, door_closed, {**key, **values}, index=("door", "device_id")):
             row = sa.and_(door_closed.c.door == self.door, door_closed.c.device_id == device_id)
             values["connections"] = door_closed.c.connections + count

@@ -1,8 +1,10 @@
 """What the device door knows of trust, kept fresh by a thread.
 
-Steps: ask the version row every 50 ms (or at once when woken) → when it changed, and once a second anyway because
-signals begin and end with time, load the snapshot and the anchors → tell the door, which closes what must be closed.
-`TrustWatch.current` fails closed: a view that nobody confirmed for 5 seconds is no view.
+Steps: load all that stands, once, beside everything else → every 50 ms, or at once when woken, look for changes
+(`lachan.trust_view`) and tell the door whom they were about, so that it closes what must be closed → when the anchors may be
+others, and every ten seconds anyway, read them again. A view that was pruned past, or whose wall clock was put back, is
+replaced by one that is loaded beside it; meanwhile it goes on being brought up to date, and so goes on refusing. It fails
+closed: nobody is let in by a view that nobody confirmed for 5 seconds, by one that was pruned past, or before the first.
 
 Limits: the clock of "confirmed" is monotonic, so that a moved wall clock neither keeps nor kills a view.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -25,47 +27,68 @@ from api.models import door_anchors
 from lachan import trust
 from lachan.errors import DatabaseAway
 from lachan.runtime import Runtime
+from lachan.trust import Horizon
+from lachan.trust_view import Changes, View
 from pki import authorities
 
 POLL = 0.05
-RELOAD = 1.0
+ANCHORS = 10.0  # seconds after which the anchors are read again although nobody said that they changed
 PAUSE = 0.5  # seconds between two tries when one failed
 STALE = 5.0
+FIRST = 60.0  # seconds that a starting door waits for its first view before it answers 503
 _log = logging.getLogger("lachan.api.device")
 
 
 @dataclass(frozen=True)
-class View:
-    """One consistent state of knowledge.
+class Belief:
+    """What the door goes by.
 
     Attributes:
-        snapshot: Decisions and refused certificates.
-        anchors: Authorities that the door believes.
+        view: Devices and certificates that are not plainly allowed; follows what changes.
+        anchors: Authorities that the door believes; another tuple when they changed.
     """
 
-    snapshot: trust.Snapshot
+    view: View
     anchors: tuple[Anchor, ...]
 
 
+@dataclass(frozen=True)
+class News:
+    """What a look brought.
+
+    Attributes:
+        known: What the door goes by now.
+        changes: Whom it was about; None is everybody, since all was loaded anew.
+        position: What the door has seen whole with this; None when more of the same look follows.
+    """
+
+    known: Belief
+    changes: Changes | None
+    position: Horizon | None
+
+
 class TrustWatch:
-    """Keep the door's `View`.
+    """Keep what the door knows.
 
     Args:
         rt: The open installation.
-        on_change: Called in the watch's thread with every newly loaded view.
+        on_news: Called in the watch's thread for every slice of changes, once it is in place.
     """
 
-    def __init__(self, rt: Runtime, *, on_change: Callable[[View], None]) -> None:
-        self._rt, self._on_change = rt, on_change
-        self._view: View | None = None
-        self._confirmed = self._loaded = float("-inf")
+    def __init__(self, rt: Runtime, *, on_news: Callable[[News], None]) -> None:
+        self._rt, self._on_news = rt, on_news
+        self._known: Belief | None = None
+        self._confirmed, self._anchors_due = float("-inf"), float("inf")
+        self._eye: sa.Connection | None = None
+        self._fresh: tuple[View, Iterator[None]] | None = None  # what is being loaded
+        self._tried = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="trust-watch", daemon=True)
 
     def start(self) -> None:
-        """Load a first view (a failure is logged and tried again), then keep it fresh."""
-        self._step()
+        """Start the thread, and wait for the first view or for a first failure, which is logged and tried again."""
         self._thread.start()
+        self._tried.wait(FIRST)
 
     def stop(self) -> None:
         """End the thread."""
@@ -73,56 +96,98 @@ class TrustWatch:
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
-    def current(self) -> View:
-        """Give the present view.
+    def current(self) -> Belief:
+        """Give what the door goes by.
 
         Raises:
-            TrustUnknown: If there is none, or it was not confirmed for `STALE` seconds.
+            TrustUnknown: If there is nothing yet, it was not confirmed for `STALE` seconds, or it was pruned past.
         """
-        view = self._view
-        if view is None or time.monotonic() - self._confirmed > STALE:
-            raise TrustUnknown(f"No trust snapshot younger than {STALE:.0f} seconds.", reason="trust-unknown")
-        return view
+        known = self._known
+        if known is None or known.view.behind or time.monotonic() - self._confirmed > STALE:
+            raise TrustUnknown(f"No view of trust younger than {STALE:.0f} seconds.", reason="trust-unknown")
+        return known
 
     def _run(self) -> None:
         waiter = self._rt.waker.waiter("door")
         try:
             while not self._stop.is_set():
-                waiter.wait(POLL)
-                self._step()
+                self.step()
+                waiter.wait(0 if self._fresh else POLL)
         finally:
             waiter.close()
+            self._look_away()
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Look once, or read one more page; a failure is logged and waits a little."""
         try:
-            self._refresh()
+            with self._rt.db.glancing():
+                self._refresh()
         except DatabaseAway:  # it was said, once; the view ages and the door closes
-            self._stop.wait(PAUSE)
+            self._failed()
         except Exception:  # noqa: BLE001 - the same for what nobody foresaw
-            _log.exception("trust snapshot could not be refreshed")
-            self._stop.wait(PAUSE)
+            _log.exception("the view of trust could not be refreshed")
+            self._failed()
+
+    def _failed(self) -> None:
+        self._fresh = None  # what it has read may lack a page
+        self._look_away()
+        self._tried.set()
+        self._stop.wait(PAUSE)
+
+    def _look_away(self) -> None:
+        eye, self._eye = self._eye, None
+        if eye is not None:
+            eye.close()
 
     def _refresh(self) -> None:
         began = time.monotonic()
-        view = self._view
+        eye = self._eye = self._eye or self._rt.db.glances()
+        self._read_anchors(began)
+        known = self._known
+        if known is not None:
+            known.view.look(eye, self._tell)
+        if self._fresh is None and (known is None or known.view.behind or known.view.went_back()):
+            fresh = View()
+            self._fresh = fresh, fresh.load(eye)
+        if self._fresh is not None and next(self._fresh[1], self._fresh) is self._fresh:
+            self._swap(eye)
+        if self._known is not None and not self._known.view.behind:
+            self._confirmed = began  # of the moment before the question: the answer cannot be younger
+            self._tried.set()
+
+    def _swap(self, eye: sa.Connection) -> None:
+        """Take the loaded view in the old one's place, once it has seen what changed while it was loaded."""
+        assert self._fresh is not None
+        view, self._fresh = self._fresh[0], None
+        view.look(eye)
+        self._known = Belief(view, self._known.anchors if self._known else self._anchors())
+        metrics.snapshot_version.set(view.version)
+        self._on_news(News(self._known, None, view.position))
+
+    def _tell(self, changes: Changes) -> None:
+        assert self._known is not None
+        if changes.anchors:
+            self._known = Belief(self._known.view, self._anchors())
+            self._anchors_due = time.monotonic() + authorities.REMEMBER  # they may have been remembered ones
+        metrics.snapshot_version.set(self._known.view.version)
+        self._on_news(News(self._known, changes, changes.position))
+
+    def _read_anchors(self, began: float) -> None:
+        if self._known is not None and began > self._anchors_due:
+            anchors = self._anchors()
+            if anchors != self._known.anchors:
+                self._known = Belief(self._known.view, anchors)
+
+    def _anchors(self) -> tuple[Anchor, ...]:
+        self._anchors_due = time.monotonic() + ANCHORS
+        found = [Anchor(authority.certificate, None) for authority in authorities.every(self._rt.db)]
+        if not found:
+            _log.warning("no certification authority yet: the device door lets nobody in")
         with self._rt.db.read() as connection:
-            same = view is not None and trust.version(connection) == view.snapshot.version
-        if view is None or not same or began - self._loaded > RELOAD:
-            anchors = _anchors(self._rt)
-            with self._rt.db.read() as connection:
-                view = View(trust.snapshot(connection), anchors)
-        if view is not self._view:
-            self._view, self._loaded = view, began
-            metrics.snapshot_version.set(view.snapshot.version)
-            self._confirmed = began
-            self._on_change(view)
-        self._confirmed = began  # of the moment before the question: the answer cannot be younger
+            rows = connection.execute(sa.select(door_anchors).order_by(door_anchors.c.fingerprint)).all()
+        return (*found, *(Anchor(x509.load_der_x509_certificate(row.certificate), row.vendor) for row in rows))
 
 
-def _anchors(rt: Runtime) -> tuple[Anchor, ...]:
-    found = [Anchor(authority.certificate, None) for authority in authorities.every(rt.db)]
-    if not found:
-        _log.warning("no certification authority yet: the device door lets nobody in")
-    with rt.db.read() as connection:
-        rows = connection.execute(sa.select(door_anchors).order_by(door_anchors.c.fingerprint)).all()
-    return (*found, *(Anchor(x509.load_der_x509_certificate(row.certificate), row.vendor) for row in rows))
+def prune(rt: Runtime) -> None:
+    """Forget changes that every running door has seen; recurring work."""
+    trust.prune(rt.db)

@@ -158,7 +158,6 @@ def retire(connection: sa.Connection, device_id: str, reason: str, *, actor: Pri
     )  # fmt: skip
     trust.set_signal(connection, signal)
     outbox.append(connection, DeviceRetired(device_id=device_id, reason=reason), actor=actor)
-    trust.touch(connection)  # the device door looks at the registry again
 
 
 def lock(connection: sa.Connection, device_ids: Iterable[str]) -> None:

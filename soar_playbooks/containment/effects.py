@@ -80,10 +80,7 @@ def take_effect(
     )  # fmt: skip
     _, told = outbox.calls(event, actor=actor, vendor=row.vendor, dialect=dialect)
     signal = _signal_of(row)
-    if signal is not None:
-        trust.touch(connection)
-        told = [*trust.signal_calls(signal), *told]
-    later(connection, [*fresh, *told])
+    later(connection, [*fresh, *(trust.signal_calls(signal) if signal is not None else ()), *told])
     reconciler.want(rt, connection, reconciler.target_of(device), containment_id=row.id, level=level)
     after_commit(connection, rt.wake)
 

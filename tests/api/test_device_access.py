@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import httpx
@@ -13,10 +14,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from api.device import routes
+from api.device import access, routes
+from api.device.trustwatch import TrustWatch
 from api.models import door_anchors, door_closed, door_status
 from lachan import clock, devices, trust
 from lachan.trust import Answer, Signal
+from lachan.trust_view import Changes, View
 from lachan.work import outbox
 from pki import service
 from pki.issuing import record
@@ -167,30 +170,84 @@ def test_the_row_is_read_again_while_a_connection_lives(doors: Town) -> None:
             assert client.get(SELF).json()["reason"] == reason
 
 
-def test_a_revocation_after_the_row_was_read_still_refuses(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a proxy, where no connection of the device's own is cut instead."""
-    camera = town.add_device("cam-1")
-    credential = town.authority.device(camera)
-    header = {"Client-Cert": f":{base64.b64encode(credential.der).decode()}:"}
-    town.rt = type(town.rt)(town.rt.settings.model_copy(update={"proxies": ("127.0.0.1",)}), town.rt.db, town.rt.wiring)
-    read, taken, views = service.registered, trust.snapshot, []
+def hold_the_row(town: Town, monkeypatch: pytest.MonkeyPatch, device_id: str, change: Callable[[], None]) -> list[str]:
+    """Make one change between the reading of a row and the admission, and go on when the door's view has it."""
+    read, tell, told, changed = service.registered, TrustWatch._tell, [], []
 
-    def counted(connection):
-        found = taken(connection)
-        views.append(found.refusal(credential.keys))
-        return found
+    def telling(watch: TrustWatch, changes: Changes) -> None:
+        tell(watch, changes)
+        told.extend(changes.devices)
 
     def slow(connection, certificate, **more):
         row = read(connection, certificate, **more)
-        refuse(town, camera.id, credential, "revoked")
-        until(lambda: views.count("revoked") > 1, timeout=5)  # the first of them is the door's view by now
+        if not changed:
+            changed.append(device_id)
+            change()
+            until(lambda: device_id in told, timeout=5)
         return row
 
-    monkeypatch.setattr(trust, "snapshot", counted)
-    with town.open():
-        monkeypatch.setattr(service, "registered", slow)
-        assert ask(town, headers=header).json()["reason"] == "revoked"
-    assert views.count("revoked") > 1, "the row was read before the revocation, and looked at after it"
+    monkeypatch.setattr(TrustWatch, "_tell", telling)
+    monkeypatch.setattr(service, "registered", slow)
+    return changed
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_revocation_after_the_row_was_read_still_refuses(
+    town: Town, monkeypatch: pytest.MonkeyPatch, proxied: bool
+) -> None:
+    """On a connection of the device's own, and behind a proxy, where none can be cut instead."""
+    camera = town.add_device("cam-1")
+    credential = town.authority.device(camera)
+    header = {"Client-Cert": f":{base64.b64encode(credential.der).decode()}:"} if proxied else {}
+    proxies = ("127.0.0.1",) if proxied else ()
+    town.rt = type(town.rt)(town.rt.settings.model_copy(update={"proxies": proxies}), town.rt.db, town.rt.wiring)
+    changed = hold_the_row(
+        town, monkeypatch, camera.id, lambda: refuse(town, camera.id, credential, "revoked")
+    )  # fmt: skip
+    with town.open(), town.client("device", None if proxied else credential, headers=header) as client:
+        assert outcome(client) in ("403", *(() if proxied else ("cut",)))
+        assert changed, "the row was read before the revocation"
+        assert client.get(SELF).json()["reason"] == "revoked"
+
+
+def test_a_connection_subscribes_before_its_row_is_read(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes between the row and the admission has the row read again at the next request, not when it is forgotten."""
+    camera, c = town.add_device("cam-1"), certificates.c
+    credential = town.authority.device(camera)
+    serial = f"{credential.certificate.serial_number:x}"
+    monkeypatch.setattr(access, "_KEEP", 1000.0)
+
+    def revoke() -> None:
+        with town.rt.db.write() as connection:
+            connection.execute(certificates.update().where(c.serial_number == serial).values(state="revoked"))
+            trust.touch(connection, camera.id)
+
+    changed = hold_the_row(town, monkeypatch, camera.id, revoke)
+    with town.open(), town.client("device", credential) as client:
+        client.get(SELF)
+        assert changed
+        assert client.get(SELF).json()["reason"] == "revoked"
+
+
+def test_a_change_looks_only_at_the_connections_that_it_is_about(doors: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, must_close = [], access.must_close
+
+    def counted(view: View, bond: access.Bond) -> str | None:
+        looked.append(bond.judged.device_id)
+        return must_close(view, bond)
+
+    one, other = doors.add_device("cam-1"), doors.add_device("cam-2")
+    credentials = [doors.authority.device(each) for each in (one, other)]
+    with doors.client("device", credentials[0]) as mine, doors.client("device", credentials[1]) as theirs:
+        assert [client.get(SELF).status_code for client in (mine, theirs)] == [200, 200]
+        monkeypatch.setattr(access, "must_close", counted)
+        contain(doors, one.id, Answer.QUARANTINE)
+        until(lambda: outcome(mine) in ("403", "cut"), timeout=5)
+        refuse(doors, other.id, credentials[1], "revoked")
+        until(lambda: outcome(theirs) in ("403", "cut"), timeout=5)
+    assert looked
+    assert looked == sorted(looked, key=[one.id, other.id].index), "first the one, then the other, never both"
+    assert looked.count(other.id) == 1
 
 
 def test_a_forged_client_cert_header_is_dropped_and_a_listed_proxys_is_read(town: Town) -> None:
@@ -269,9 +326,15 @@ def test_quarantine_closes_open_connections_and_holds_against_resumption(doors: 
         resumed, answer = connect(session)
         assert (resumed.session_reused, answer[:12]) == (True, b"HTTP/1.1 200"), version
         resumed.close()
+
+    def acted() -> bool:
+        with doors.rt.db.read() as connection:
+            seen = trust.Horizon.parse(connection.execute(door_status.select()).one().position)
+            return seen.covers(trust.last_number(connection, camera.id))
+
+    until(acted, timeout=5)
     with doors.rt.db.read() as connection:
         assert connection.execute(door_closed.select()).one().connections >= 2
-        assert connection.execute(door_status.select()).one().snapshot_version == trust.version(connection)
         names = [(stored.name, stored.device_id) for stored in outbox.read(connection)]
     assert ("SessionsClosed", camera.id) in names
     assert ("SessionsClosed", neighbour.id) not in names
@@ -333,11 +396,11 @@ def test_without_fresh_trust_nobody_gets_in(doors: Town, monkeypatch: pytest.Mon
     monkeypatch.setattr("api.device.trustwatch.STALE", 0.3)
     blocked = threading.Event()
 
-    def broken(connection):
+    def broken(view, connection, applied):
         blocked.set()
         raise OSError("the database does not answer")
 
-    monkeypatch.setattr(trust, "version", broken)
+    monkeypatch.setattr(View, "look", broken)
     assert blocked.wait(5)
     until(lambda: ask(doors, credential).status_code == 503, timeout=5)
     assert ask(doors, credential).json()["reason"] == "trust-unknown"

@@ -54,26 +54,28 @@ def test_every_running_door_counts_and_a_dead_one_does_not(rt: Runtime, town: To
     camera = town.add_device("cam-1")
     point, goal = DeviceDoor(rt), target(camera)
     with rt.db.write() as connection:
-        for door, version in (("a", 10**6), ("b", 0)):
-            connection.execute(door_status.insert().values(door=door, snapshot_version=version, seen_at=clock.now()))
+        for door, seen in (("a", trust.Horizon(10**6)), ("b", trust.Horizon(1))):
+            connection.execute(door_status.insert().values(door=door, position=str(seen), seen_at=clock.now()))
     contain(town, camera.id, Answer.QUARANTINE)
     behind = point.apply(rt, goal, Level.QUARANTINE, intent="i")
     assert (behind.settled, behind.detail["behind"]) == (False, 1)
     with clock.travel(ALIVE + timedelta(seconds=1)):
         assert point.verify(rt, goal, Level.QUARANTINE).settled  # neither runs: nobody gets in
     with rt.db.write() as connection:
-        connection.execute(door_status.update().values(snapshot_version=trust.version(connection)))
+        connection.execute(door_status.update().values(position=str(trust.Horizon(10**6))))
     assert point.verify(rt, goal, Level.QUARANTINE).settled
 
 
-def test_the_same_intent_again_keeps_its_version(rt: Runtime, town: Town) -> None:
+def test_the_same_intent_again_keeps_its_number(rt: Runtime, town: Town) -> None:
     camera, other = town.add_device("cam-1"), town.add_device("cam-2")
     point, goal = DeviceDoor(rt), target(camera)
     contain(town, camera.id, Answer.QUARANTINE)
-    first = point.apply(rt, goal, Level.QUARANTINE, intent="i").detail["version"]
+    first = point.apply(rt, goal, Level.QUARANTINE, intent="i").detail["number"]
     contain(town, other.id, Answer.QUARANTINE)
-    assert point.apply(rt, goal, Level.QUARANTINE, intent="i").detail["version"] == first
-    assert point.apply(rt, goal, Level.QUARANTINE, intent="j").detail["version"] > first
+    assert point.apply(rt, goal, Level.QUARANTINE, intent="i").detail["number"] == first
+    contain(town, camera.id, Answer.QUARANTINE)
+    assert point.apply(rt, goal, Level.QUARANTINE, intent="i").detail["number"] == first
+    assert point.apply(rt, goal, Level.QUARANTINE, intent="j").detail["number"] > first
 
 
 @pytest.mark.parametrize("level", list(Level))

@@ -10,12 +10,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cryptography.hazmat.primitives import hashes
 
-from lachan import trust, wiring
+from lachan import wiring
 from lachan.database import Database, metadata
 from lachan.devices import search
 from lachan.program import migrate
 from lachan.settings import Settings
 from tests.api.support import Authority
+from tests.support.view import view_of
 
 NAME = "trust_refused_certificates"
 BEFORE_WAITING_FOR = "0010"
@@ -66,8 +67,7 @@ def test_what_was_refused_by_its_bytes_is_refused_by_what_was_signed(settings: S
             refused = {"fingerprint": "stale", "device_id": "d", "reason": "revoked", "until": moments["not_after"]}
             connection.execute(old.tables[NAME].insert().values(**refused))
         migrate.upgrade(db)
-        with db.read() as connection:
-            found = trust.snapshot(connection)
+        found = view_of(db)
         assert {state: found.refusal(made.keys) for state, made in rows.items()} == {
             "held": "suspended", "revoked": "revoked", "valid": None,
         }  # fmt: skip

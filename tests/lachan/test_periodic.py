@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from api.device.reporter import Reporter
 from api.device.trustwatch import TrustWatch
-from lachan import clock, wiring
+from lachan import clock, trust, trust_view, wiring
 from lachan.database import Database, metadata
 from lachan.ledger import sealer
 from lachan.runtime import Runtime
@@ -49,9 +49,7 @@ FEW = {
     "siem_checkpoints": "streams",
     "signer_reconciled": "one row",
     "soar_kill_switch": "one row",
-    "trust_refused_certificates": "certificates that are refused now: a view is all of them",
-    "trust_signals": "signals that stand now: a view is all of them",
-    "trust_version": "one row",
+    "trust_pruned": "one row",
 }
 WHOLE = {"ota.tuf.audit": "reads every release again on purpose, once an hour"}
 LATER = clock.now() + timedelta(days=300)
@@ -170,11 +168,15 @@ def test_no_role_at_rest_reads_a_big_table_whole(city: City) -> None:
     worker = Worker(rt)
     assert city.scans(lambda: [worker._settle([(job, None)]) for job in worker._claim(16)]) == []
 
-    watch = TrustWatch(rt, on_change=lambda _view: None)
-    assert city.scans(watch._refresh) == []
-    assert city.scans(watch._refresh) == []
+    watch = TrustWatch(rt, on_news=lambda _news: None)
+    for _ in range(2 + 2 * MANY // trust_view.PAGE):  # the first views, a page a step
+        watch.step()
+    assert watch.current().view.standing("00000007") is None
+    assert city.scans(watch.step) == []
+    rt.db.run(lambda connection: trust.touch(connection, "00000007"))
+    assert city.scans(watch.step) == []
     reporter = Reporter(rt)
-    reporter.acted(1, {"00000007": 1})
+    reporter.acted(trust.Horizon(1), {"00000007": 1})
     reporter.note("00000008")
     assert city.scans(reporter._flush) == []
     assert city.scans(lambda: Detector(rt, ruleset.ours()).round()) == []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lachan import clock, trust
 from lachan.runtime import Runtime
 from lachan.trust import Answer, Signal
+from tests.support.view import view_of
 
 KEYS = trust.CertificateKeys("ab", "cd")
 
@@ -36,27 +37,31 @@ def test_a_signal_ends_at_its_time(rt: Runtime) -> None:
 
 
 @pytest.mark.parametrize("answer", [a for a in Answer if a is not Answer.ALLOW])
-def test_setting_and_clearing_changes_version_and_snapshot(rt: Runtime, answer: Answer) -> None:
-    with rt.db.write() as c:
-        before = trust.version(c)
-        trust.set_signal(c, signal(answer))
-        taken = trust.snapshot(c)
-        assert taken.version > before
-        assert taken.decisions["d"].answer is answer
-        trust.clear_signal(c, device_id="d", source="test", ref="1")
-        assert trust.snapshot(c).version > taken.version
-        assert trust.snapshot(c).decisions == {}
+def test_setting_and_clearing_changes_version_and_view(rt: Runtime, answer: Answer) -> None:
+    before = rt.db.run(trust.version)
+    rt.db.run(lambda c: trust.set_signal(c, signal(answer)))
+    taken = view_of(rt.db)
+    standing = taken.standing("d")
+    assert standing is not None
+    assert (standing.answer, [each.ref for each in standing.reasons]) == (answer, ["1"])
+    assert taken.version > before
+    rt.db.run(lambda c: trust.clear_signal(c, device_id="d", source="test", ref="1"))
+    assert view_of(rt.db).version > taken.version
+    assert view_of(rt.db).standing("d") is None
 
 
-def test_refused_certificates_stand_in_the_snapshot_until_they_expire(rt: Runtime) -> None:
-    with rt.db.write() as c:
-        until = clock.now() + timedelta(days=1)
-        trust.refuse_certificate(c, keys=KEYS, device_id="d", reason="suspended", until=until)
-        trust.refuse_certificate(c, keys=KEYS, device_id="d", reason="revoked", until=until)
-        assert trust.snapshot(c).refusal(KEYS) == "revoked"
-        for one in (trust.CertificateKeys("ab", "other"), trust.CertificateKeys("other", "cd")):
-            assert trust.snapshot(c).refusal(one) == "revoked"  # either key is enough
-        with clock.travel(timedelta(days=2)):
-            assert trust.snapshot(c).refused_certificates == {}
-        trust.accept_certificate(c, keys=KEYS)
-        assert trust.snapshot(c).refused_certificates == {}
+def test_refused_certificates_stand_in_a_view_until_they_expire(rt: Runtime) -> None:
+    until = clock.now() + timedelta(days=1)
+
+    def refuse(reason: str) -> None:
+        rt.db.run(lambda c: trust.refuse_certificate(c, keys=KEYS, device_id="d", reason=reason, until=until))
+
+    refuse("suspended")
+    refuse("revoked")
+    assert view_of(rt.db).refusal(KEYS) == "revoked"
+    for one in (trust.CertificateKeys("ab", "0f"), trust.CertificateKeys("0f", "cd")):
+        assert view_of(rt.db).refusal(one) == "revoked"  # either key is enough
+    with clock.travel(timedelta(days=2)):
+        assert len(view_of(rt.db)) == 0
+    rt.db.run(lambda c: trust.accept_certificate(c, keys=KEYS))
+    assert len(view_of(rt.db)) == 0

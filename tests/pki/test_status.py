@@ -22,6 +22,7 @@ from pki import authorities, crl, errors, lint, models, ocsp, service
 from pki.states import Holder, Reason
 from tests.conftest import person
 from tests.pki.support import ADMIN, Camera, camera, csr, facts
+from tests.support.view import view_of
 
 
 def enrolled(rt: Runtime, name: str = "cam-1") -> tuple[Camera, x509.Certificate]:
@@ -59,9 +60,8 @@ def status(rt: Runtime, certificate: x509.Certificate) -> tuple[str, str | None,
     return answer.certificate_status.name, why, reason
 
 
-def refused(rt: Runtime) -> dict[str, str]:
-    with rt.db.read() as connection:
-        return dict(trust.snapshot(connection).refused_certificates)
+def refused(rt: Runtime, keys: trust.CertificateKeys) -> str | None:
+    return view_of(rt.db).refusal(keys)
 
 
 def test_hold_release_revoke(signer_rt: Runtime) -> None:
@@ -74,16 +74,16 @@ def test_hold_release_revoke(signer_rt: Runtime) -> None:
 
     assert call(signer_rt, "pki.suspend", cam.id, reason="odd traffic") == [serial]
     assert status(signer_rt, certificate) == ("REVOKED", "certificateHold", "certificateHold")
-    assert refused(signer_rt) == dict.fromkeys((keys.tbs_sha256, keys.issuer_serial), "suspended")
+    assert refused(signer_rt, keys) == "suspended"
     assert call(signer_rt, "pki.suspend", cam.id, reason="again") == []
 
     assert call(signer_rt, "pki.release", cam.id) == [serial]
     assert status(signer_rt, certificate) == ("GOOD", None, "-")
-    assert refused(signer_rt) == {}
+    assert refused(signer_rt, keys) is None
 
     assert call(signer_rt, "pki.revoke", cam.id, reason="key_compromise") == [serial]
     assert status(signer_rt, certificate) == ("REVOKED", "keyCompromise", "keyCompromise")
-    assert refused(signer_rt) == dict.fromkeys((keys.tbs_sha256, keys.issuer_serial), "revoked")
+    assert refused(signer_rt, keys) == "revoked"
     assert call(signer_rt, "pki.release", cam.id) == []
     with pytest.raises(errors.RevokedForGood):
         call(signer_rt, "pki.release", cam.id, serial_number=serial)
