@@ -149,7 +149,11 @@ class OurAuthority(Authority):
             with self.rt.db.write() as connection:
                 record(
                     connection,
-                    {"certificate": made.der, "authority": "issuing"},
+                    {
+                        "certificate": made.der,
+                        "authority": "issuing",
+                        "subject": made.certificate.subject.rfc4514_string(),
+                    },
                     profile="camera",
                     device_id=device_id,
                     actor=SETUP,

@@ -90,7 +90,7 @@ def refusals(town: Town):
         confused = good.device(camera, recorded=False)
         record(
             connection,
-            {"certificate": confused.der, "authority": "issuing"},
+            {"certificate": confused.der, "authority": "issuing", "subject": "CN=old"},
             profile="camera",
             device_id=retired.id,
             actor=SETUP,
