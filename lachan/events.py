@@ -433,6 +433,15 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunJoined(Event):
+    """Alerts joined a run of their device; ``raised``: they made it graver. Told by `soar_playbooks.runs.joining`."""
+
+    run_id: str
+    alerts: tuple[str, ...] = ()
+    raised: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApprovalNeeded(Event):
     """A run or a containment waits for people; told by `soar_playbooks`."""
 

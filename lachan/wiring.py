@@ -68,6 +68,27 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Begin:
+    """Due work that a fact is, without a handler between: a job that carries the fact.
+
+    Its payload is ``{"event": id, "fact": fields with device_id}``, its key begins with ``<kind>:<device's id>:``.
+
+    Attributes:
+        kind: of a job of the room.
+        only: fields that must say something (be true), or nothing begins.
+        unless: fields that must say nothing.
+    """
+
+    kind: str
+    only: tuple[str, ...] = field(default=(), kw_only=True)
+    unless: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def wants(self, event: object) -> bool:
+        """Tell whether a fact begins it."""
+        return all(getattr(event, name) for name in self.only) and not any(getattr(event, name) for name in self.unless)
+
+
+@dataclass(frozen=True)
 class Every:
     """Recurring work.
 
@@ -110,6 +131,7 @@ class Room:
         tables: the module whose import declares the room's tables.
         settings: the room's part of the settings (`lachan.settings.RoomSettings`).
         handlers: event name → `Work` with functions ``(rt, stored)``.
+        begins: event name → jobs that are due in the transaction that records the fact, and carry it.
         jobs: job kind → `Work` with a function ``(rt, job)``.
         recurring: name → `Every` with a function ``(rt)``.
         verbs: names of `lachan.verbs.Verb` objects.
@@ -122,6 +144,7 @@ class Room:
     tables: str | None = None
     settings: str | None = None
     handlers: Mapping[str, tuple[Work, ...]] = field(default_factory=dict)
+    begins: Mapping[str, tuple[Begin, ...]] = field(default_factory=dict)
     jobs: Mapping[str, Work] = field(default_factory=dict)
     recurring: Mapping[str, Every] = field(default_factory=dict)
     verbs: tuple[str, ...] = ()
@@ -138,6 +161,7 @@ class Wiring:
     tables: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     handlers: dict[str, tuple[Work, ...]] = field(default_factory=dict)
+    begins: dict[str, tuple[Begin, ...]] = field(default_factory=dict)
     jobs: dict[str, Work] = field(default_factory=dict)
     recurring: dict[str, Every] = field(default_factory=dict)
     verbs: tuple[str, ...] = ()
@@ -200,6 +224,7 @@ def collect(rooms: Mapping[str, Room]) -> Wiring:
         tables=_tuple(rooms, "tables", GROUND_TABLES),
         settings=_tuple(rooms, "settings"),
         handlers=handlers,
+        begins=_begins(rooms),
         jobs=_merged(rooms, "jobs"),
         recurring=_merged(rooms, "recurring"),
         verbs=_tuple(rooms, "verbs"),
@@ -218,7 +243,7 @@ def check(found: Wiring) -> None:
     """
     from lachan.events import Event
 
-    unknown = sorted(set(found.handlers) - set(Event.KINDS))
+    unknown = sorted({*found.handlers, *found.begins} - set(Event.KINDS))
     if unknown:
         raise WiringFault(f"handlers wait for facts that nobody tells: {', '.join(unknown)}")
     found.import_tables()
@@ -251,6 +276,22 @@ def _room(name: str) -> Room:
         raise WiringFault(f"the room {name} has no wiring: {error}") from error
     if not isinstance(found, Room):
         raise WiringFault(f"{name}.wiring.WIRING is a {type(found).__name__}, not a Room")
+    return found
+
+
+def _begins(rooms: Mapping[str, Room]) -> dict[str, tuple[Begin, ...]]:
+    """Collect what begins by facts.
+
+    Raises:
+        WiringFault: a room begins a job that it does not bring.
+    """
+    found: dict[str, tuple[Begin, ...]] = {}
+    for name, room in rooms.items():
+        for event, begins in room.begins.items():
+            for begin in begins:
+                if begin.kind not in room.jobs:
+                    raise WiringFault(f"{name}: {event} begins {begin.kind}, which is none of its jobs")
+            found[event] = (*found.get(event, ()), *begins)
     return found
 
 

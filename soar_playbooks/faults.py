@@ -25,6 +25,7 @@ class Record(StrEnum):
 
     RUN = "run"
     CLAIM = "claim"
+    ASK = "ask"
     OUTCOME = "outcome"
     APPROVAL = "approval"
     ENFORCE = "enforce"

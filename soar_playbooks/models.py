@@ -44,6 +44,8 @@ playbook_versions = sa.Table(
 )
 
 _WAITS = sa.text("waiting_for_kind IS NOT NULL")
+_ENDS = sa.text("state <> 'ended'")
+GOES = sa.text("state IN ('ready', 'running')")  # as it stands here it must stand in the query of `triggers.sweep`
 runs = sa.Table(
     "runs",
     metadata,
@@ -62,7 +64,8 @@ runs = sa.Table(
     sa.Column("state", sa.String(10), nullable=False, index=True),
     sa.Column("step", sa.String(60), nullable=False),
     sa.Column("fence", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("lease_until", UtcDateTime),
+    sa.Column("occurrence", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("follow_up", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("waiting_for_kind", sa.String(12)),
     sa.Column("waiting_for_ref", sa.String(120), nullable=False, server_default=""),
     sa.Column("guard", sa.String(40), nullable=False, server_default=""),
@@ -78,6 +81,24 @@ runs = sa.Table(
     sa.Index(
         "ix_runs_waiting_for", "waiting_for_kind", "waiting_for_ref", sqlite_where=_WAITS, postgresql_where=_WAITS
     ),
+    sa.Index(
+        "uq_runs_open_device_playbook",
+        "device_id",
+        "playbook_id",
+        unique=True,
+        sqlite_where=_ENDS,
+        postgresql_where=_ENDS,
+    ),
+    sa.Index("ix_runs_idle", "state", "updated_at", sqlite_where=GOES, postgresql_where=GOES),
+)
+
+# Alerts that joined a run which another one had begun; of a flood only as many as people are shown.
+run_alerts = sa.Table(
+    "run_alerts",
+    metadata,
+    sa.Column("run_id", sa.String(36), sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("alert_id", sa.String(36), primary_key=True, index=True),
+    sa.Column("at", UtcDateTime, nullable=False),
 )
 
 run_journal = sa.Table(

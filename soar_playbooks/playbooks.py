@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -199,6 +199,45 @@ def _signed(held: _Held, public_key: str) -> None:
     jss.verify(held.document, jss.load_public(public_key))
 
 
+@dataclass(frozen=True)
+class Enabled:
+    """A loaded playbook that is not off, as it is stored, with its signer's row (None: it has none)."""
+
+    loaded: Loaded
+    document: str
+    signer: Any
+
+    def parsed(self) -> Playbook:
+        """Give what the stored bytes say; unverified: `check_enabled` comes before anything is done by it."""
+        return _read_cached(self.document)[0]
+
+
+def enabled(connection: sa.Connection) -> list[Enabled]:
+    """Give all loaded playbooks that are not off, with their stored bytes, by one statement."""
+    found = []
+    for row in _ENABLED.all(connection):
+        values = row._asdict()
+        document = values.pop("document")
+        signer = _Signer(**{name: values.pop(f"signer_{name}") for name in _Signer._fields})
+        loaded = Loaded(**values | {"mode": Mode(row.mode)})
+        found.append(Enabled(loaded, document, signer if signer.thumbprint else None))
+    return found
+
+
+def check_enabled(connection: sa.Connection, playbook: Enabled) -> Playbook:
+    """Check a loaded playbook that is to start; give it.
+
+    Raises:
+        SignatureInvalid: the stored bytes are not those that were loaded.
+        PlaybookInvalid and those of `check`: otherwise.
+    """
+    parsed, digest = _read_cached(playbook.document)
+    if digest != playbook.loaded.digest:
+        raise SignatureInvalid("The stored playbook is not the one that was loaded.", step=parsed.workflow_start)
+    check(connection, parsed, digest=digest, known=playbook.signer)
+    return parsed
+
+
 def verified(connection: sa.Connection, digest: str, *, starting: bool) -> Playbook:
     """Read a stored playbook that holds every check now; called at each start and each resumption of a run.
 
@@ -314,6 +353,28 @@ def _later(table: sa.Table, version: str) -> Statement:
     return Statement(sa.select(sa.func.coalesce(first.scalar_subquery(), twin.scalar_subquery())))
 
 
+class _Signer(NamedTuple):
+    """A row of the trust list, read with a playbook."""
+
+    thumbprint: str
+    name: str
+    public_key: str
+    added_by: str
+    added_at: Any
+    revoked_at: Any
+
+
+_ENABLED = Statement(
+    sa.select(
+        playbooks,
+        playbook_versions.c.document,
+        *(playbook_signers.c[name].label(f"signer_{name}") for name in _Signer._fields),
+    )
+    .join(playbook_versions, playbook_versions.c.digest == playbooks.c.digest)
+    .outerjoin(playbook_signers, playbook_signers.c.thumbprint == playbook_versions.c.signer)
+    .where(playbooks.c.mode != str(Mode.OFF))
+    .order_by(playbooks.c.name, playbooks.c.id)
+)
 _LISTING = Statement(sa.select(playbooks).order_by(playbooks.c.name, playbooks.c.id))
 _DOCUMENT = Statement(
     sa.select(playbook_versions.c.document).where(playbook_versions.c.digest == sa.bindparam("digest_"))

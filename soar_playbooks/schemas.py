@@ -15,7 +15,7 @@ from lachan.identity import Principal, scope
 from lachan.runtime import Runtime
 from soar_playbooks.containment import approvals, reconciler, service, shown
 from soar_playbooks.containment.records import Containment
-from soar_playbooks.models import containments, run_journal, runs
+from soar_playbooks.models import containments, run_alerts, run_journal, runs
 from soar_playbooks.runs import decisions as run_decisions
 from soar_playbooks.runs.records import RunRecord
 from soar_playbooks.states import OPEN
@@ -44,7 +44,9 @@ def list_runs(
     """Give runs that the principal may see, newest first."""
     query = _newest(sa.select(runs, _DEVICE_NAME), runs, limit=limit, before=before, state=state)
     query = query.where(runs.c.device_id == device_id) if device_id else query
-    query = query.where(runs.c.alert_id == alert_id) if alert_id else query
+    if alert_id:
+        joined = sa.select(run_alerts.c.run_id).where(run_alerts.c.alert_id == alert_id)
+        query = query.where(sa.or_(runs.c.alert_id == alert_id, runs.c.id.in_(joined)))
     found = connection.execute(scope(principal, _joined(query, runs), runs.c.vendor))
     return [{**_run(RunRecord.of(row)), "device_name": row.device_name} for row in found]
 
@@ -62,7 +64,7 @@ def show_run(connection: sa.Connection, principal: Principal, run_id: str) -> di
         **_run(row), "device_name": _name(connection, row.device_id), "variables": row.variables,
         "facts": row.facts, "plan": row.plan or [],
         "journal": [
-            {name: entry[name] for name in ("step_id", "phase", "at", "body")}
+            {name: entry[name] for name in ("step_id", "occurrence", "phase", "at", "body")}
             for entry in connection.execute(order).mappings()
         ],
         "decisions": decided(connection, run_id), "alerts": shown.alerts_of(row.facts),

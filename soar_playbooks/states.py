@@ -46,11 +46,12 @@ class Phase(StrEnum):
 
 
 class WaitingFor(StrEnum):
-    """What a run that waits for people waits for."""
+    """What a run waits for: people, or a peer's answer."""
 
     APPROVAL = "approval"
     CONTAINMENT = "containment"
     OUTCOME = "outcome"
+    ANSWER = "answer"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Awaited:
     """What a run waits for.
 
     Attributes:
-        kind: the plan's approval (propose mode), a decision on its containment, or word of an unknown outcome.
+        kind: the plan's approval (propose mode), a decision on its containment, word of an unknown outcome, or a
+            peer's answer.
         ref: the step's id, or the containment's.
     """
 

@@ -1,17 +1,25 @@
 """What containment brings to the house."""
 
-from lachan.wiring import Every, Lane, Rank, Room, Work
+from lachan.wiring import Begin, Every, Lane, Rank, Room, Work
 
 WIRING = Room(
     tables="soar_playbooks.models",
     settings="soar_playbooks.settings:SoarSettings",
     handlers={
-        "AlertRaised": (Work("soar_playbooks.runs.triggers:on_alert_raised", lane=Lane.URGENT, deadline=60.0),),
         "DeviceChanged": (
             Work("soar_playbooks.containment.criticality:on_device_changed", lane=Lane.URGENT, deadline=60.0),
         ),
     },
+    begins={
+        "AlertRaised": (
+            Begin("soar.alert", only=("device_id", "subject_bound")),
+            Begin("soar.notify", unless=("subject_bound",)),
+        ),
+    },
     jobs={
+        "soar.alert": Work("soar_playbooks.runs.triggers:run_job", lane=Lane.URGENT, deadline=60.0),
+        "soar.notify": Work("soar_playbooks.runs.triggers:notify", lane=Lane.ORDINARY, deadline=30.0),
+        "soar.http": Work("soar_playbooks.runs.asking:run_job", lane=Lane.SLOW, deadline=90.0, serial=True),
         "soar.run": Work("soar_playbooks.runs.executor:run_job", lane=Lane.URGENT, deadline=60.0),
         "soar.verify": Work(
             "soar_playbooks.containment.reconciler:verify", lane=Lane.URGENT, deadline=30.0, rank=Rank.FIRST

@@ -151,12 +151,18 @@ def calls(
 def _due(
     event: Event, event_id: str, handlers: Iterable[Work], *, vendor: str | None, sender: str
 ) -> list[tuple[Statement, dict[str, Any]]]:
-    """Make a fact's handlers due, as grave as the fact says it is."""
+    """Make a fact's handlers due, and what it begins, as grave as the fact says it is."""
     whose = Whose(
         sender=sender, vendor=vendor, site=getattr(event, "site", None), severity=Gravity.of(getattr(event, "severity", None))
     )  # fmt: skip
     payload, names = {"event": event_id}, [work.function for work in handlers]
-    return [(jobs.INSERT, jobs.row(f"event:{name}", payload, key=f"{event_id}:{name}", **whose)) for name in names]
+    made = [jobs.row(f"event:{name}", payload, key=f"{event_id}:{name}", **whose) for name in names]
+    for begin in wiring.load().begins.get(type(event).__name__, ()):
+        if begin.wants(event):
+            carried = {"event": event_id, "fact": {"device_id": event.device_id, **event.body()}}
+            key = f"{begin.kind}:{event.device_id or ''}:{event_id}"
+            made.append(jobs.row(begin.kind, carried, key=key, **whose))
+    return [(jobs.INSERT, row) for row in made]
 
 
 def canonical(value: Any) -> bytes:

@@ -56,6 +56,13 @@ def take(connection: sa.Connection, limits: dict[str, int]) -> Spent | None:
     return Spent(spent, limits[spent])
 
 
+def has_room(connection: sa.Connection, limits: dict[str, int]) -> bool:
+    """Tell whether every scope has room for one more; counts nothing."""
+    query = sa.select(_C.scope, _C.active).where(_C.scope.in_(limits))
+    active = {row.scope: row.active for row in connection.execute(query)}
+    return all(active.get(scope, 0) < limit for scope, limit in limits.items())
+
+
 def give_back(connection: sa.Connection, counted: Iterable[str]) -> None:
     """Count one less in every scope; the containment has ended."""
     for scope in sorted(counted):

@@ -134,6 +134,18 @@ def judge(connection: sa.Connection, settings: Settings, device: Device, asked: 
     return GuardVerdict(level=asked.level, counted=tuple(sorted(limits)))
 
 
+def has_passed(
+    connection: sa.Connection, settings: Settings, device: Device, guard: Guard, facts: Facts, counted: tuple[str, ...]
+) -> bool:
+    """Tell whether what stopped a containment for a while stops it no more: the kill switch is off, a budget has room."""
+    if guard is Guard.KILL_SWITCH:
+        return not switched_off(connection)
+    limits = budgets.scopes(settings, device, rule_id=facts.rule_id, senders=facts.senders)
+    return guard is Guard.BUDGET and budgets.has_room(
+        connection, {scope: limit for scope, limit in limits.items() if scope not in counted}
+    )
+
+
 def needed(device: Device, level: Level) -> int:
     """Tell how many different persons must approve a cut of this device by hand."""
     return 2 if level is Level.EVICT or device.criticality is Criticality.LIFE_SAFETY else 1

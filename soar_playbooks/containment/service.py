@@ -23,12 +23,13 @@ from lachan.events import ContainmentEnded
 from lachan.identity import Principal, PrincipalKind
 from lachan.ids import new_id
 from lachan.statements import Statement, later
+from lachan.wiring import Rank
 from lachan.work import jobs, outbox
 from soar_playbooks.containment import budgets, effects, guards, reconciler
 from soar_playbooks.containment.guards import Asked, Facts, Guard, GuardVerdict
 from soar_playbooks.containment.records import Containment
 from soar_playbooks.errors import ReleaseNotPossible, UnknownContainment
-from soar_playbooks.models import containments, run_journal, runs
+from soar_playbooks.models import approvals, containments, run_journal, runs
 from soar_playbooks.states import ACTOR, OPEN, ContainmentState, Phase, RunState, WaitingFor
 
 if TYPE_CHECKING:
@@ -183,13 +184,22 @@ def expire(rt: Runtime, job: jobs.Job) -> None:
     rt.db.run(unit, urgent=True)
 
 
+def ask_anew(rt: Runtime, connection: sa.Connection, row: Containment) -> None:
+    """Void what people have agreed to: what they were shown is another thing now; who had agreed is asked again."""
+    given = sa.and_(approvals.c.subject_id == row.id, approvals.c.kind == f"contain-{row.round}")
+    asked = connection.execute(sa.select(approvals.c.person_id).where(given)).first() is not None
+    row = effects.write(connection, row, round=row.round + 1)
+    if asked:
+        effects.tell_waiting(rt, connection, row, run_id=row.run_id, actor=ACTOR)
+
+
 def resume_runs(connection: sa.Connection, containment_id: str) -> None:
     """Make the runs due that waited for a decision on this containment."""
     mine = sa.and_(runs.c.waiting_for_kind == str(WaitingFor.CONTAINMENT), runs.c.waiting_for_ref == containment_id)
     for run_id in list(connection.execute(sa.select(runs.c.id).where(mine)).scalars()):
         waiting = sa.and_(runs.c.id == run_id, runs.c.state == RunState.WAITING)
         if connection.execute(runs.update().where(waiting).values(state=RunState.READY, guard="", needed=0)).rowcount:
-            jobs.enqueue(connection, "soar.run", {"run_id": run_id})
+            jobs.enqueue(connection, "soar.run", {"run_id": run_id}, rank=Rank.FIRST)
 
 
 def _as_guards_see(asked: Request, row: Containment | None) -> Asked:

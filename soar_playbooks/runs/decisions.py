@@ -13,14 +13,15 @@ import sqlalchemy as sa
 
 from lachan import clock
 from lachan.database import after_commit, for_update
-from lachan.events import RunApproved, RunFinished, RunRejected, RunResolved
+from lachan.events import RunApproved, RunRejected, RunResolved
 from lachan.identity import Permission, Principal, require, scope
-from lachan.work import jobs, outbox
+from lachan.work import outbox
 from soar_playbooks.containment import approvals as containment
 from soar_playbooks.containment import service
 from soar_playbooks.containment import shown as look
 from soar_playbooks.errors import NotWaiting, UnknownRun
 from soar_playbooks.models import run_journal, runs
+from soar_playbooks.runs import due, journal
 from soar_playbooks.runs.records import RunRecord
 from soar_playbooks.states import Phase, RunOutcome, RunState, WaitingFor
 
@@ -75,11 +76,9 @@ def reject(rt: Runtime, connection: sa.Connection, principal: Principal, *, run_
         containment.reject(rt, connection, principal, containment_id=_ref(row), note=note)
         return
     containment.decide_once(connection, principal, subject_id=run_id, kind="run", decision="reject", note=note)
-    values: dict[str, Any] = {"state": RunState.ENDED, "outcome": RunOutcome.REJECTED, "guard": "", "needed": 0}
-    values |= {"waiting_for_kind": None, "waiting_for_ref": "", "ended_at": clock.now()}
-    connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
-    finished = RunFinished(device_id=row.device_id, run_id=run_id, outcome=RunOutcome.REJECTED)
-    outbox.append(connection, finished, actor=principal)
+    run = journal.claim(connection, run_id, waiting=True)
+    assert run is not None
+    journal.finish(connection, run, RunOutcome.REJECTED, actor=principal)
 
 
 def resolve(
@@ -103,7 +102,13 @@ def resolve(
     body: dict[str, Any] = {"ok": happened, "resolved_by": principal.label, "note": note}
     if not happened:
         body["error"] = "a human saw that it did not happen"
-    journal = {"run_id": run_id, "step_id": step, "occurrence": 1, "phase": str(Phase.OUTCOME), "fence": row.fence}
+    journal = {
+        "run_id": run_id,
+        "step_id": step,
+        "occurrence": row.occurrence,
+        "phase": str(Phase.OUTCOME),
+        "fence": row.fence,
+    }
     position = sa.select(sa.func.count()).where(run_journal.c.run_id == run_id)
     count = connection.execute(position).scalar_one()
     connection.execute(run_journal.insert().values(**journal, position=count, body=body, at=clock.now()))
@@ -155,5 +160,5 @@ def _ref(row: RunRecord) -> str:
 def _resume(rt: Runtime, connection: sa.Connection, run_id: str) -> None:
     values = {"state": RunState.READY, "guard": "", "needed": 0, "updated_at": clock.now()}
     connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
-    jobs.enqueue(connection, "soar.run", {"run_id": run_id})
+    due.go_on(connection, run_id)
     after_commit(connection, rt.wake)

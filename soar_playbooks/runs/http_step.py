@@ -49,6 +49,12 @@ def request(command: HttpCommand, content: Any, *, key: str) -> HttpStepRequest:
     return HttpStepRequest(command.method, command.url, body, key)
 
 
+def again(intent: dict[str, Any]) -> HttpStepRequest:
+    """Make the request that a journal's intent tells of: the same bytes under the same key, whatever came since."""
+    method, _, url = str(intent["http"]).partition(" ")
+    return HttpStepRequest(method, url, str(intent["body"]).encode(), str(intent["key"]))
+
+
 def send(rt: Runtime, asked: HttpStepRequest, *, timeout: float) -> dict[str, Any]:
     """Send it once.
 

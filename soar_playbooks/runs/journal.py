@@ -1,16 +1,16 @@
-"""The journal of a run: rows written before and after every effect, each guarded by lease and fence.
+"""The journal of a run: rows written before and after every effect, each guarded by the run's fence.
 
-A worker claims a run (fence + 1, lease); its units of work keep entries in memory and `save` them with the run's own row
-in the unit's last statements. Every save names the fence and touches no row if another worker has claimed since
-(`LostFence`: all of the unit is rolled back, the other one goes on). An entry's key has an *occurrence*, so that a step that
-is done again is told apart. Limits: the lease covers one HTTP step's timeout; whoever is slower is taken over.
+A unit claims a run (fence + 1), keeps entries in memory and saves them with the run's own row in its last statements: it is
+one transaction under the device's lock, so there is no lease that a dead worker could leave. Who asks a peer holds a run's
+fence over two units: every save names it and touches no row if another worker has claimed since (`LostFence`: all of the
+unit is rolled back, the other one goes on). An entry's key has an *occurrence*: when the guards judge again, what is done
+again is told apart from what was done before. Limits: an action with an outcome is never done a second time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,13 +18,15 @@ import sqlalchemy as sa
 from lachan import clock, devices
 from lachan.database import for_update
 from lachan.events import RunFinished
+from lachan.identity import Principal
 from lachan.statements import Statement, later
 from lachan.work import outbox
+from lachan.work.jobs import Job
 from soar_playbooks.errors import LostFence, UnknownRun
 from soar_playbooks.models import run_journal, runs
-from soar_playbooks.states import ACTOR, Awaited, Phase, RunOutcome, RunState
+from soar_playbooks.runs import due
+from soar_playbooks.states import ACTOR, Awaited, Phase, RunOutcome, RunState, WaitingFor
 
-LEASE = timedelta(seconds=30)
 Key = tuple[str, int, str]  # step, occurrence, phase
 Call = tuple[Statement, Mapping[str, Any]]
 
@@ -51,45 +53,86 @@ class Run:
     entries: dict[Key, dict[str, Any]]
     waiting_for: Awaited | None = None
     vendor: str | None = None
+    occurrence: int = 1
+    follow_up: bool = False
     stored: frozenset[Key] = frozenset()
     unwritten: tuple[Key, ...] = ()
 
     def entry(self, step_id: str, phase: Phase) -> dict[str, Any] | None:
-        """Give the body of a step's entry, if there is one."""
-        return self.entries.get(key(step_id, phase))
+        """Give the body of a step's entry in this occurrence, if there is one."""
+        return self.entries.get(key(step_id, phase, self.occurrence))
+
+    def done(self, step_id: str) -> bool:
+        """Tell whether a step has an outcome in this occurrence; an action, in any."""
+        begun = {step for step, _, phase in self.entries if phase == Phase.INTENT}
+        return any(
+            step == step_id and phase == Phase.OUTCOME and (occurrence == self.occurrence or step in begun)
+            for step, occurrence, phase in self.entries
+        )
 
 
 def key(step_id: str, phase: Phase, occurrence: int = 1) -> Key:
-    """Make the key of an entry; today's playbooks do every step once."""
+    """Make the key of an entry."""
     return (step_id, occurrence, str(phase))
 
 
-def claim(connection: sa.Connection, run_id: str) -> Run | None:
-    """Take a run for this worker, in the caller's unit; None if it is not to be continued now.
+def claim(
+    connection: sa.Connection, run_id: str, *, by: Job | None = None, answered: bool = False, waiting: bool = False
+) -> Run | None:
+    """Take a run for this unit; None if it is not to be continued now.
 
     Locks its device before its own row, in the one order (ADR 0021).
 
+    Args:
+        connection: the unit's.
+        run_id: which.
+        by: the job that asks for it; it ends with this unit.
+        answered: take also one that waits for a peer's answer.
+        waiting: take also one that waits for people.
+
     Raises:
         UnknownRun: there is no such run.
+        LostFence: the job is another worker's by now, or done.
     """
     device_id = connection.execute(sa.select(runs.c.device_id).where(runs.c.id == run_id)).scalar()
     devices.lock(connection, [device_id] if device_id else [])
+    due.done(connection, by)
     row = connection.execute(for_update(sa.select(runs).where(runs.c.id == run_id), connection)).mappings().first()
     if row is None:
         raise UnknownRun(f"No run {run_id}.")
-    now = clock.now()
-    leased = row["lease_until"] is not None and row["lease_until"] > now
-    if row["state"] not in {RunState.READY, RunState.RUNNING} or leased:
+    states = {RunState.READY, RunState.RUNNING} | ({RunState.WAITING} if waiting else set())
+    asks = row["waiting_for_kind"] == WaitingFor.ANSWER
+    if row["state"] not in states or (asks and not answered):
         return None
     fence = row["fence"] + 1
-    values = {"fence": fence, "state": RunState.RUNNING, "lease_until": now + LEASE, "updated_at": now}
+    values = {"fence": fence, "state": RunState.RUNNING, "updated_at": clock.now()}
     connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
-    found = entries(connection, run_id)
+    return _run(connection, row, fence)
+
+
+def again(connection: sa.Connection, run_id: str, fence: int) -> Run:
+    """Give a run that this worker has claimed in an earlier unit as it is now, with its device's lock.
+
+    Raises:
+        LostFence: another worker has claimed it since, or it has ended.
+    """
+    device_id = connection.execute(sa.select(runs.c.device_id).where(runs.c.id == run_id)).scalar()
+    devices.lock(connection, [device_id] if device_id else [])
+    query = sa.select(runs).where(runs.c.id == run_id, runs.c.fence == fence, runs.c.state == str(RunState.RUNNING))
+    row = connection.execute(for_update(query, connection)).mappings().first()
+    if row is None:
+        raise LostFence(f"Run {run_id} has been taken over.", run=run_id)
+    return _run(connection, row, fence)
+
+
+def _run(connection: sa.Connection, row: sa.RowMapping, fence: int) -> Run:
+    found = entries(connection, row["id"])
     return Run(
         entries=found, stored=frozenset(found), fence=fence, variables=dict(row["variables"]), facts=dict(row["facts"]),
         waiting_for=Awaited.of(row["waiting_for_kind"], row["waiting_for_ref"]),
         **{name: row[name] for name in (
             "id", "playbook_id", "playbook_version", "digest", "mode", "alert_id", "device_id", "vendor", "step",
+            "occurrence", "follow_up",
         )},
     )  # fmt: skip
 
@@ -105,7 +148,7 @@ def entries(connection: sa.Connection, run_id: str) -> dict[Key, dict[str, Any]]
 
 def enter(run: Run, step_id: str, phase: Phase, body: dict[str, Any]) -> Run:
     """Make one entry, in memory (an intent may be entered again by a new attempt); the next `save` writes it."""
-    made = key(step_id, phase)
+    made = key(step_id, phase, run.occurrence)
     unwritten = run.unwritten if made in run.unwritten else (*run.unwritten, made)
     return replace(run, entries={**run.entries, made: body}, unwritten=unwritten)
 
@@ -120,7 +163,6 @@ def save(
     run: Run,
     *,
     state: RunState = RunState.RUNNING,
-    lease_until: datetime | None = None,
     outcome: RunOutcome | str = "",
     error: str = "",
     guard: str = "",
@@ -136,7 +178,6 @@ def save(
         run,
         (),
         state=state,
-        lease_until=lease_until,
         guard=guard,
         needed=needed,
         outcome=outcome,
@@ -144,16 +185,20 @@ def save(
     )
 
 
-def finish(connection: sa.Connection, run: Run, outcome: RunOutcome, *, error: str = "") -> None:
-    """End a run, once, where it stands.
+def finish(
+    connection: sa.Connection, run: Run, outcome: RunOutcome, *, error: str = "", actor: Principal = ACTOR
+) -> None:
+    """End a run, once, where it stands; what came too late for it becomes a run of its own.
 
     Raises:
         LostFence: another worker has claimed the run.
     """
     event = RunFinished(device_id=run.device_id, run_id=run.id, outcome=str(outcome))
     vendor = run.vendor or outbox.vendor_of(connection, run.device_id)
-    _, told = outbox.calls(event, actor=ACTOR, vendor=vendor, dialect=connection.dialect.name)
+    _, told = outbox.calls(event, actor=actor, vendor=vendor, dialect=connection.dialect.name)
     _write(connection, replace(run, waiting_for=None), told, state=RunState.ENDED, outcome=outcome, error=error)
+    if run.follow_up:
+        due.follow_up(connection, run.id, run.playbook_id, run.facts)
 
 
 def _write(connection: sa.Connection, run: Run, more: Sequence[Call], **values: Any) -> Run:
@@ -163,8 +208,8 @@ def _write(connection: sa.Connection, run: Run, more: Sequence[Call], **values: 
         LostFence: another worker has claimed the run; all of it is rolled back then, since the caller's unit ends by it.
     """
     now = clock.now()
-    row = {"lease_until": None, "guard": "", "needed": 0, "outcome": "", "error": ""} | values
-    row |= {"step": run.step, "variables": run.variables, "updated_at": now}
+    row: dict[str, Any] = {"guard": "", "needed": 0, "outcome": "", "error": ""} | values
+    row |= {"step": run.step, "variables": run.variables, "occurrence": run.occurrence, "updated_at": now}
     row["waiting_for_kind"] = None if run.waiting_for is None else str(run.waiting_for.kind)
     row["waiting_for_ref"] = "" if run.waiting_for is None else run.waiting_for.ref
     row |= {"state": str(row["state"]), "outcome": str(row["outcome"]), "error": row["error"][:2000]}
@@ -200,7 +245,7 @@ def _row(run: Run, made: Key) -> dict[str, Any]:
 
 _SAVED = (
     "step", "state", "variables", "waiting_for_kind", "waiting_for_ref", "guard", "needed", "outcome", "error",
-    "lease_until", "updated_at", "ended_at",
+    "occurrence", "updated_at", "ended_at",
 )  # fmt: skip
 _SAVE = Statement(
     runs.update()

@@ -31,6 +31,8 @@ class RunRecord:
     state: RunState
     step: str
     fence: int
+    occurrence: int
+    follow_up: bool
     waiting_for: Awaited | None
     guard: str
     needed: int

@@ -10,7 +10,7 @@ import pytest
 from lachan import wiring
 from lachan.errors import Invalid
 from lachan.settings import RoomSettings, Settings
-from lachan.wiring import Every, Lane, Room, Signing, WiringFault, Work
+from lachan.wiring import Begin, Every, Lane, Room, Signing, WiringFault, Work
 
 
 class Twin(RoomSettings):
@@ -44,6 +44,8 @@ def test_a_misspelt_room_stops_the_start() -> None:
         Room(signing={"x": Signing("pki.signing:issue", rate=1, recorded="pki.signing:is_recordet")}),
         Room(handlers={"AlertRaised": (urgent("soar_playbooks.webhooks:on_fakt"),)}),
         Room(handlers={"AlertRised": (urgent("soar_playbooks.runs.undo:run_job"),)}),
+        Room(begins={"AlertRaised": (Begin("x"),)}),
+        Room(begins={"AlertRised": (Begin("x"),)}, jobs={"x": urgent("soar_playbooks.runs.undo:run_job")}),
         Room(verbs=("pki.verbs:SUSPENT",)),
         Room(init=("pki.setup:innit",)),
         Room(settings="pki.settings:PkiSetting"),
@@ -60,7 +62,7 @@ def test_a_misspelt_name_is_named(room: Room) -> None:
         Room(jobs={"pki.crl": urgent("pki.crl:publish_due")}),
         Room(recurring={"pki.refresh": every("pki.crl:refresh")}),
         Room(signing={"issue": Signing("pki.signing:issue", rate=1)}),
-        Room(handlers={"AlertRaised": (urgent("soar_playbooks.runs.triggers:on_alert_raised"),)}),
+        Room(handlers={"DeviceChanged": (urgent("soar_playbooks.containment.criticality:on_device_changed"),)}),
         Room(verbs=("pki.verbs:SUSPEND",)),
         Room(tables="pki.models"),
         Room(settings="pki.settings:PkiSettings"),

@@ -1,4 +1,4 @@
-"""Lease and fence: one worker at a time has a run, and whoever was taken over writes nothing more."""
+"""The fence: one worker at a time has a run or its job, and whoever was taken over writes nothing more."""
 
 from datetime import timedelta
 from typing import Any
@@ -39,9 +39,7 @@ def claim(rt: Runtime, run_id: str) -> journal.Run | None:
 
 def test_whoever_was_taken_over_writes_nothing_while_the_other_still_works(rt: Runtime, ready: str) -> None:
     """The state alone does not tell the two apart: only the fence does."""
-    slow = claim(rt, ready)
-    with clock.travel(timedelta(seconds=31)):
-        quick = claim(rt, ready)
+    slow, quick = claim(rt, ready), claim(rt, ready)
     assert slow is not None and quick is not None
     with pytest.raises(LostFence):
         rt.db.run(lambda connection: journal.save(connection, journal.at(slow, "elsewhere")))
@@ -61,32 +59,34 @@ def test_a_step_that_is_done_again_has_an_occurrence_of_its_own(rt: Runtime, rea
     assert (found["x", 1, "outcome"], found["x", 2, "outcome"]) == ({"n": 1}, {"n": 2})
 
 
-def test_a_claimed_run_is_nobody_elses_until_the_lease_is_over(rt: Runtime, ready: str) -> None:
-    assert claim(rt, ready) is not None
-    assert claim(rt, ready) is None
-    with pytest.raises(jobs.Again):
-        executor.run_job(rt, jobs.Job("j", "soar.run", {"run_id": ready}, 1, 1))
-    with clock.travel(timedelta(seconds=31)):
-        taken = claim(rt, ready)
-    assert taken is not None
-    assert taken.fence == 3  # the first life of the run was 1
+def test_a_job_that_was_taken_over_goes_on_with_no_run(rt: Runtime, ready: str) -> None:
+    """An older fence is refused: whoever holds it changes nothing, not even the run's fence."""
+    job_id = rt.db.run(lambda c: jobs.enqueue(c, "soar.run", {"run_id": ready}))
+    assert job_id is not None
+    with rt.db.write() as connection:
+        connection.execute(jobs.jobs.update().where(jobs.jobs.c.id == job_id).values(fence=7))
+    before = one_run(rt)
+    executor.run_job(rt, jobs.Job(job_id, "soar.run", {"run_id": ready}, 1, 6))
+    assert one_run(rt) == before
+    executor.run_job(rt, jobs.Job(job_id, "soar.run", {"run_id": ready}, 1, 7))
+    assert one_run(rt)["outcome"] == "succeeded"
+    assert [row["id"] for row in rows(rt, jobs.jobs) if row["id"] == job_id] == []  # it ended in the run's own unit
 
 
 def test_whoever_was_taken_over_writes_nothing(rt: Runtime, ready: str) -> None:
     slow = claim(rt, ready)
     assert slow is not None
-    with clock.travel(timedelta(seconds=31)):
-        executor.advance(rt, ready)
-        assert one_run(rt)["outcome"] == "succeeded"
-        before = (rows(rt, run_journal), rows(rt, containments), one_run(rt))
-        for write in (
-            lambda c: journal.save(c, journal.at(slow, "elsewhere")),
-            lambda c: journal.finish(c, slow, RunOutcome.FAILED),
-            lambda c: journal.save(c, journal.at(journal.enter(slow, "x", Phase.INTENT, {}), "x")),
-        ):
-            with pytest.raises(LostFence):
-                rt.db.run(write)
-        assert (rows(rt, run_journal), rows(rt, containments), one_run(rt)) == before
+    executor.advance(rt, ready)
+    assert one_run(rt)["outcome"] == "succeeded"
+    before = (rows(rt, run_journal), rows(rt, containments), one_run(rt))
+    for write in (
+        lambda c: journal.save(c, journal.at(slow, "elsewhere")),
+        lambda c: journal.finish(c, slow, RunOutcome.FAILED),
+        lambda c: journal.save(c, journal.at(journal.enter(slow, "x", Phase.INTENT, {}), "x")),
+    ):
+        with pytest.raises(LostFence):
+            rt.db.run(write)
+    assert (rows(rt, run_journal), rows(rt, containments), one_run(rt)) == before
     assert len(told(rt, "RunFinished")) == 1
 
 
@@ -132,3 +132,13 @@ def test_who_decides_on_a_containment_finds_its_runs_by_index(rt: Runtime) -> No
     with rt.db.read() as connection:
         (plan,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given).all()
     assert "ix_runs_waiting_for" in plan[3]
+
+
+def test_the_sweep_finds_idle_runs_by_index_in_their_order(rt: Runtime) -> None:
+    with rt.db.read() as connection:
+        found = triggers._IDLE.compiled(connection)
+        if rt.db.dialect == "sqlite":
+            given = tuple(found.parameters({"before_": clock.now(), "state_": "ready"}))
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {found.text}", given).all()
+            assert [row[3] for row in plan] == ["SEARCH runs USING INDEX ix_runs_idle (state=? AND updated_at<?)"]
+    assert "ORDER BY runs.updated_at" in found.text

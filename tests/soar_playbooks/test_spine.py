@@ -6,11 +6,13 @@ from lachan import trust
 from lachan.identity import Role
 from lachan.identity.principal import PersonNeeded, Principal, PrincipalKind
 from lachan.runtime import Runtime
+from lachan.work.jobs import Job, jobs
 from soar_playbooks.containment import approvals
 from soar_playbooks.errors import FourEyes, ReleaseNotPossible
 from soar_playbooks.models import runs
 from soar_playbooks.playbooks import Mode
 from soar_playbooks.runs import decisions as run_decisions
+from soar_playbooks.runs import triggers
 from tests.soar_playbooks.support import (
     AN,
     BINH,
@@ -69,15 +71,13 @@ def test_a_release_needs_a_persons_session(rt: Runtime, kind: PrincipalKind) -> 
 
 
 def test_an_event_delivered_twice_starts_one_run(rt: Runtime) -> None:
-    from lachan.work import outbox
-    from soar_playbooks.runs import triggers
-
     load(rt)
-    event_id = raise_alert(rt, new_device(rt))
-    work(rt)
-    with rt.db.read() as connection:
-        stored = outbox.get(connection, event_id)
-    triggers.on_alert_raised(rt, stored)
+    raise_alert(rt, new_device(rt))
+    (row,) = [row for row in rows(rt, jobs) if row["kind"] == "soar.alert"]
+    job = Job(row["id"], row["kind"], row["payload"], 1, row["fence"])
+    for _ in range(2):  # as two workers that think that it is theirs
+        triggers.run_job(rt, job)
+    assert [row["kind"] for row in rows(rt, jobs) if row["kind"] == "soar.alert"] == []
     work(rt)
     assert len(rows(rt, runs)) == 1
     assert len(told(rt, "DeviceContained")) == 1

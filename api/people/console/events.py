@@ -48,6 +48,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "PlaybookModeChanged": ("people", N_("Playbook switched from %(before)s to %(after)s.")),
     "PlaybookSignerChanged": ("people", N_("Playbook signer %(name)s: %(change)s.")),
     "RunStarted": ("containment", N_("A playbook began: %(mode)s.")),
+    "RunJoined": ("containment", N_("Further alerts joined the playbook's run (graver: %(raised)s).")),
     "ApprovalNeeded": ("containment", N_("%(needed)s approvals are needed: %(reason)s")),
     "RunApproved": ("people", N_("%(person)s approved.")),
     "RunRejected": ("people", N_("%(person)s rejected.")),

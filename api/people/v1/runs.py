@@ -37,7 +37,9 @@ class RunOut(BaseModel):
     guard: str = Field(description="What it waits for: propose, essential, life-safety, budget, outcome-unknown …")
     needed: int = Field(description="How many different persons must approve.")
     waiting_for: str = Field(description="Kind and reference in one word; a containment's id stands alone.")
-    waiting_for_kind: str = Field(examples=["approval"], description="approval, containment, outcome, or empty")
+    waiting_for_kind: str = Field(
+        examples=["approval"], description="approval, containment, outcome, answer (a peer's), or empty"
+    )
     waiting_for_ref: str = Field(description="The id of the step or containment that it waits for.")
     outcome: str = Field(examples=["succeeded"])
     error: str
@@ -50,6 +52,7 @@ class EntryOut(BaseModel):
     """A journal row: what was intended before an effect, or what came of it."""
 
     step_id: str
+    occurrence: int = Field(description="1, and one more each time that the guards judged again.")
     phase: str
     at: datetime
     body: dict[str, Any]

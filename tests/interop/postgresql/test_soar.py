@@ -2,7 +2,11 @@
 
 from tests.soar_playbooks.test_crash import *  # noqa: F403
 from tests.soar_playbooks.test_guards import *  # noqa: F403
+from tests.soar_playbooks.test_http import *  # noqa: F403
+from tests.soar_playbooks.test_joining import *  # noqa: F403
+from tests.soar_playbooks.test_journal import *  # noqa: F403
 from tests.soar_playbooks.test_judged_again import *  # noqa: F403
 from tests.soar_playbooks.test_race import *  # noqa: F403
 from tests.soar_playbooks.test_reconciler import *  # noqa: F403
 from tests.soar_playbooks.test_spine import *  # noqa: F403
+from tests.soar_playbooks.test_undo import *  # noqa: F403
