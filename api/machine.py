@@ -17,25 +17,23 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from prometheus_client import Counter
-from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import answers, problems
 from api.answers import MachineAnswer
+from api.asked import MachineRequest, plain, problem, too_large
 from api.middleware import KNOWN_ID, normal
 from lachan import metrics
-from lachan.errors import Invalid, LachanError, TooLarge
+from lachan.errors import LachanError
 from lachan.ids import new_id
 
-M = TypeVar("M", bound=BaseModel)
 _log = logging.getLogger("lachan.api")
 BODY = 1 << 20  # octets that a body may have where a route says nothing else
 UNREAD = 1 << 20  # octets of a refused body that are read and thrown away; for more the connection is closed
@@ -46,95 +44,6 @@ class Auth(StrEnum):
 
     OPEN = "open"  # anybody: the route authenticates in its own way, or tells only what is public
     DEVICE = "device"  # a verified device whose trust decision lets it
-
-
-@dataclass
-class MachineRequest:
-    """A request as a handler meets it.
-
-    Attributes:
-        scope: of ASGI; a HEAD is a GET here.
-        receive: of ASGI.
-        state: what the door shares.
-        parameters: what stands for ``{name}`` in the route's path.
-        headers: by lower-case name; the first of each counts.
-        limit: octets that the body may have.
-        device: who speaks, with `Auth.DEVICE`: what the door's ``verified`` gave.
-    """
-
-    scope: Scope
-    receive: Receive
-    state: Any
-    parameters: Mapping[str, str]
-    headers: dict[bytes, bytes]
-    limit: int
-    device: Any = None
-
-    @cached_property
-    def request(self) -> Request:
-        """The same for what knows Starlette's."""
-        return Request(self.scope, self.receive)
-
-    @property
-    def label(self) -> str | None:
-        """What stands for ``{label}`` in the path, or None."""
-        return self.parameters.get("label")
-
-    @property
-    def address(self) -> str:
-        """Where it comes from."""
-        client = self.scope.get("client")
-        return client[0] if client else ""
-
-    async def body(self, *, limit: int | None = None) -> bytes:
-        """Give the request's body.
-
-        Raises:
-            TooLarge: it has more than ``limit`` octets (the route's limit by default).
-        """
-        most = self.limit if limit is None else min(limit, self.limit)
-        body = b""
-        async for chunk in self.request.stream():
-            body = body + chunk if body else chunk
-            if len(body) > most:
-                raise too_large(most)
-        return body
-
-    async def json(self, model: type[M]) -> M:
-        """Read the request's body as a model.
-
-        Raises:
-            TooLarge: as `body`.
-            Invalid: it does not fit; ``faults`` tells where.
-        """
-        try:
-            return model.model_validate_json(await self.body())
-        except ValidationError as error:
-            faults = [
-                {"where": ".".join(["body", *map(str, item["loc"])]), "what": item["msg"]} for item in error.errors()
-            ]
-            raise Invalid(f"{faults[0]['where']}: {faults[0]['what']}", faults=faults) from error
-
-
-def json_answer(content: BaseModel) -> MachineAnswer:
-    """Make an answer of a model."""
-    return MachineAnswer(200, [(b"content-type", b"application/json")], content.model_dump_json().encode())
-
-
-def problem(request: Request, error: LachanError) -> MachineAnswer:
-    """Make the problem document of an error: what refusals look like where a route has no form of its own."""
-    return plain(problems.of_error(request, error))
-
-
-def plain(response: Response) -> MachineAnswer:
-    """Make an answer of a framework's response."""
-    headers = [pair for pair in response.raw_headers if pair[0] != b"content-length"]
-    return MachineAnswer(response.status_code, headers, bytes(response.body))
-
-
-def too_large(limit: int) -> TooLarge:
-    """Make the refusal of a body."""
-    return TooLarge(f"This path takes at most {limit} octets.", limit=limit)
 
 
 Handler = Callable[[MachineRequest], Awaitable[MachineAnswer]]
@@ -283,6 +192,8 @@ class MachineDispatcher:
         except LachanError as error:
             scope["lachan.request_id"] = request_id.decode()
             answer = self._refused(asked, route.refusal, error)
+        except ClientDisconnect:
+            return MachineAnswer(400, [])  # nobody reads it
         except Exception:  # noqa: BLE001 - nobody foresaw it
             scope["lachan.request_id"] = request_id.decode()
             _log.exception("request %s failed: %s %s", scope["lachan.request_id"], scope["method"], scope["path"])

@@ -127,37 +127,85 @@ class Ingest:
             OSError: the disk failed; what is kept is unknown, the sender must send again.
         """
         began = time.monotonic()
-        self._check_backlog(sender)
+        self.check(sender)
+        end = self.append(sender, items, batch=batch)
+        self._writer.sync(end)
+        if any(item.line is not None for item in items):
+            self._wake()
+        return told(items, end, began)
+
+    def check(self, sender: Sender) -> None:
+        """Refuse a sender who must wait; asks the database once a second.
+
+        Raises:
+            BacklogFull: as `deliver`.
+        """
+        if self.check_is_due(sender):
+            self._checked, self._behind = time.monotonic(), self._lag()
+            if self._behind.total <= self._high_water // SHARE:
+                self._sent.clear()
+        share, sent = self._high_water // SHARE, self._sent[sender.label]
+        if self._behind.total > self._high_water:
+            raise BacklogFull(f"The detector is {self._behind.total >> 20} MiB behind.", retry_after=5)
+        if self._behind.total > share and self._behind.of_sender(sender.label, sent) > share:
+            raise BacklogFull("The detector is behind, and much of that is yours.", retry_after=2)
+
+    def check_is_due(self, sender: Sender) -> bool:
+        """Tell whether the next `check` asks the database."""
+        return time.monotonic() - self._checked > 1 or self._sent[sender.label] > self._high_water // SHARE
+
+    def append(self, sender: Sender, items: list[Item], *, batch: str = "") -> int:
+        """Put the lines of a batch behind the others; gives what `share` must reach before anybody is told that they are kept.
+
+        Raises:
+            OSError: the disk failed; what is kept is unknown.
+        """
+        with self._lock:
+            return self._append(sender, items, batch)
+
+    def append_at_once(self, sender: Sender, items: list[Item], *, batch: str = "") -> int | None:
+        """Do `append`, or give None where that would wait for somebody else or for the disk.
+
+        Raises:
+            OSError: as `append`.
+        """
+        if self._writer.slow or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            return self._append(sender, items, batch)
+        finally:
+            self._lock.release()
+
+    def _append(self, sender: Sender, items: list[Item], batch: str) -> int:
         good = [(place, item) for place, item in enumerate(items) if item.line is not None]
         keys = tuple(line_key(item.id, batch, place) for place, item in good)
         whole = Delivery(sender, clock.now(), batch, keys, tuple(item.line or b"" for _, item in good))
+        for piece in whole.pieces():
+            record = piece.pack()
+            self._writer.append(record)
+            self._sent[sender.label] += len(record)
+        return self._writer.end
+
+    def share(self) -> int:
+        """Sync all that was appended, for many senders at once, wake the detector, and give how far it reaches.
+
+        Raises:
+            OSError: the disk failed.
+        """
         end = self._writer.end
-        with self._lock:
-            for piece in whole.pieces():
-                record = piece.pack()
-                end = self._writer.append(record)
-                self._sent[sender.label] += len(record)
         self._writer.sync(end)
-        if good:
-            self._wake()
-        told = [item.answer(identity=item.id or new_id(), sequence=end) for item in items]
-        took = int((time.monotonic() - began) * 1000)
-        return BulkAnswer(took, any(item.error is not None for item in items), told)
+        self._wake()
+        return end
 
     def close(self) -> None:
         """Let go of the stream."""
         self._writer.close()
 
-    def _check_backlog(self, sender: Sender) -> None:
-        now, share, sent = time.monotonic(), self._high_water // SHARE, self._sent[sender.label]
-        if now - self._checked > 1 or sent > share:
-            self._checked, self._behind = now, self._lag()
-            if self._behind.total <= share:
-                self._sent.clear()
-        if self._behind.total > self._high_water:
-            raise BacklogFull(f"The detector is {self._behind.total >> 20} MiB behind.", retry_after=5)
-        if self._behind.total > share and self._behind.of_sender(sender.label, sent) > share:
-            raise BacklogFull("The detector is behind, and much of that is yours.", retry_after=2)
+
+def told(items: list[Item], end: int, began: float) -> BulkAnswer:
+    """Make the answer about lines that are on disk up to ``end``, asked for at a monotonic moment."""
+    found = [item.answer(identity=item.id or new_id(), sequence=end) for item in items]
+    return BulkAnswer(int((time.monotonic() - began) * 1000), any(item.error is not None for item in items), found)
 
 
 def _first_free(log: stream.LogStream, prefix: str) -> stream.StreamWriter:

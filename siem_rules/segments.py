@@ -134,6 +134,11 @@ class Writer:
         self._append_lock = threading.Lock()
         self._sync_lock = threading.Lock()
 
+    @property
+    def slow(self) -> bool:
+        """Whether the next record begins a segment, which waits for the disk."""
+        return self.end - self._base >= SEGMENT_BYTES
+
     def append(self, payload: bytes) -> int:
         """Put a record behind the others and return the offset behind it; not yet on disk.
 

@@ -28,6 +28,10 @@ class StreamWriter(Protocol):
     def end(self) -> int:
         """The offset behind the last record, synced or not."""
 
+    @property
+    def slow(self) -> bool:
+        """Whether the next `append` waits for the medium."""
+
     def append(self, payload: bytes) -> int:
         """Put a record behind the others and return the offset behind it; nobody may be told of it before `sync`.
 

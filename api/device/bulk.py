@@ -1,33 +1,31 @@
 """`_bulk` at the device door: a device delivers its own log lines through its own mutual-TLS identity."""
 
-from typing import Annotated
+from fastapi import APIRouter
 
-from fastapi import APIRouter, Depends, Request, Response
-
-from api import bulk
-from api.device.access import runtime, speaker
-from lachan.identity import Principal
-from lachan.runtime import Runtime
-
-router = APIRouter(tags=["logs"])
-Speaker = Annotated[Principal, Depends(speaker)]
-Open = Annotated[Runtime, Depends(runtime)]
+from api import bulk, machine
+from api.answers import MachineAnswer
+from api.asked import MachineRequest
+from api.bulk import BulkDesk
+from api.device.access import principal
+from api.machine import Auth, MachineRoute
 
 
-@router.post("/_bulk", summary="Deliver log lines")
-async def deliver(request: Request, device: Speaker, rt: Open) -> Response:
+async def deliver(asked: MachineRequest) -> MachineAnswer:
     """Take a batch in the format of Elasticsearch's bulk API; answer when it is on disk."""
-    return await bulk.deliver(request, rt, device)
+    desk, index = BulkDesk.of(asked.state.rt), asked.parameters.get("index", "")
+    return await desk.deliver(principal(asked.device), asked.stream(), asked.headers, index=index)
 
 
-@router.put("/_bulk", summary="Deliver log lines")
-async def deliver_put(request: Request, device: Speaker, rt: Open) -> Response:
-    """The same with PUT, as elasticsearch-py sends it."""
-    return await bulk.deliver(request, rt, device)
-
-
-@router.put("/{index}/_bulk", summary="Deliver log lines of one index")
-@router.post("/{index}/_bulk", summary="Deliver log lines of one index")
-async def deliver_to(index: str, request: Request, device: Speaker, rt: Open) -> Response:
-    """The same with the index named once, in the path."""
-    return await bulk.deliver(request, rt, device, index=index)
+MACHINE = tuple(
+    MachineRoute(
+        method=method, path=path, auth=Auth.DEVICE, handler=deliver, limit=bulk.BODY, name=f"deliver{name}_{method.lower()}",
+        summary=summary,
+    )
+    for path, name, summary in (
+        ("/_bulk", "", "Deliver log lines"),
+        ("/{index}/_bulk", "_to", "Deliver log lines of one index"),
+    )
+    for method in ("POST", "PUT")
+)  # fmt: skip
+router = APIRouter(tags=["logs"])
+machine.document(router, MACHINE)

@@ -17,8 +17,9 @@ from fastapi.routing import APIRoute
 
 from api import machine, problems
 from api.answers import MachineAnswer
+from api.asked import MachineRequest
 from api.device.access import Verified
-from api.machine import Auth, MachineRequest, MachineRoute
+from api.machine import Auth, MachineRoute
 from lachan import der
 from lachan.errors import LachanError
 from lachan.runtime import Runtime

@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api import machine
 from api.answers import MachineAnswer
+from api.asked import MachineRequest, json_answer
 from api.device.access import Verified, principal
 from api.device.desk import DeviceDesk
 from api.files import Served, serve
-from api.machine import Auth, MachineRequest, MachineRoute, json_answer
+from api.machine import Auth, MachineRoute
 from api.middleware import entity_tag
 from lachan.errors import NotFound
 from ota_signing import delivery

@@ -20,8 +20,9 @@ from fastapi import APIRouter
 
 from api import machine
 from api.answers import MachineAnswer
+from api.asked import MachineRequest
 from api.files import Served, serve
-from api.machine import Auth, MachineRequest, MachineRoute
+from api.machine import Auth, MachineRoute
 from api.memory import Mark
 from api.middleware import entity_tag
 from api.status.desk import Kept, StatusDesk

@@ -2,13 +2,15 @@
 
 import json
 import time
+from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from api import bulk as bulk_door
+from api import spool
 from lachan import clock
 from lachan.identity.principal import NOBODY
 from lachan.runtime import Runtime
@@ -117,16 +119,26 @@ def test_a_flood_of_one_sender_keeps_nobody_else_out(open_rt: Runtime) -> None:
     assert not send(open_rt, loud, documents({"message": "z"})).errors
 
 
-def test_waiting_bodies_of_one_sender_leave_room_for_others() -> None:
-    room = bulk_door._Room()
-    with room.for_sender("device:a") as first, room.for_sender("device:a") as second:
-        assert first.take(bulk_door.OF_ONE)
-        assert not second.take(1)
-        with room.for_sender("device:b") as other:
-            assert other.take(bulk_door.BODY)
-    with room.for_sender("device:a") as again:
-        assert again.take(bulk_door.OF_ONE)
-    assert not room._taken
+def test_waiting_bodies_of_one_sender_leave_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait on disk, in files without a name, and what is given back is there again."""
+    monkeypatch.setattr(spool, "OF_ONE", 3 << 20)
+    room, piece = spool.Spool(tmp_path / "spool"), b"x" * (1 << 20)
+    with spool.Body(room, "device:a") as first, spool.Body(room, "device:a") as second:
+        for _ in range(3):
+            first.add(piece)
+        with pytest.raises(spool.SpoolFull):
+            second.add(b"y")
+        with spool.Body(room, "device:b") as other:
+            other.add(b"little")
+            other.add(piece)
+            assert other.read() == b"little" + piece
+        assert first.read() == 3 * piece
+        assert len(first._start) == 0
+    assert list((tmp_path / "spool").iterdir()) == []
+    with spool.Body(room, "device:a") as again:
+        for _ in range(3):
+            again.add(piece)
+    assert (room._taken, room._all) == (Counter(), 0)
 
 
 def test_an_address_takes_no_name_from_anybody(open_rt: Runtime) -> None:
