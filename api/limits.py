@@ -69,24 +69,27 @@ class Deadlines:
         self.limits = limits
         self._abort, self._paused = abort, paused
         self._loop = asyncio.get_running_loop()
-        self._due: asyncio.TimerHandle | None = None
+        self._until: float | None = None  # when it must be here; set three times a request
+        self._timer: asyncio.TimerHandle | None = None  # rings then or earlier, and looks
         self._unread: asyncio.TimerHandle | None = None
 
     def watch(self, seconds: float) -> None:
         """Give the peer this long for what it owes next; replaces an earlier deadline."""
-        self.unwatch()
-        self._due = self._loop.call_later(seconds, self._late)
+        self._until = until = self._loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= until:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(until, self._rings)
 
     def unwatch(self) -> None:
         """Note that the peer owes nothing now."""
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+        self._until = None
 
     @property
     def watched(self) -> bool:
         """Whether the peer owes something within a deadline."""
-        return self._due is not None
+        return self._until is not None
 
     def unread(self) -> None:
         """Note that the peer does not read what we write; it may not do so for ever."""
@@ -102,11 +105,18 @@ class Deadlines:
     def end(self) -> None:
         """Cancel everything: the connection is gone."""
         self.unwatch()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.read()
 
-    def _late(self) -> None:
-        self._due = None
-        if self._paused():
+    def _rings(self) -> None:
+        self._timer = None
+        if self._until is None:
+            return
+        if self._loop.time() < self._until:
+            self._timer = self._loop.call_at(self._until, self._rings)
+        elif self._paused():
             self.watch(self.limits.stall)
         else:
             self._abort()

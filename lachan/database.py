@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +32,7 @@ from sqlalchemy.types import TypeDecorator
 
 from lachan import sqlite
 from lachan.errors import DatabaseAway, LachanError
+from lachan.loop_writer import LoopWriter
 from lachan.outage import Outage
 from lachan.sqlite import Eye
 from lachan.units import RETRY_AFTER, R, Unit, unavailable
@@ -126,6 +126,7 @@ class Database:
         self._inside = threading.local()
         self._threads: ThreadPoolExecutor | None = None
         self._lanes: dict[bool, UnitWriter] = {}
+        self._on_loop: LoopWriter | None = None
         self._eye = Eye(parsed) if self.dialect == "sqlite" else None
         if self.dialect == "postgresql":
             sa.event.listen(self.engine, "before_cursor_execute", _send_waiting)
@@ -133,7 +134,7 @@ class Database:
             sa.event.listen(self.engine, "connect", sqlite.prepare)
             sa.event.listen(self.engine, "begin", sqlite.begin)
             if parsed.database:
-                self._lanes = self._make_lanes(Path(parsed.database), wait)
+                self._make_lanes(Path(parsed.database), wait)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -231,8 +232,8 @@ class Database:
     async def arun(self, unit: Unit[R], *, urgent: bool = False) -> R:
         """Do `run` for code on an event loop, which goes on meanwhile; on SQLite it takes no thread."""
         self._refuse_nested()
-        if self._lanes:
-            return await self._lanes[urgent].arun(unit)
+        if self._on_loop is not None:
+            return await (self._lanes[True].arun(unit) if urgent else self._on_loop.arun(unit))
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._pool_size, thread_name_prefix="units")
         run = contextvars.copy_context().run
@@ -287,25 +288,27 @@ class Database:
 
     def close(self) -> None:
         """Finish the units that wait, then give all connections back."""
-        for lane in self._lanes.values():
-            lane.close()
+        for lane in (self._on_loop, *self._lanes.values()):
+            if lane is not None:
+                lane.close()
         if self._threads is not None:
             self._threads.shutdown()
         if self._eye is not None:
             self._eye.close()
         self.engine.dispose()
 
-    def _make_lanes(self, file: Path, wait: float) -> dict[bool, UnitWriter]:
-        """Give the two lanes of SQLite's writer: True for what is urgent, False for what is not."""
+    def _make_lanes(self, file: Path, wait: float) -> None:
+        """Make the lanes of SQLite's writer: for what is urgent, for what is not, and for what a loop asks for."""
         engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool, connect_args={"timeout": wait})
         sa.event.listen(engine, "connect", sqlite.prepare)
         sa.event.listen(engine, "connect", sqlite.writes)
         sa.event.listen(engine, "begin", lambda _connection: None)
         for ending in ("commit", "rollback"):
             sa.event.listen(engine, ending, sqlite.refuse_ending)
-        lane = partial(UnitWriter, engine, file, wait=wait, inside=self._inside, outage=self._writing)
-        urgent = lane(urgent=True)
-        return {True: urgent, False: lane(urgent=False, before=urgent)}
+        common: dict[str, Any] = {"wait": wait, "inside": self._inside, "outage": self._writing}
+        urgent = UnitWriter(engine, file, urgent=True, **common)
+        self._lanes = {True: urgent, False: UnitWriter(engine, file, urgent=False, before=urgent, **common)}
+        self._on_loop = LoopWriter(engine, file, before=urgent, beside=self._lanes[False], **common)
 
 
 def _postgres(wait: float) -> dict[str, Any]:

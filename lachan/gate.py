@@ -55,11 +55,27 @@ class Gate:
         finally:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
 
+    def tried(self) -> bool:
+        """Hold the gate if that takes no waiting and overtakes nobody, until `leave`; tell whether we hold it."""
+        if not _taken(self._turn):
+            return False
+        try:
+            if not _taken(self._gate):
+                return False
+            if self.urgent_waits():
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
+                return False
+            return True
+        finally:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        fcntl.flock(self._gate, fcntl.LOCK_UN)
+
     def urgent_waits(self) -> bool:
         """Tell whether an urgent one, of any process, is announced and not through yet."""
-        try:
-            fcntl.flock(self._urgent, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(self._urgent):
             return True
         fcntl.flock(self._urgent, fcntl.LOCK_UN)
         return False
@@ -88,3 +104,12 @@ class Gate:
                 fcntl.flock(self._gate, fcntl.LOCK_EX)
         finally:
             fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+
+def _taken(file: int) -> bool:
+    """Take a file's lock if nobody has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

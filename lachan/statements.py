@@ -13,7 +13,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import orjson
@@ -359,6 +359,7 @@ def _aware(value: datetime) -> datetime:
     return value
 
 
+@lru_cache(maxsize=256)  # a unit writes the same few moments many times
 def _moment_to_text(value: datetime) -> str:
     """As `UtcDateTime` and SQLAlchemy's own storage format write it, many times quicker."""
     if value.tzinfo is not UTC:

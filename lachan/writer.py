@@ -148,7 +148,7 @@ class UnitWriter:
     def _give_up(self, asked: Waiting) -> None:
         if asked.claim():
             asked.fail(self._too_late())
-            _resolve([asked.future] if asked.future is not None else [])
+            resolve([asked.future] if asked.future is not None else [])
 
     def _too_late(self) -> DatabaseAway:
         error = DatabaseAway(f"The database was busy for {self._wait:g} s.", retry_after=RETRY_AFTER)
@@ -161,18 +161,18 @@ class UnitWriter:
         self._inside.yes = True
         while (first := self._next or self._waiting.get()) is not None:
             self._next = None
-            try:
-                self._turn(first)
-            except Exception as error:
-                if (trouble := unavailable(error)) is not None:
-                    self._outage.failed(trouble)
-                else:
-                    log.exception("the writer had to give up a turn", urgent=self._urgent)
-                self._drop()
-                self._refuse(first, error)
+            self._try(first)
         self._drop()
         if self._gate is not None:
             self._gate.close()
+
+    def _try(self, first: Waiting) -> None:
+        """Take a turn, and live on whatever comes of it."""
+        try:
+            self._turn(first)
+        except Exception as error:  # noqa: BLE001 - it is told to who asked, and logged
+            self._group += [first] if first.claim() else []
+            self._fail(error)
 
     def _turn(self, first: Waiting) -> None:
         self._gate = gate = self._gate or Gate(self._database)
@@ -187,17 +187,27 @@ class UnitWriter:
                 return
             kept = self._run_group(first, gate)
         if kept:
-            self.groups += 1
-            self.units += len(self._group)
-            self._settle()
+            self._answer(self._kept())
         else:
-            group, self._group = self._group, []
-            for asked in group:
-                self._group = [asked]
-                self._run_alone(asked, gate)
-                self._settle()
+            self._run_each_alone(gate)
         if self._raw is not None:
             self._log.copy_back(self._raw, gate, urgent=self._urgent)
+
+    def _kept(self) -> list[Waiting]:
+        """Give the group that was committed, and be ready for the next."""
+        group, self._group = self._group, []
+        self.groups += 1
+        self.units += len(group)
+        return group
+
+    def _run_each_alone(self, gate: Gate) -> None:
+        """Give each unit of a group that was not kept a transaction of its own."""
+        group, self._group = self._group, []
+        for asked in group:
+            self._group = [asked]
+            self._run_alone(asked, gate)
+            self._group = []
+            self._answer([asked])
 
     def _begin(self) -> bool:
         """Begin a transaction; False if another program, which does not know the gate, kept the database all the time."""
@@ -227,18 +237,22 @@ class UnitWriter:
                     return False
             if len(self._group) >= MOST or time.monotonic() >= end or self._gives_way(gate):
                 break
-            try:
-                following = self._waiting.get_nowait()
-            except queue.Empty:
-                break
-            if following is None:
-                self._waiting.put(None)  # nothing comes after it
-                break
-            if isinstance(following, Loan):
+            following = self._following()
+            if following is None or isinstance(following, Loan):
                 self._next = following
                 break
             asked = following
         return self._commit() is None
+
+    def _following(self) -> Waiting | None:
+        """Take who waits next in the queue, if anybody does."""
+        try:
+            following = self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+        if following is None:
+            self._waiting.put(None)  # nothing comes after it
+        return following
 
     def _gives_way(self, gate: Gate) -> bool:
         return self._before is not None and (self._before.waited_for or gate.urgent_waits())
@@ -295,9 +309,8 @@ class UnitWriter:
         except sqlite3.Error:
             self._drop()
 
-    def _settle(self) -> None:
-        """Answer all of the group: threads each by their lock, a loop once for all of its futures."""
-        group, self._group = self._group, []
+    def _answer(self, group: list[Waiting]) -> None:
+        """Answer a group: threads each by their lock, a loop once for all of its futures."""
         loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for asked in group:
             if asked.future is None:
@@ -306,16 +319,22 @@ class UnitWriter:
                 loops.setdefault(asked.future.get_loop(), []).append(asked.future)
         for loop, futures in loops.items():
             try:
-                loop.call_soon_threadsafe(_resolve, futures)
+                loop.call_soon_threadsafe(resolve, futures)
             except RuntimeError:  # the loop has ended, and with it those who waited
                 log.warning("nobody waits any more for units that were written", units=len(futures))
 
-    def _refuse(self, first: Waiting, error: Exception) -> None:
-        """Answer the group at hand, or who was to begin it, with what went wrong."""
-        self._group += [first] if first.claim() else []
-        for asked in self._group:
-            asked.fail(unavailable(error) or DatabaseAway(f"The writer failed: {error}.", retry_after=RETRY_AFTER))
-        self._settle()
+    def _fail(self, error: Exception) -> None:
+        """Answer the group at hand with what went wrong, and begin anew."""
+        trouble = unavailable(error)
+        if trouble is not None:
+            self._outage.failed(trouble)
+        else:
+            log.error("the writer had to give up a turn", urgent=self._urgent, exc_info=error)
+        self._drop()
+        group, self._group = self._group, []
+        for asked in group:
+            asked.fail(trouble or DatabaseAway(f"The writer failed: {error}.", retry_after=RETRY_AFTER))
+        self._answer(group)
 
     def _drop(self) -> None:
         """Let go of the connection; what was not committed is gone, and the next turn opens another."""
@@ -324,7 +343,8 @@ class UnitWriter:
             self._connection = self._raw = None
 
 
-def _resolve(futures: Sequence["asyncio.Future[None]"]) -> None:
+def resolve(futures: Sequence["asyncio.Future[None]"]) -> None:
+    """Wake those who wait for these futures; on their loop."""
     for future in futures:
         if not future.done():
             future.set_result(None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -56,12 +57,17 @@ def device(*, device_id: str, name: str, vendor: str, serial_number: str, domain
     except der.MalformedDer as error:
         raise NameUnfit(f"the serial number: {error}") from error
     subject = der.sequence(
-        der.relative_name(ORGANISATION, der.utf8(vendor)),
+        _organisation(vendor),
         der.relative_name(SERIAL_NUMBER, serial),
         der.relative_name(COMMON_NAME, der.utf8(name)),
     )
     san = _general_names(uris=[f"urn:uuid:{device_id}"], dns=[f"{name}.{domain}".lower()])
     return Identity(subject, san, _text((COMMON_NAME, name), (SERIAL_NUMBER, serial_number), (ORGANISATION, vendor)))
+
+
+@lru_cache(maxsize=256)
+def _organisation(vendor: str) -> bytes:
+    return der.relative_name(ORGANISATION, der.utf8(vendor))
 
 
 def server(names: list[str]) -> Identity:

@@ -77,6 +77,10 @@ class Issuer:
     status_url: str
 
 
+# The subject key identifier extension up to its 20 octets (RFC 5280 4.2.1.2)
+_KEY_ID = der.extension("2.5.29.14", der.octets(bytes(20)))[:-20]
+
+
 @dataclass(frozen=True)
 class Template:
     """The constant octets of one profile under one issuer."""
@@ -108,7 +112,7 @@ class Template:
             key_id: SHA-1 of the key's bits, for the subject key identifier.
             san: DER GeneralNames, or nothing.
         """
-        variable = der.extension("2.5.29.14", der.octets(key_id))
+        variable = _KEY_ID + key_id
         if san:
             variable += der.extension("2.5.29.17", san)
         return der.sequence(

@@ -215,7 +215,7 @@ def _answer(asked: MachineRequest, content: bytes, media_type: bytes) -> Machine
     """Base64, wrapped at 64 as libest needs it; in one line for strongSwan up to 5.9, which names no User-Agent."""
     text = base64.b64encode(content)
     if b"user-agent" in asked.headers:
-        text = b"\n".join(text[at : at + 64] for at in range(0, len(text), 64)) + b"\n"
+        text = b"\n".join([text[at : at + 64] for at in range(0, len(text), 64)]) + b"\n"
     headers = [
         (b"content-type", media_type), (b"content-transfer-encoding", b"base64"), (b"cache-control", b"no-store")
     ]  # fmt: skip

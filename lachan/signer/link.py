@@ -7,6 +7,8 @@ requests is unknown and the signer's log decides (`lachan.signer.reconcile`). Li
 within the time-out.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections import deque
 from pathlib import Path
@@ -20,7 +22,6 @@ from lachan.work.wake import reachable
 
 ROOM = 256
 Asked = tuple[dict[str, Any], "asyncio.Future[dict[str, Any]]"]
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class SignerLink:
@@ -59,55 +60,146 @@ class SignerLink:
             await lane.close()
 
 
-class _Lane:
-    """The requests of one kind."""
+class _Lane(asyncio.Protocol):
+    """The requests of one kind, on a connection of its own.
+
+    A frame is written by a callback and its answer taken apart where it arrives: no task, and no turn of the loop more than
+    the answer itself needs.
+    """
 
     def __init__(self, link: SignerLink, kind: str) -> None:
         self._link, self._kind = link, kind
+        self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, deque[Asked]] = {}
-        self._stream: Stream | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._batch: list[Asked] = []  # under way
+        self._read = bytearray()
+        self._transport: asyncio.WriteTransport | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._due = 0.0  # when the frame under way must be answered
+        self._timer: asyncio.TimerHandle | None = None
+        self._scheduled = False
 
-    def put(self, sender: str, fields: dict[str, Any]) -> "asyncio.Future[dict[str, Any]]":
+    def put(self, sender: str, fields: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
         """Queue a request; the future is of its answer."""
-        queue = self._waiting.setdefault(sender, deque())
-        if len(queue) >= ROOM:
+        queue = self._waiting.get(sender)
+        if queue is None:
+            queue = self._waiting[sender] = deque()
+        elif len(queue) >= ROOM:
             reason = "this sender has too many requests waiting"
             raise SignerBusy(reason, kind=self._kind, reason=reason, retry_after=1)
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         queue.append((fields, future))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+        self._soon()
         return future
 
     async def close(self) -> None:
-        """End the task and the connection."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        """End the connection; who waits is told."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         error = SignerUnavailable("The way to the signer was closed.")
         for queue in self._waiting.values():
             _fail(list(queue), error)
         self._waiting.clear()
-        self._drop()
+        self._break(error)
 
-    async def _run(self) -> None:
-        while self._waiting:
-            batch = self._take()
-            try:
-                async with asyncio.timeout(self._link.timeout):
-                    answers = await self._exchange([fields for fields, _ in batch])
-            except (OSError, BadFrame, TimeoutError, asyncio.IncompleteReadError) as error:
-                self._drop()
-                _fail(batch, SignerUnavailable(f"The signer at {self._link.path} did not answer: {error!r}"))
-                continue
-            except BaseException:
-                self._drop()
-                _fail(batch, SignerUnavailable("The way to the signer was closed."))
-                raise
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
+    def _soon(self) -> None:
+        """Send at the end of this turn of the loop, with what it still brings, unless a frame is under way."""
+        if not (self._scheduled or self._batch or self._opening):
+            self._scheduled = True
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._scheduled = False
+        if not self._waiting or self._batch or self._opening:
+            return
+        self._batch = self._take()
+        self._due = self._loop.time() + self._link.timeout
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._late)
+        if self._transport is None:
+            self._opening = self._loop.create_task(self._open())
+        else:
+            self._write(self._transport)
+
+    async def _open(self) -> None:
+        """Connect, then write the frame that waits for it."""
+        try:
+            with reachable(self._link.path) as name:
+                transport, _ = await self._loop.create_unix_connection(lambda: self, name)
+        except OSError as error:
+            self._opening = None
+            self._break(self._unanswered(error))
+            return
+        except BaseException:
+            self._opening = None
+            self._break(SignerUnavailable("The way to the signer was closed."))
+            raise
+        self._opening, self._transport = None, transport
+        if self._batch:  # else it came too late
+            self._write(transport)
+        else:
+            self._soon()
+
+    def _write(self, transport: asyncio.WriteTransport) -> None:
+        try:
+            transport.write(wire.pack({"kind": self._kind, "items": [fields for fields, _ in self._batch]}))
+        except (BadFrame, TypeError) as error:
+            self._break(self._unanswered(error))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrives; a whole frame is the answer to the one under way."""
+        self._read += data
+        try:
+            if len(self._read) < wire.HEAD:
+                return
+            size = wire.HEAD + wire.length(bytes(self._read[: wire.HEAD]))
+            if len(self._read) < size:
+                return
+            message = wire.unpack(bytes(self._read[wire.HEAD : size]))
+            del self._read[:size]
+            answers = message.get("items")
+            if not isinstance(answers, list) or len(answers) != len(self._batch) or self._read:
+                raise BadFrame("The signer answered something else than it was asked.")
+        except BadFrame as error:
+            self._break(self._unanswered(error))
+            return
+        batch, self._batch = self._batch, []
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the signer hung up; what was under way has an unknown outcome, what waits goes to the next connection."""
+        if self._transport is not None:
+            self._break(self._unanswered(exc or EOFError("it hung up")))
+
+    def _late(self) -> None:
+        self._timer = None
+        if not self._batch:
+            return
+        if self._loop.time() < self._due:  # of a later frame than the timer was set for
+            self._timer = self._loop.call_at(self._due, self._late)
+            return
+        self._break(self._unanswered(TimeoutError("in time")))
+
+    def _break(self, error: SignerUnavailable) -> None:
+        """Fail the frame under way and let go of the connection; what waits is sent on the next one."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
+        self._read.clear()
+        batch, self._batch = self._batch, []
+        _fail(batch, error)
+        if self._waiting:
+            self._soon()
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _unanswered(self, error: BaseException) -> SignerUnavailable:
+        return SignerUnavailable(f"The signer at {self._link.path} did not answer: {error!r}")
 
     def _take(self) -> list[Asked]:
         """One request of each sender in turn, until the frame is full."""
@@ -119,25 +211,6 @@ class _Lane:
             if queue:
                 self._waiting[sender] = queue  # behind the others
         return batch
-
-    async def _exchange(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self._stream is None or self._stream[0].at_eof():
-            self._drop()
-            with reachable(self._link.path) as name:
-                self._stream = await asyncio.open_unix_connection(name)
-        reader, writer = self._stream
-        writer.write(wire.pack({"kind": self._kind, "items": items}))
-        length = wire.length(await reader.readexactly(wire.HEAD))
-        message = wire.unpack(await reader.readexactly(length))
-        answers = message.get("items")
-        if not isinstance(answers, list) or len(answers) != len(items):
-            raise BadFrame("The signer answered something else than it was asked.")
-        return answers
-
-    def _drop(self) -> None:
-        if self._stream is not None:
-            self._stream[1].close()
-            self._stream = None
 
 
 def _fail(batch: list[Asked], error: SignerUnavailable) -> None:

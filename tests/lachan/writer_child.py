@@ -1,17 +1,21 @@
 """A process that writes units from six threads, says which are kept, and kills itself at a named point.
 
-Arguments: URL, point (one of ``POINTS`` of test_writer.py, or any other word for none), at which time that the point is met.
+Arguments: URL, point (one of ``POINTS`` of test_writer.py, or any other word for none), at which time that the point is met;
+``loop`` has six tasks of an event loop write them instead.
 """
 
+import asyncio
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import sqlalchemy as sa
 
 from lachan.database import Database
+from lachan.loop_writer import LoopWriter
 from lachan.writer import UnitWriter
 from tests.lachan.test_writer import rows
 
@@ -25,9 +29,9 @@ def pass_by(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def around(name: str, before: str, after: str) -> None:
+def around(kind: type[UnitWriter], name: str, before: str, after: str) -> None:
     """Put a point before and after a method of the lane."""
-    real = getattr(UnitWriter, name)
+    real = getattr(kind, name)
 
     def wrapped(self: UnitWriter, *words: Any) -> Any:
         pass_by(before)
@@ -35,11 +39,11 @@ def around(name: str, before: str, after: str) -> None:
         pass_by(after)
         return found
 
-    setattr(UnitWriter, name, wrapped)
+    setattr(kind, name, wrapped)
 
 
-def ask(db: Database, thread: int) -> None:
-    """Write fifty units of two rows; say of each that it is kept."""
+def units(thread: int) -> Iterator[Callable[[sa.Connection], str]]:
+    """Fifty units of two rows."""
     for number in range(50):
 
         def unit(c: sa.Connection, name: str = f"{thread}.{number}") -> str:
@@ -48,13 +52,38 @@ def ask(db: Database, thread: int) -> None:
             c.execute(rows.insert().values(name=f"{name}.second"))
             return name
 
+        yield unit
+
+
+def ask(db: Database, thread: int) -> None:
+    """Write units; say of each that it is kept."""
+    for unit in units(thread):
         os.write(1, f"{db.run(unit, urgent=thread == 0)}\n".encode())
 
 
+async def aask(db: Database, thread: int) -> None:
+    """Do so on a loop."""
+    for unit in units(thread):
+        os.write(1, f"{await db.arun(unit)}\n".encode())
+
+
+async def all_of_them(db: Database) -> None:
+    """Have six tasks do so."""
+    await db.arun(lambda _c: None)  # from now on the turns are the loop's
+    await asyncio.gather(*(aask(db, task) for task in range(6)))
+
+
 if __name__ == "__main__":
-    around("_begin", "gate held", "begun")
-    around("_lives_after", "before a unit", "after a unit")
-    around("_commit", "before commit", "committed")
+    looped = sys.argv[4:] == ["loop"]
+    if looped:
+        around(LoopWriter, "_begins_here", "gate held", "begun")
+    else:
+        around(UnitWriter, "_begin", "gate held", "begun")
+    around(UnitWriter, "_lives_after", "before a unit", "after a unit")
+    around(UnitWriter, "_commit", "before commit", "committed")
     shared = Database(sys.argv[1])
-    for thread in range(6):
-        threading.Thread(target=ask, args=(shared, thread)).start()
+    if looped:
+        asyncio.run(all_of_them(shared))
+    else:
+        for thread in range(6):
+            threading.Thread(target=ask, args=(shared, thread)).start()

@@ -153,6 +153,34 @@ def test_the_link_finds_a_signer_that_was_started_again(toy: Runtime, rt: Runtim
     asyncio.run(flow())
 
 
+def test_a_signer_that_says_nothing_is_waited_for_so_long_and_the_next_frame_is_of_a_new_connection(
+    toy: Runtime, short_folder: Path
+) -> None:
+    async def ask() -> None:
+        heard: list[asyncio.StreamWriter] = []
+
+        async def mute(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            heard.append(writer)
+
+        server = await asyncio.start_unix_server(mute, short_folder / "mute")
+        way = link.SignerLink(short_folder / "mute", timeout=0.2)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(SignerUnavailable):
+            await way.request("word", word="a")
+        assert asyncio.get_running_loop().time() - began < 5
+        way.path, way.timeout = toy.settings.signer_path, 30.0
+        found = await asyncio.gather(*(way.request("word", word=word) for word in "bc"))
+        assert [each["word"] for each in found] == ["b", "c"]
+        assert len(heard) == 1
+        await way.close()
+        with pytest.raises(SignerUnavailable):
+            await link.SignerLink(short_folder / "nobody").request("word", word="a")
+        heard[0].close()
+        server.close()
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize("items", [[], [{"word": "a"}] * (dispatch.MOST + 1), [7], "x", None])
 def test_messages_of_other_shapes_fail(toy: Runtime, items: object) -> None:
     from lachan.signer import wire
