@@ -194,10 +194,10 @@ class MachineDispatcher:
             answer = self._refused(asked, route.refusal, error)
         except ClientDisconnect:
             return MachineAnswer(400, [])  # nobody reads it
-        except Exception:  # noqa: BLE001 - nobody foresaw it
+        except Exception as error:  # noqa: BLE001 - nobody foresaw it
             scope["lachan.request_id"] = request_id.decode()
             _log.exception("request %s failed: %s %s", scope["lachan.request_id"], scope["method"], scope["path"])
-            answer = self._closing(asked, plain(problems.opaque(asked.request)))
+            answer = self._closing(asked, plain(problems.unforeseen(asked.request, error)))
         return answer.unchanged if answers.asked_again(headers, answer) else answer
 
     def _refused(

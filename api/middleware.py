@@ -78,11 +78,11 @@ class Envelope:
             else:
                 scope.setdefault("app", None)
                 await problems.abnormal(request)(scope, receive, sending)
-        except Exception:  # noqa: BLE001 - nobody foresaw it
+        except Exception as error:  # noqa: BLE001 - nobody foresaw it
             _log.exception("request %s failed: %s %s", scope["lachan.request_id"], scope["method"], scope["path"])
             if not status:
                 scope.setdefault("app", None)
-                await problems.opaque(request)(scope, receive, sending)
+                await problems.unforeseen(request, error)(scope, receive, sending)
         finally:
             metrics.observe_request(scope, door=self.door, status=status or 500, duration=time.perf_counter() - began)
 

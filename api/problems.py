@@ -18,7 +18,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from lachan.errors import DatabaseAway, LachanError
+from lachan import health
+from lachan.errors import DatabaseAway, LachanError, NoRoom
+from lachan.units import RETRY_WHEN_FULL
 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger("lachan.api")
@@ -85,7 +87,9 @@ def of_error(request: Request, error: LachanError) -> JSONResponse:
         headers["Retry-After"] = str(wait)
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = getattr(error, "challenge", "") or request.app.state.challenge
-    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, DatabaseAway):  # that one was told
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
+        error, DatabaseAway | NoRoom
+    ):  # those were told
         _log.error("%s: %s", error.code, error.detail, exc_info=error)
     return problem(
         request,
@@ -105,8 +109,11 @@ def retry_after(error: LachanError) -> int | None:
     return None if told is None else max(1, int(float(told) + 0.999))
 
 
-def opaque(request: Request) -> JSONResponse:
-    """Give the problem document of an error nobody foresaw: it tells nothing but the request id."""
+def unforeseen(request: Request, error: BaseException) -> JSONResponse:
+    """Give the problem document of an error nobody foresaw: that a disk is full, or nothing but the request id."""
+    if health.no_room(error):
+        full = NoRoom("There is no room on the disk of the data folder.", retry_after=RETRY_WHEN_FULL)
+        return of_error(request, full)
     return problem(
         request,
         status=500,

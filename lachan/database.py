@@ -31,11 +31,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.types import TypeDecorator
 
 from lachan import sqlite
-from lachan.errors import DatabaseAway, LachanError
+from lachan.errors import DatabaseAway, DatabaseFull, LachanError
 from lachan.loop_writer import LoopWriter
 from lachan.outage import Outage
 from lachan.sqlite import Eye
-from lachan.units import RETRY_AFTER, R, Unit, unavailable
+from lachan.units import RETRY_AFTER, RETRY_WHEN_FULL, R, Unit, unavailable
 from lachan.writer import UnitWriter
 
 metadata = sa.MetaData(
@@ -282,6 +282,11 @@ class Database:
             raise trouble from error
         outage.worked()
 
+    @property
+    def unwritable(self) -> bool:
+        """Whether the last write was not taken, for the database's sake."""
+        return self._writing.lasts
+
     def _refuse_nested(self) -> None:
         if getattr(self._inside, "yes", False):
             raise NestedUnit("Inside a transaction its own connection is used; a second one would wait for the first.")
@@ -340,6 +345,8 @@ def away(error: sa.exc.SQLAlchemyError) -> DatabaseAway | None:
     if not isinstance(error, sa.exc.DBAPIError):
         return None
     state = getattr(error.orig, "sqlstate", None) or ""
+    if state == "53100":  # disk_full
+        return DatabaseFull(f"The database has no room: {error.orig}.", retry_after=RETRY_WHEN_FULL)
     if error.connection_invalidated or state.startswith(("08", "53", "57P", "58", "55P03")):
         return DatabaseAway(f"The database is away: {error.orig}.", retry_after=RETRY_AFTER)
     if isinstance(error, sa.exc.OperationalError) and not state and not isinstance(error.orig, sqlite3.Error):

@@ -114,3 +114,16 @@ class DatabaseAway(Unavailable):
     """The database is busy, full, broken or away; whoever can wait tries again, and nothing was decided."""
 
     title, hint = "The database does not answer", "Try again as Retry-After says; the server's log tells since when."
+
+
+class NoRoom(Unavailable):
+    """A disk is full: the write was not taken, and nothing of it stays (RFC 4918 11.5)."""
+
+    status, title = 507, "No room left"
+    hint = "Try again as Retry-After says; the operator makes room where `lachan doctor` says."
+
+
+class DatabaseFull(DatabaseAway):
+    """The database's disk is full: the write was not taken; reading goes on."""
+
+    status, title, hint = NoRoom.status, NoRoom.title, NoRoom.hint

@@ -7,5 +7,6 @@ refused = Counter("lachan_refused_total", "Requests that the device door refused
 request_seconds = Histogram("lachan_request_seconds", "Time a request took, in seconds.", ["door"])
 jobs_poisoned = Gauge("lachan_jobs_poisoned", "Jobs that were given up.")
 events_total = Gauge("lachan_events", "Events in the ledger's table.")
-unhealthy = Gauge("lachan_unhealthy", "Things that `lachan doctor` finds wrong in the rooms now.")
+unhealthy = Gauge("lachan_unhealthy", "Checks of the health that find something wrong now, or cannot tell.")
+health = Gauge("lachan_health", "1: in order, 0: something does not move, NaN: it cannot be told.", ["check"])
 contained = Gauge("lachan_contained_devices", "Devices that are contained now.")

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from lachan.errors import DatabaseAway
+from lachan.errors import DatabaseAway, DatabaseFull
 
 R = TypeVar("R")
 Unit = Callable[[sa.Connection], R]
 
+RETRY_WHEN_FULL = 30  # seconds that a caller is told to wait when a disk is full
 RETRY_AFTER = 2  # seconds that a caller is told to wait when the database is busy or broken
 # What speaks of the database and not of the statement: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL,
 # CANTOPEN, PROTOCOL, NOTADB (sqlite.org/rescode.html).
@@ -23,7 +24,10 @@ TROUBLE = frozenset({5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26})
 def unavailable(error: BaseException) -> DatabaseAway | None:
     """Give the error for callers if SQLite, and not what they asked of it, is in trouble; None otherwise."""
     orig = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    if isinstance(orig, sqlite3.Error) and getattr(orig, "sqlite_errorcode", 0) & 0xFF in TROUBLE:
+    code = getattr(orig, "sqlite_errorcode", 0) & 0xFF if isinstance(orig, sqlite3.Error) else 0
+    if code == sqlite3.SQLITE_FULL:
+        return DatabaseFull(f"The database has no room: {orig}.", retry_after=RETRY_WHEN_FULL)
+    if code in TROUBLE:
         return DatabaseAway(f"The database cannot be used: {orig}.", retry_after=RETRY_AFTER)
     return None
 

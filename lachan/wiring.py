@@ -138,7 +138,7 @@ class Room:
         enforcement: names of enforcement points (classes or factories).
         signing: request kind → `Signing`.
         init: functions that ``lachan init`` runs, in order.
-        health: functions ``(rt) -> list[str]`` that tell what is wrong now, a sentence each.
+        health: name → function ``(rt)`` that gives the problems of the room now (`lachan.health.Problem`).
     """
 
     tables: str | None = None
@@ -151,7 +151,7 @@ class Room:
     enforcement: tuple[str, ...] = ()
     signing: Mapping[str, Signing] = field(default_factory=dict)
     init: tuple[str, ...] = ()
-    health: tuple[str, ...] = ()
+    health: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Wiring:
     enforcement: tuple[str, ...] = ()
     signing: dict[str, Signing] = field(default_factory=dict)
     init: tuple[str, ...] = ()
-    health: tuple[str, ...] = ()
+    health: dict[str, str] = field(default_factory=dict)
 
     def import_tables(self) -> None:
         """Declare every room's tables on `lachan.database.metadata`."""
@@ -193,7 +193,7 @@ class Wiring:
         """Every ``"module:attribute"`` that some room brings."""
         yield from self.settings
         yield from (work.function for work in self.kinds.values())
-        yield from (*self.verbs, *self.enforcement, *self.init, *self.health)
+        yield from (*self.verbs, *self.enforcement, *self.init, *self.health.values())
         for signing in self.signing.values():
             yield from (name for name in (signing.handler, signing.recorded, signing.close) if name)
 
@@ -231,7 +231,7 @@ def collect(rooms: Mapping[str, Room]) -> Wiring:
         enforcement=_tuple(rooms, "enforcement"),
         signing=_merged(rooms, "signing"),
         init=_tuple(rooms, "init"),
-        health=_tuple(rooms, "health"),
+        health=_merged(rooms, "health"),
     )
 
 

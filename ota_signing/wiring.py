@@ -21,4 +21,5 @@ WIRING = Room(
         "tuf_files": Signing("ota_signing.signing:tuf_files", rate=200),
     },
     init=("ota_signing.setup:init",),
+    health={"tuf": "ota_signing.health:check"},
 )

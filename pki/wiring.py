@@ -17,5 +17,5 @@ WIRING = Room(
         "ocsp": Signing("pki.status_signing:ocsp", rate=1000),
     },
     init=("pki.setup:init",),
-    health=("pki.crl:health",),
+    health={"crl": "pki.crl:health"},
 )

@@ -2,4 +2,8 @@
 
 from lachan.wiring import Room
 
-WIRING = Room(tables="siem_rules.models", settings="siem_rules.settings:SiemSettings")
+WIRING = Room(
+    tables="siem_rules.models",
+    settings="siem_rules.settings:SiemSettings",
+    health={"detector": "siem_rules.health:check"},
+)

@@ -50,4 +50,5 @@ WIRING = Room(
         "soar_playbooks.containment.verbs:PAGE",
     ),
     enforcement=("soar_playbooks.enforcement.mosquitto:point",),
+    health={"reconciler": "soar_playbooks.health:check"},
 )

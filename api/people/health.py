@@ -6,22 +6,22 @@ import prometheus_client
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.people.access import may, runtime
 from api.problems import documented
-from lachan import metrics, trust
+from lachan import health, metrics, trust
 from lachan.errors import DatabaseAway, Unavailable
+from lachan.health import HealthState
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
-from lachan.wiring import resolve
 from lachan.work import jobs, outbox
 
 router = APIRouter(tags=["health"])
 
 
 class NotReady(Unavailable):
-    """The database does not answer."""
+    """Nothing can be written or served now; ``detail`` says why, ``checks`` what is in order."""
 
     title, hint = "Not ready", "Run `lachan doctor`."
 
@@ -32,6 +32,13 @@ class Health(BaseModel):
     status: str = "ok"
 
 
+class Readiness(BaseModel):
+    """Whether requests may be sent here, and what moves; `lachan doctor` tells what to do."""
+
+    status: HealthState = Field(description="The worst of the checks; wrong or unknown is still ready.")
+    checks: dict[str, HealthState] = Field(examples=[{"database": "ok", "disk": "ok", "sealing": "wrong"}])
+
+
 @router.get("/livez", summary="Alive?")
 async def read_livez() -> Health:
     """Answer as long as the process runs; ask nothing else."""
@@ -39,14 +46,18 @@ async def read_livez() -> Health:
 
 
 @router.get("/readyz", summary="Ready?", responses=documented(503))
-def read_readyz(rt: Annotated[Runtime, Depends(runtime)]) -> Health:
-    """Answer when the database does."""
-    try:
-        with rt.db.read() as connection:
-            connection.execute(sa.text("SELECT 1"))
-    except (sa.exc.SQLAlchemyError, DatabaseAway) as error:
-        raise NotReady("The database does not answer.") from error
-    return Health()
+def read_readyz(rt: Annotated[Runtime, Depends(runtime)]) -> Readiness:
+    """Answer when requests can be served and writes be taken; tell besides whether everything moves.
+
+    The database is asked each time; the rest was looked at a few seconds ago at most.
+    """
+    found = [health.Checked("database", tuple(health.database(rt)))]
+    found = [*(one for one in health.now(rt) if one.name != "database"), *found]
+    states = {one.name: one.state for one in found}
+    if grave := [problem.what for one in found for problem in one.problems if problem.grave]:
+        raise NotReady(" ".join(grave), checks=states)
+    worst = max(states.values(), key=list(HealthState).index, default=HealthState.UNKNOWN)
+    return Readiness(status=worst, checks=states)
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
@@ -62,8 +73,14 @@ def read_metrics(
             metrics.jobs_poisoned.set(jobs.poisoned(connection))
             metrics.events_total.set(outbox.newest(connection))
             metrics.contained.set(trust.contained(connection))
-        metrics.unhealthy.set(sum(len(resolve(name)(rt)) for name in rt.wiring.health))
     except (sa.exc.SQLAlchemyError, DatabaseAway):
-        for gauge in (metrics.jobs_poisoned, metrics.events_total, metrics.contained, metrics.unhealthy):
+        for gauge in (metrics.jobs_poisoned, metrics.events_total, metrics.contained):
             gauge.set(float("nan"))
+    found = health.now(rt)
+    for one in found:
+        metrics.health.labels(one.name).set(_GAUGE[one.state])
+    metrics.unhealthy.set(sum(one.state is not HealthState.OK for one in found))
     return PlainTextResponse(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+
+_GAUGE = {HealthState.OK: 1.0, HealthState.WRONG: 0.0, HealthState.UNKNOWN: float("nan")}

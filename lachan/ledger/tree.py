@@ -9,6 +9,7 @@ table is looked through once.
 
 import base64
 from collections import OrderedDict
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -145,18 +146,23 @@ def append(connection: sa.Connection, *, limit: int) -> int:
     return len(found)
 
 
-def waiting(connection: sa.Connection) -> bool:
-    """Tell whether some event may not be sealed yet: a cheap look that keeps an idle sealer off the write lock."""
+def waiting(connection: sa.Connection) -> tuple[int, datetime] | None:
+    """Give an event that may not be sealed yet: a cheap look that keeps an idle sealer off the write lock.
+
+    Returns:
+        Its number and when it was recorded, of the first one; None when all is sealed.
+    """
     row = connection.execute(sa.select(state.c.position)).first()
     position = 0 if row is None else row.position
     if connection.dialect.name == "sqlite":
-        query = sa.select(events.c.seq).where(events.c.seq > position)
+        query = sa.select(events.c.seq, events.c.recorded_at).where(events.c.seq > position).order_by(events.c.seq)
     else:
         _, highest = connection.execute(_XMIN).one()
-        query = sa.select(events.c.seq).where(_not_sealed())
+        query = sa.select(events.c.seq, events.c.recorded_at).where(_not_sealed()).order_by(events.c.txid, events.c.seq)
         if position <= highest:
             query = query.where(events.c.txid >= position)
-    return connection.execute(query.limit(1)).first() is not None
+    row = connection.execute(query.limit(1)).first()
+    return None if row is None else (row.seq, row.recorded_at)
 
 
 def _unsealed(connection: sa.Connection, position: int, limit: int) -> tuple[list[Any], int]:

@@ -9,4 +9,5 @@ WIRING = Room(
         "checkpoint": Signing("lachan.ledger.signing:checkpoint", rate=20, recorded="lachan.ledger.signing:is_known")
     },
     init=("lachan.ledger.setup:init",),
+    health={"sealing": "lachan.ledger.health:check"},
 )

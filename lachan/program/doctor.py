@@ -16,11 +16,11 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     rows = [{"what": what, "state": state, "next": advice} for what, state, advice in check(args.data)]
     cliutil.show(rows, as_json=args.json)
-    return cliutil.FAILED if any(row["state"] == "missing" for row in rows) else cliutil.OK
+    return cliutil.FAILED if any(row["state"] in {"missing", "unknown"} for row in rows) else cliutil.OK
 
 
 def check(data: str | None) -> Iterator[tuple[str, str, str]]:
-    """(what, ok/missing/absent, advice) for each thing; ``absent`` things are optional."""
+    """(what, ok/missing/unknown/absent, advice) for each thing; ``absent`` things are optional."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield "python", "ok" if sys.version_info >= (3, 11) else "missing", f"{version}; 3.11 or newer is needed"
     for program, use in (("openssl", "to check signatures by hand"), ("mosquitto", "an MQTT broker that is driven")):
@@ -33,24 +33,19 @@ def check(data: str | None) -> Iterator[tuple[str, str, str]]:
 
 
 def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
-    from lachan.ledger import sealer
+    from lachan import health
+    from lachan.errors import DatabaseAway
     from lachan.program import migrate
-    from lachan.wiring import resolve
-    from lachan.work import jobs
 
     mode = stat.S_IMODE(rt.settings.data.stat().st_mode)
     yield "data folder", "ok" if mode == 0o700 else "missing", f"{rt.settings.data}, mode {mode:04o}"
-    yield "schema", "ok", f"{rt.db.dialect}, revision {migrate.current(rt.db)}"
-    with rt.db.read() as connection:
-        given_up = jobs.poisoned(connection)
-    yield "jobs", "missing" if given_up else "ok", f"{given_up} given up; their last_error tells why"
-    stopped = sealer.stopped(rt.settings.data)
-    yield "ledger", "missing" if stopped else "ok", stopped or "is being sealed"
-    for name in rt.wiring.health:
-        wrong = resolve(name)(rt)
-        yield name.partition(":")[0], "missing" if wrong else "ok", " ".join(wrong) or "is in order"
     try:
-        rt.signer.request("ping")
-        yield "signer", "ok", "answers"
-    except LachanError as error:
-        yield "signer", "absent", f"{error.detail} (it runs only while `lachan serve` does)"
+        yield "schema", "ok", f"{rt.db.dialect}, revision {migrate.current(rt.db)}"
+    except DatabaseAway as error:
+        yield "schema", "unknown", error.detail
+    for found in health.look(rt):
+        advice = " ".join(f"{problem.what} {problem.next}" for problem in found.problems)
+        yield found.name, _STATES[found.state], advice or found.unknown or "is in order"
+
+
+_STATES = {"ok": "ok", "wrong": "missing", "unknown": "unknown"}

@@ -7,4 +7,5 @@ WIRING = Room(
     recurring={
         "signer.reconcile": Every(60.0, "lachan.signer.reconcile:reconcile", lane=Lane.ORDINARY, deadline=120.0)
     },
+    health={"signer": "lachan.signer.health:check"},
 )

@@ -300,7 +300,11 @@ def test_every_answer_carries_its_headers_and_failures_are_problems(
 
 def test_health_and_metrics(doors: Town, web: httpx.Client, monkeypatch) -> None:
     assert web.get("/livez").json() == {"status": "ok"}
-    assert web.get("/readyz").json() == {"status": "ok"}
+    ready = web.get("/readyz")
+    assert ready.status_code == 200
+    assert {"database", "disk", "clock", "sealing", "signer", "crl", "tuf", "detector", "reconciler"} <= set(
+        ready.json()["checks"]
+    )
     assert web.get("/metrics").status_code == 401
     text = web.get("/metrics", headers=bearer(doors.token(Role.PLATFORM))).text
     assert 'lachan_requests_total{door="people",route="/readyz",status="200"}' in text
@@ -310,12 +314,15 @@ def test_health_and_metrics(doors: Town, web: httpx.Client, monkeypatch) -> None
     assert facts > 0
     assert f"lachan_contained_devices {float(held)}" in text
     assert "lachan_jobs_poisoned 0.0" in text
+    assert 'lachan_health{check="database"} 1.0' in text
 
     def gone(*_, **__):
         raise sa.exc.OperationalError("", {}, Exception("away"))
 
     monkeypatch.setattr(type(doors.rt.db), "read", gone)
-    assert web.get("/readyz").status_code == 503
+    away = web.get("/readyz")
+    assert (away.status_code, away.json()["checks"]["database"]) == (503, "wrong")
+    assert "does not answer" in away.json()["detail"]
     assert web.get("/livez").status_code == 200
 
 

@@ -25,8 +25,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.people.access import Caller
 from api.people.console import charts, labels, language, markup
-from lachan import clock
+from lachan import clock, health
 from lachan.errors import Invalid, LachanError, Unauthenticated
+from lachan.health import HealthState
 from lachan.identity import Permission, Principal
 
 _log = logging.getLogger("lachan.console")
@@ -113,9 +114,15 @@ def _frame(request: Request, lang: str) -> dict[str, Any]:
     return {
         "request": request, "lang": lang, "languages": language.LANGUAGES, "me": me, "htmx_config": _HTMX,
         "csrf": caller.csrf if caller else "", "path": request.url.path, "said": translate(said) if said else "",
-        "now": clock.now(), "may": lambda name: _may(me, name), "here": lambda **changes: _here(request, changes),
+        "standing": _standing(request) if me else [], "now": clock.now(), "may": lambda name: _may(me, name), "here": lambda **changes: _here(request, changes),
         "live_address": lambda seen: _here(request, {"seen": seen}),
     }  # fmt: skip
+
+
+def _standing(request: Request) -> list[str]:
+    """Name the checks of the health that are not in order; a page waits for none that hangs."""
+    found = health.now(request.app.state.rt, patience=0.3)
+    return [one.name for one in found if one.state is not HealthState.OK]
 
 
 def _may(me: Principal | None, name: str) -> bool:
