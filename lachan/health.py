@@ -5,7 +5,7 @@ check that cannot tell, because the database or the signer does not answer, is *
 problem is *grave* when nothing can be written or served: then ``/readyz`` says 503. Whether something moves is asked twice over: by the
 age of what waits, and by how long this process has seen the same mark stand still (`Still`), which no wrong clock hides.
 
-Steps of `Health.now`: what was found in the last `FRESH` seconds is given again; otherwise one look begins, in a thread of its
+Steps of `LastLook.now`: what was found in the last `FRESH` seconds is given again; otherwise one look begins, in a thread of its
 own, and whoever asks waits for it as long as he likes, then is given the last answer: a flood of questions costs one look.
 Limits: this process sees the disk of its own data folder; PostgreSQL's disk is known only by its errors.
 """
@@ -30,7 +30,7 @@ from lachan.work.outbox import events
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
 
-Check = Callable[["Runtime"], Iterable["Problem"]]
+Check = Callable[["Runtime"], Iterable["Standstill"]]
 FRESH = 2.0  # seconds that an answer is given again
 PATIENCE = 5.0  # seconds that a caller waits for a look; a check may hang as what it asks does
 STANDS = 60.0  # seconds after which what waits and does not move is a problem
@@ -49,7 +49,7 @@ class HealthState(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Standstill:
     """Something that does not move.
 
     Attributes:
@@ -68,7 +68,7 @@ class Checked:
     """A check by its name, and what it found."""
 
     name: str
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Standstill, ...] = ()
     unknown: str = ""
 
     @property
@@ -104,7 +104,7 @@ class Still:
         self._seen.clear()
 
 
-class Health:
+class LastLook:
     """The last look of this process (`Runtime.keep`), and the one that is under way."""
 
     def __init__(self) -> None:
@@ -140,8 +140,8 @@ class Health:
 
 
 def now(rt: "Runtime", *, patience: float = PATIENCE) -> tuple[Checked, ...]:
-    """Give what the checks of an installation found, as fresh as `Health.now` says."""
-    return rt.keep(Health, Health).now(rt, patience=patience)
+    """Give what the checks of an installation found, as fresh as `LastLook.now` says."""
+    return rt.keep(LastLook, LastLook).now(rt, patience=patience)
 
 
 def look(rt: "Runtime") -> Iterator[Checked]:
@@ -171,32 +171,32 @@ def no_room(error: BaseException | None) -> bool:
     return False
 
 
-def database(rt: "Runtime") -> Iterable[Problem]:
+def database(rt: "Runtime") -> Iterable[Standstill]:
     """See whether the database answers, and whether its last writes were taken."""
     advice = "Start the database, or look at its log; what waits is done when it answers."
     try:
         with rt.db.read() as connection:
             connection.execute(sa.text("SELECT 1"))
     except (LachanError, sa.exc.SQLAlchemyError):
-        return [Problem(what="The database does not answer.", next=advice, grave=True)]
+        return [Standstill(what="The database does not answer.", next=advice, grave=True)]
     if rt.db.unwritable:
-        return [Problem(what="The database takes no writes.", next=advice, grave=True)]
+        return [Standstill(what="The database takes no writes.", next=advice, grave=True)]
     return []
 
 
-def disk(rt: "Runtime") -> Iterable[Problem]:
+def disk(rt: "Runtime") -> Iterable[Standstill]:
     """See whether there is room in the data folder: for segments, blobs, and on SQLite the database."""
     found = os.statvfs(rt.settings.data)
     free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
     advice = "Make room on the disk of the data folder, or give it a larger one; writes then go on by themselves."
     if free < NO_ROOM or found.f_favail == 0 < found.f_files:
-        return [Problem(what="The disk of the data folder is full.", next=advice, grave=True)]
+        return [Standstill(what="The disk of the data folder is full.", next=advice, grave=True)]
     if free < min(LITTLE_SHARE * size, LITTLE):
-        return [Problem(what=f"The disk of the data folder has {free >> 20} MiB left.", next=advice)]
+        return [Standstill(what=f"The disk of the data folder has {free >> 20} MiB left.", next=advice)]
     return []
 
 
-def time_of_day(rt: "Runtime") -> Iterable[Problem]:
+def time_of_day(rt: "Runtime") -> Iterable[Standstill]:
     """See whether the clock is where it was when the newest fact was recorded, and where PostgreSQL's is."""
     with rt.db.read() as connection:
         newest = connection.execute(sa.select(events.c.recorded_at).order_by(events.c.seq.desc()).limit(1)).scalar()
@@ -207,10 +207,10 @@ def time_of_day(rt: "Runtime") -> Iterable[Problem]:
     advice = "See that NTP runs on every machine of lachan; nothing is lost, but times of facts are wrong meanwhile."
     if newest is not None and (ahead := (newest - clock.now()).total_seconds()) > AHEAD:
         found.append(
-            Problem(what=f"The newest fact lies {ahead:.0f} s in the future: the clock was put back.", next=advice)
+            Standstill(what=f"The newest fact lies {ahead:.0f} s in the future: the clock was put back.", next=advice)
         )
     if theirs is not None and abs(apart := (theirs - clock.now()).total_seconds()) > AHEAD:
-        found.append(Problem(what=f"The database's clock is {apart:+.0f} s from this machine's.", next=advice))
+        found.append(Standstill(what=f"The database's clock is {apart:+.0f} s from this machine's.", next=advice))
     return found
 
 

@@ -138,7 +138,7 @@ class Room:
         enforcement: names of enforcement points (classes or factories).
         signing: request kind → `Signing`.
         init: functions that ``lachan init`` runs, in order.
-        health: name → function ``(rt)`` that gives the problems of the room now (`lachan.health.Problem`).
+        health: name → function ``(rt)`` that gives the problems of the room now (`lachan.health.Standstill`).
     """
 
     tables: str | None = None

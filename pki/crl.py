@@ -20,7 +20,7 @@ from lachan import clock
 from lachan.blobs import BLOCK, BlobStore, blobs
 from lachan.database import insert_ignore
 from lachan.errors import LachanError
-from lachan.health import Problem
+from lachan.health import Standstill
 from lachan.log import get as get_logger
 from lachan.runtime import Runtime
 from lachan.signer.client import SignerClient
@@ -159,7 +159,7 @@ def refresh(rt: Runtime) -> None:
         raise failed
 
 
-def health(rt: Runtime) -> Iterable[Problem]:
+def health(rt: Runtime) -> Iterable[Standstill]:
     """See whether each authority has a CRL in force that knows all changes."""
     advice = "See that the roles work and sign run and that there is room on the disk, then run `lachan pki crl`."
     now = clock.now()
@@ -168,16 +168,18 @@ def health(rt: Runtime) -> Iterable[Problem]:
             last = _latest(connection, authority.name)
             missed = _first_missed(connection, authority.name, last.revision) if last else None
         if missed is not None and now - missed > LATE:
-            yield Problem(what=f"Changes since {clock.iso(missed)} are in no CRL of {authority.name}.", next=advice)
+            yield Standstill(what=f"Changes since {clock.iso(missed)} are in no CRL of {authority.name}.", next=advice)
         if last is None:
-            yield Problem(what=f"The authority {authority.name} has no CRL.", next=advice)
+            yield Standstill(what=f"The authority {authority.name} has no CRL.", next=advice)
         elif now >= last.next_update:
-            yield Problem(what=f"The CRL of {authority.name} ended at {clock.iso(last.next_update)}.", next=advice)
+            yield Standstill(what=f"The CRL of {authority.name} ended at {clock.iso(last.next_update)}.", next=advice)
         elif last.blob and not store(rt).exists(last.blob):
-            yield Problem(what=f"The file of the CRL of {authority.name} is not there: {last.blob}.", next=advice)
+            yield Standstill(what=f"The file of the CRL of {authority.name} is not there: {last.blob}.", next=advice)
         elif now > last.this_update + (last.next_update - last.this_update) * 3 / 4:
             ends = clock.iso(last.next_update)
-            yield Problem(what=f"The CRL of {authority.name} should have been renewed; it ends at {ends}.", next=advice)
+            yield Standstill(
+                what=f"The CRL of {authority.name} should have been renewed; it ends at {ends}.", next=advice
+            )
 
 
 def _first_missed(connection: sa.Connection, authority: str, seen: int) -> datetime | None:

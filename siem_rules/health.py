@@ -5,13 +5,13 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from lachan import health
-from lachan.health import Problem
+from lachan.health import Standstill
 from lachan.runtime import Runtime
 from siem_rules import segments
 from siem_rules.models import checkpoints
 
 
-def check(rt: Runtime) -> Iterable[Problem]:
+def check(rt: Runtime) -> Iterable[Standstill]:
     """See whether lines that were acknowledged are looked at; a stream in which nothing waits is never late."""
     log = segments.opened(rt)
     c = checkpoints.c
@@ -21,7 +21,7 @@ def check(rt: Runtime) -> Iterable[Problem]:
         place = places.get(name)
         waits = log.position(name) > (place.position if place else 0) or bool(place and place.behind)
         if health.still(rt, f"detector {name}", (place.round if place else -1) if waits else None):
-            yield Problem(
+            yield Standstill(
                 what=f"The detector has not moved in the stream {name}, where lines wait.",
                 next="See that the role detect runs; its log says what it is at.",
             )

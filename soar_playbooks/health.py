@@ -6,7 +6,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from lachan import clock, health
-from lachan.health import Problem
+from lachan.health import Standstill
 from lachan.runtime import Runtime
 from soar_playbooks.models import enforcements
 
@@ -14,7 +14,7 @@ TRIES = 10  # after which a wish is late although it is tried again and again
 MOST = 1000  # rows that are counted
 
 
-def check(rt: Runtime) -> Iterable[Problem]:
+def check(rt: Runtime) -> Iterable[Standstill]:
     """See whether some point has not been brought to what is wanted for a minute."""
     c = enforcements.c
     untouched = c.updated_at < clock.now() - timedelta(seconds=health.STANDS)
@@ -23,7 +23,7 @@ def check(rt: Runtime) -> Iterable[Problem]:
     with rt.db.read() as connection:
         found = connection.execute(sa.select(pages.c.point, sa.func.count()).group_by(pages.c.point)).all()
     for point, count in found:
-        yield Problem(
+        yield Standstill(
             what=f"{count} devices wait to be contained or released at {point}.",
             next="See that the point answers (`lachan contain show` tells its last error) and that the role work runs.",
         )

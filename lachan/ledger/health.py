@@ -5,16 +5,18 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from lachan import clock, health
-from lachan.health import Problem
+from lachan.health import Standstill
 from lachan.ledger import sealer, tree
 from lachan.ledger.models import checkpoints, state
 from lachan.runtime import Runtime
 
 
-def check(rt: Runtime) -> Iterable[Problem]:
+def check(rt: Runtime) -> Iterable[Standstill]:
     """See whether the sealer was stopped, and whether what waits to be sealed or signed moves on."""
     if why := sealer.stopped(rt.settings.data):
-        return [Problem(what=f"Sealing is stopped: {why}", next="Find out why, then run `lachan ledger checkpoint`.")]
+        return [
+            Standstill(what=f"Sealing is stopped: {why}", next="Find out why, then run `lachan ledger checkpoint`.")
+        ]
     with rt.db.read() as connection:
         first = tree.waiting(connection)
         size = connection.execute(sa.select(state.c.size)).scalar() or 0
@@ -23,7 +25,7 @@ def check(rt: Runtime) -> Iterable[Problem]:
     if first is not None:
         late = (clock.now() - first[1]).total_seconds() > health.STANDS
         if health.still(rt, "sealing", first[0]) or late:
-            return [Problem(what=f"Facts since {clock.iso(first[1])} are not sealed.", next=advice)]
+            return [Standstill(what=f"Facts since {clock.iso(first[1])} are not sealed.", next=advice)]
     elif health.still(rt, "sealing", size if size > signed else None):
-        return [Problem(what=f"{size - signed} sealed facts are under no checkpoint.", next=advice)]
+        return [Standstill(what=f"{size - signed} sealed facts are under no checkpoint.", next=advice)]
     return []

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from lachan import clock, devices, health
 from lachan.devices import NewDevice
 from lachan.errors import DatabaseAway, Unavailable
-from lachan.health import Checked, HealthState, Problem
+from lachan.health import Checked, HealthState, Standstill
 from lachan.identity import system
 from lachan.ledger import health as sealing
 from lachan.ledger import sealer
@@ -131,13 +131,18 @@ def test_a_point_that_is_not_reached_is_told_of(rt: Runtime) -> None:
 
 
 def test_what_cannot_be_told_is_unknown_and_stops_no_other_check(rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(_rt: Runtime) -> list[Problem]:
+    def away(_rt: Runtime) -> list[Standstill]:
         raise Unavailable("nobody answers")
 
-    def broken(_rt: Runtime) -> list[Problem]:
+    def broken(_rt: Runtime) -> list[Standstill]:
         raise ZeroDivisionError
 
-    ground = {"away": away, "broken": broken, "sound": lambda _rt: [], "bad": lambda _rt: [Problem(what="w", next="n")]}
+    ground = {
+        "away": away,
+        "broken": broken,
+        "sound": lambda _rt: [],
+        "bad": lambda _rt: [Standstill(what="w", next="n")],
+    }
     monkeypatch.setattr(health, "_GROUND", ground)
     found = {one.name: one for one in health.look(rt)}
     assert [found[name].state for name in ground] == [
