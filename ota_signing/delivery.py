@@ -179,6 +179,7 @@ def reporting(
         if outcome is not InstallOutcome.FAILED:
             running = devices.devices.update().where(devices.devices.c.id == device.id)
             connection.execute(running.values(firmware_version=version))
+            trust.touch(connection, device.id)  # the doors look at its row again: the next poll goes by it
         event = FirmwareInstalled(device_id=device.id, release_id=release_id, version=version, outcome=outcome)
         outbox.append(connection, event, actor=device)
         return made

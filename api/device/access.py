@@ -21,16 +21,17 @@ import binascii
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import sqlalchemy as sa
 from cryptography import x509
-from fastapi import Depends, Request
+from fastapi import Request
+from starlette.types import Scope
 
 from api.device import routes
 from api.device.certificates import Anchor, Judged, check_validity, judge, refused
 from api.device.errors import CertificateMissing, CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown
-from api.device.trustwatch import TrustWatch
+from api.device.trustwatch import Belief, TrustWatch
 from api.tls import TlsProtocol
 from lachan import clock, devices, metrics
 from lachan.errors import LachanError
@@ -152,14 +153,14 @@ async def verified(request: Request) -> Verified:
         DeviceLimited: If the decision is limited and the route is withheld then.
         TrustUnknown: If the trust decisions are not known.
     """
-    known = request.scope.get("lachan.verified")
-    if known is not None:
-        return cast(Verified, known)
+    before = request.scope.get("lachan.verified")
+    if before is not None:
+        return cast(Verified, before)
     try:
         device = await _identify(request)
-        known_now = cast(TrustWatch, request.app.state.trust).current()  # after the waiting: the youngest there is
+        belief = cast(TrustWatch, request.app.state.trust).current()  # after the waiting: the youngest there is
         check_validity(device.certificate, at=clock.now())
-        check_trust(known_now.view, device, operation=_operation(request))
+        check_trust(belief.view, device, operation=_operation(request))
     except (CertificateMissing, CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown) as error:
         metrics.refused.labels(str(error.fields.get("reason", error.code))).inc()
         raise
@@ -168,9 +169,21 @@ async def verified(request: Request) -> Verified:
     return device
 
 
-async def speaker(device: Annotated[Verified, Depends(verified)]) -> Principal:
-    """Give the device as a Principal: it may speak of itself."""
-    return principal(device)
+def known(scope: Scope, state: Any) -> Verified | None:
+    """Do what `verified` does where nobody has to wait for it, for machine routes; None where `verified` must be asked.
+
+    Raises:
+        CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown: as `verified`, which must tell it.
+    """
+    belief = cast(TrustWatch, state.trust).current()
+    bond = scope["extensions"]["lachan.connection"].identity
+    if "lachan.forwarded_chain" in scope or not _holds(bond, belief, time.monotonic()):
+        return None
+    device = cast(Verified, bond.device)
+    check_validity(device.certificate, at=clock.now())
+    check_trust(belief.view, device, operation=scope["route"].operation)
+    state.seen.note(device.device_id)
+    return device
 
 
 def principal(device: Verified) -> Principal:
@@ -197,24 +210,36 @@ def _operation(request: Request) -> str:
 
 async def _identify(request: Request) -> Verified:
     state, extensions = request.app.state, request.scope.get("extensions", {})
-    known = cast(TrustWatch, state.trust).current()
+    belief = cast(TrustWatch, state.trust).current()
     proxied = request.scope.get("lachan.forwarded_chain")
     connection = cast("TlsProtocol | None", extensions.get("lachan.connection")) if proxied is None else None
     bond = connection.identity if connection is not None else None
     now = time.monotonic()
-    if not isinstance(bond, Bond) or now >= bond.judged_until or bond.anchors is not known.anchors:
+    if not isinstance(bond, Bond) or now >= bond.judged_until or bond.anchors is not belief.anchors:
         chain = proxied if proxied is not None else extensions.get("lachan.tls", {}).get("chain", [])
-        judged = judge(chain, known.anchors, at=clock.now())
+        judged = judge(chain, belief.anchors, at=clock.now())
         if connection is None:
             return await _looked_up(state, chain[0], judged)
-        bond = cast(Bonds, state.bonds).tie(Bond(connection, judged, known.anchors, now + _KEEP_CHAIN))
-    elif bond.device is not None and not bond.changed and now < bond.until:
-        return bond.device
+        bond = cast(Bonds, state.bonds).tie(Bond(connection, judged, belief.anchors, now + _KEEP_CHAIN))
+    elif _holds(bond, belief, now):
+        return cast(Verified, bond.device)
     bond.changed = False  # before the rows are read: what changes from here on sets it again
     bond.device = None
     bond.device = await _looked_up(state, bond.judged.octets, bond.judged)
     bond.until = now + _KEEP
     return bond.device
+
+
+def _holds(bond: object, belief: Belief, now: float) -> bool:
+    """Tell whether what a connection's chain and rows proved is still believed without looking again."""
+    return (
+        isinstance(bond, Bond)
+        and now < bond.judged_until
+        and bond.anchors is belief.anchors
+        and bond.device is not None
+        and not bond.changed
+        and now < bond.until
+    )
 
 
 async def _looked_up(state: Any, certificate: bytes, judged: Judged) -> Verified:

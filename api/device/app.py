@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 
 from fastapi import Depends, FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from api import machine, metrics, middleware, problems, routing
 from api.device import access, routes
@@ -49,9 +49,12 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     routing.check_exceptions(app, routes.OPEN | routes.WITHHELD_WHEN_LIMITED | routes.REMEDIES)
     app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
     app.add_middleware(middleware.Envelope, door="device", headers=middleware.MACHINE_HEADERS)
-    front = machine.MachineDispatcher(app.behind, door="device", table=table, shared=app, verified=access.verified)
+    front = machine.MachineDispatcher(
+        app.behind, door="device", table=table, shared=app, verified=access.verified, known=access.known
+    )
     app.closing.append(app.state.desk.close)
-    app.front = _ForwardedChain(front, proxies=frozenset(rt.settings.proxies))
+    forwarding = _ForwardedChain(front, proxies=frozenset(rt.settings.proxies))
+    app.front, app.ready = forwarding, forwarding.ready
     return app
 
 
@@ -114,8 +117,14 @@ _FORWARDED = frozenset({b"client-cert", b"client-cert-chain"})
 class _ForwardedChain:
     """Take RFC 9440 headers from listed proxies, and remove them from everybody else's requests."""
 
-    def __init__(self, app: ASGIApp, *, proxies: frozenset[str]) -> None:
+    def __init__(self, app: machine.MachineDispatcher, *, proxies: frozenset[str]) -> None:
         self.app, self.proxies = app, proxies
+
+    def ready(self, scope: Scope) -> tuple[bytes, bytes, bytes] | None:
+        """Give what the dispatcher can say at once; who comes through a proxy goes the long way."""
+        if self.proxies and (scope.get("client") or ("",))[0] in self.proxies:
+            return None
+        return self.app.ready(scope)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (self.proxies or any(name in _FORWARDED for name, _ in scope["headers"])):

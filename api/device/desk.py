@@ -10,6 +10,7 @@ from api.answers import MachineAnswer
 from api.memory import Marks
 from lachan.runtime import Runtime
 from ota_signing.delivery import Firmware
+from pki.authorities import Hierarchy
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -44,6 +45,7 @@ class DeviceDesk:
         marks: how far the tables have come.
         polls: by vendor, model and running version: the answer to a poll.
         firmware: by vendor, model, release id and target path: the file.
+        cacerts: by whether it is wrapped: the authorities as EST gives them, and of which hierarchy that was made.
         metadata: by name of a file of the update framework: its answer.
     """
 
@@ -51,6 +53,7 @@ class DeviceDesk:
         self.rt, self.marks = rt, Marks(rt.db)
         self.polls: Recent[tuple[str, str, str], MachineAnswer] = Recent(4096)
         self.firmware: Recent[tuple[str, str, str, str], Firmware] = Recent(1024)
+        self.cacerts: dict[bool, tuple[Hierarchy, MachineAnswer]] = {}
         self.metadata: Recent[str, MachineAnswer] = Recent(512)
 
     async def close(self) -> None:

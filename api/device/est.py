@@ -9,7 +9,6 @@ Limits: answers are complete or refused; 202 with Retry-After is never used.
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Iterator
-from typing import cast
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Request, Response
@@ -22,7 +21,6 @@ from api.device.access import Verified
 from api.machine import Auth, MachineRoute
 from lachan import der
 from lachan.errors import LachanError
-from lachan.runtime import Runtime
 from pki import csr, profiles, service
 from pki.errors import CsrMalformed, ProfileUnknown, SecretRefused
 
@@ -138,9 +136,16 @@ def _bindings(asked: MachineRequest) -> tuple[bytes, ...]:
 async def cacerts(asked: MachineRequest) -> MachineAnswer:
     """Issuing authority and root as certs-only PKCS#7 (RFC 7030 4.1)."""
     _profile(asked)
-    rt = cast(Runtime, asked.request.app.state.rt)
-    chain = service.hierarchy(rt.db).chain
-    return _answer(asked, _certs_only(*(certificate.public_bytes(Encoding.DER) for certificate in chain)), PKCS7)
+    hierarchy = await asked.state.desk.marks.hierarchy()
+    made = _answer(asked, _certs_only(*(found.public_bytes(Encoding.DER) for found in hierarchy.chain)), PKCS7)
+    asked.state.desk.cacerts[b"user-agent" in asked.headers] = (hierarchy, made)
+    return made
+
+
+def _known_cacerts(asked: MachineRequest) -> MachineAnswer | None:
+    _profile(asked)
+    hierarchy, made = asked.state.desk.cacerts.get(b"user-agent" in asked.headers, (None, None))
+    return made if made is not None and asked.state.desk.marks.authorities() is hierarchy else None
 
 
 async def csrattrs(asked: MachineRequest) -> MachineAnswer:
@@ -186,7 +191,7 @@ def _routes() -> Iterator[MachineRoute]:
         for path, name, addition in ((what, what, ""), (f"{{label}}/{what}", f"label_{what}", ", by profile")):
             yield MachineRoute(
                 method=method, path=f"{PREFIX}/{path}", auth=auth, handler=handler, refusal=refusal, name=f"est_{name}",
-                summary=summary + addition,
+                summary=summary + addition, ready=_known_cacerts if handler is cacerts else None,
             )  # fmt: skip
 
 

@@ -1,14 +1,14 @@
 """What a device may learn of itself: its identity and the trust decision about it."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from api.device.access import Verified, verified
+from api import machine
+from api.answers import MachineAnswer
+from api.asked import MachineRequest, json_answer
+from api.device.access import Verified
+from api.machine import Auth, MachineRoute
 from lachan.trust import Answer
-
-router = APIRouter(prefix="/device/v1", tags=["device"])
 
 
 class TrustReason(BaseModel):
@@ -30,11 +30,11 @@ class Self(BaseModel):
     reasons: list[TrustReason] = Field(description="What speaks against it, worst first.")
 
 
-@router.get("/self", summary="Who am I, and may I?")
-async def read_self(request: Request, device: Annotated[Verified, Depends(verified)]) -> Self:
+async def read_self(asked: MachineRequest) -> MachineAnswer:
     """Tell a device its identity and the trust decision; while it is contained the refusal tells the reasons."""
-    decision = request.app.state.trust.current().view.standing(device.device_id)
-    return Self(
+    device: Verified = asked.device
+    decision = asked.state.trust.current().view.standing(device.device_id)
+    told = Self(
         device_id=device.device_id,
         name=device.name,
         vendor=device.vendor,
@@ -44,3 +44,14 @@ async def read_self(request: Request, device: Annotated[Verified, Depends(verifi
         if decision
         else [],
     )
+    return json_answer(told)
+
+
+MACHINE = (
+    MachineRoute(
+        method="GET", path="/device/v1/self", auth=Auth.DEVICE, handler=read_self, name="read_self",
+        summary="Who am I, and may I?", more={"response_model": Self},
+    ),
+)  # fmt: skip
+router = APIRouter(tags=["device"])
+machine.document(router, MACHINE)
