@@ -13,16 +13,20 @@ which speaks HTTP/1.0, insists on an ``HTTP/1.0`` status line. Only the head is 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
+from urllib.parse import unquote
 
+import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.limits import Peer
 
+Ready = Callable[[dict[str, Any]], tuple[bytes, bytes, bytes] | None]
 MAX_HEAD = 64 * 1024
 _IRREGULAR = {b"www-authenticate": b"WWW-Authenticate", b"etag": b"ETag", b"te": b"TE", b"dnt": b"DNT"}
 
@@ -42,6 +46,10 @@ class HttpInner(HttpToolsProtocol):
         self.head_due = True
         self._in_head = False
         self._head_size = 0
+        self._ready: Ready | None = getattr(self.app, "ready", None)
+        self._at_once = False
+        self._rested = 0.0
+        self._resting: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Plaintext from the peer; a head that grows past ``MAX_HEAD`` ends the connection."""
@@ -71,6 +79,8 @@ class HttpInner(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Note that the head is complete; the body must keep coming."""
         self._in_head = False
+        if self._ready is not None and self._answered_at_once(self._ready):
+            return
         self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
         super().on_headers_complete()
 
@@ -82,25 +92,76 @@ class HttpInner(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is complete; the peer owes nothing."""
         self.outer.deadlines.unwatch()
-        super().on_message_complete()
+        if self._at_once:
+            self._at_once = False
+        else:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Note that an answer is complete; what is written next is another answer's head."""
         self.head_due = True
+        if self.cycle.response_complete:  # or the two would hold each other until the collector comes
+            cast("dict[str, Any]", self.cycle.scope).pop("lachan.exchange", None)
         super().on_response_complete()
 
     def _should_upgrade_to_ws(self) -> bool:
         return False
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the connection is gone."""
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        super().connection_lost(exc)
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Answer at once what the application can say without waiting; for all else a task is begun."""
-        scope = cast("dict[str, Any]", cycle.scope)
-        exchange = scope["lachan.exchange"] = Exchange(self, cycle)
-        ready: Callable[[dict[str, Any]], tuple[bytes, bytes, bytes] | None] | None = getattr(app, "ready", None)
-        if ready is not None and exchange.plain and (found := ready(scope)) is not None:
-            exchange.write(*found)
-        else:
-            super()._start_asgi_task(cycle, app)
+        cast("dict[str, Any]", cycle.scope)["lachan.exchange"] = Exchange(self, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def _answered_at_once(self, ready: Ready) -> bool:
+        """Answer what the application can say without waiting; tells whether it could.
+
+        Only for an ordinary request (HTTP/1.1, kept alive, no upgrade) with nobody before it and a caller who reads.
+        """
+        parser, cycle = self.parser, self.cycle
+        if (
+            (cycle is not None and not cycle.response_complete) or self.flow.write_paused or self.expect_100_continue
+            or parser.should_upgrade() or not parser.should_keep_alive() or parser.get_http_version() != "1.1"
+        ):  # fmt: skip
+            return False
+        scope, url = cast("dict[str, Any]", self.scope), httptools.parse_url(self.url)
+        raw = url.path
+        path = raw.decode("ascii")
+        scope["method"], scope["raw_path"] = parser.get_method().decode("ascii"), raw
+        scope["path"] = unquote(path) if "%" in path else path
+        found = ready(scope)
+        if found is None:
+            return False
+        head, request_id, body = found
+        self.head_due, self._at_once = False, True
+        self.transport.write(_finished(self.server_state.default_headers, head, request_id, body))
+        self.head_due = True
+        self.server_state.total_requests += 1
+        self._rested = self.loop.time()
+        if self._resting is None:
+            self._resting = self.loop.call_later(self.timeout_keep_alive, self._rest_is_over)
+        return True
+
+    def _rest_is_over(self) -> None:
+        """End a connection that says nothing after answers at once: one timer for many of them."""
+        self._resting = None
+        cycle = self.cycle
+        if (
+            self.timeout_keep_alive_task is not None
+            or self._in_head
+            or (cycle is not None and not cycle.response_complete)
+        ):
+            return  # something else watches over it
+        left = self._rested + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._resting = self.loop.call_later(left, self._rest_is_over)
+        elif not self.transport.is_closing():
+            self.transport.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +177,6 @@ class Exchange:
     cycle: RequestResponseCycle
 
     @property
-    def plain(self) -> bool:
-        """Whether the head asks for nothing that `write` lacks, and the caller reads what we write."""
-        cycle = self.cycle
-        return cycle.keep_alive and not cycle.flow.write_paused and cycle.scope["http_version"] == "1.1"
-
-    @property
     def quick(self) -> bool:
         """Whether `answer` may be used: an ordinary request of HTTP/1.1 that has come completely and has no answer yet."""
         cycle = self.cycle
@@ -133,7 +188,7 @@ class Exchange:
         )
 
     async def answer(self, head: bytes, request_id: bytes, body: bytes) -> None:
-        """Send a whole answer.
+        """Send a whole answer; waits for a caller who does not read.
 
         Args:
             head: status line and fields, each with its line end, without date and request id.
@@ -143,19 +198,17 @@ class Exchange:
         cycle = self.cycle
         if cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
-        if not cycle.disconnected:
-            self.write(head, request_id, body)
-
-    def write(self, head: bytes, request_id: bytes, body: bytes) -> None:
-        """Do what `answer` does, without waiting for a caller who does not read."""
-        cycle = self.cycle
+        if cycle.disconnected:
+            return
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = self.inner.head_due = False
-        cycle.transport.write(
-            b"%b%bX-Request-Id: %b\r\n\r\n%b" % (head, _default(cycle.default_headers), request_id, body)
-        )
+        cycle.transport.write(_finished(cycle.default_headers, head, request_id, body))
         cycle.message_event.set()
         cycle.on_response()
+
+
+def _finished(default: list[tuple[bytes, bytes]], head: bytes, request_id: bytes, body: bytes) -> bytes:
+    return b"%b%bX-Request-Id: %b\r\n\r\n%b" % (head, _default(default), request_id, body)
 
 
 _rendered: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")

@@ -177,14 +177,19 @@ def reporting(
         )  # fmt: skip
         connection.execute(installs.insert().values(**made.__dict__))
         if outcome is not InstallOutcome.FAILED:
-            running = devices.devices.update().where(devices.devices.c.id == device.id)
-            connection.execute(running.values(firmware_version=version))
-            trust.touch(connection, device.id)  # the doors look at its row again: the next poll goes by it
+            _note_running(connection, device.id, version)
         event = FirmwareInstalled(device_id=device.id, release_id=release_id, version=version, outcome=outcome)
         outbox.append(connection, event, actor=device)
         return made
 
     return unit
+
+
+def _note_running(connection: sa.Connection, device_id: str, version: str) -> None:
+    """Write down what a device runs; the doors look at its row again, so that its next poll goes by it."""
+    running = devices.devices.update().where(devices.devices.c.id == device_id)
+    connection.execute(running.values(firmware_version=version))
+    trust.touch(connection, device_id)
 
 
 def _locked(connection: sa.Connection, device_id: str) -> devices.Device:

@@ -20,6 +20,7 @@ import base64
 import binascii
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
 
@@ -43,6 +44,7 @@ from lachan.trust_view import Changes, View
 from pki import service
 from pki.states import CertificateState
 
+_NEVER = (datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC))
 _KEEP = 2.0  # seconds that a registry row may be remembered
 _KEEP_CHAIN = 60.0  # seconds that a chain's signatures need not be verified again on the same connection
 _d = devices.devices.c
@@ -88,6 +90,7 @@ class Bond:
         anchors: Under which it did.
         judged_until: Monotonic seconds until which that is believed.
         device: Who was let in on it; None before anybody was.
+        valid: From when to when its certificate is.
         until: Monotonic seconds until which the rows are remembered.
         changed: Something about device or certificate changed since its rows were asked for.
     """
@@ -97,6 +100,7 @@ class Bond:
     anchors: tuple[Anchor, ...]
     judged_until: float
     device: Verified | None = None
+    valid: tuple[datetime, datetime] = _NEVER
     until: float = float("-inf")
     changed: bool = True
 
@@ -180,7 +184,8 @@ def known(scope: Scope, state: Any) -> Verified | None:
     if "lachan.forwarded_chain" in scope or not _holds(bond, belief, time.monotonic()):
         return None
     device = cast(Verified, bond.device)
-    check_validity(device.certificate, at=clock.now())
+    if not bond.valid[0] <= clock.now() <= bond.valid[1]:
+        return None
     check_trust(belief.view, device, operation=scope["route"].operation)
     state.seen.note(device.device_id)
     return device
@@ -226,6 +231,7 @@ async def _identify(request: Request) -> Verified:
     bond.changed = False  # before the rows are read: what changes from here on sets it again
     bond.device = None
     bond.device = await _looked_up(state, bond.judged.octets, bond.judged)
+    bond.valid = (bond.device.certificate.not_valid_before_utc, bond.device.certificate.not_valid_after_utc)
     bond.until = now + _KEEP
     return bond.device
 

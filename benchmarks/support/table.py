@@ -44,7 +44,7 @@ class Goal:
         return ", ".join([*parts, *([f"aim {sign} {self.aim:g}{unit}"] if self.aim is not None else [])])
 
 
-_OLD, _STEP = "990b298", "step-ca"
+_OLD, _STEP, _FLOOR = "990b298", "step-ca", "floor"
 GOALS: dict[tuple[str, str], Goal] = {
     ("enrol kept ×4, SQLite", _OLD): Goal(5),
     ("enrol kept ×16, SQLite", _OLD): Goal(5),
@@ -72,6 +72,15 @@ GOALS: dict[tuple[str, str], Goal] = {
        for database in ("SQLite", "PostgreSQL") for beside in ((_OLD,) if what == "verify" else ("", _OLD))},
     **{(f"{what}, {where}, p99", ""): Goal(15, of="ours", most=True)
        for what in ("search", "search, console") for where in ("SQLite", "PostgreSQL")},
+    **{(f"{what} ×8", _FLOOR): Goal(0.8) for what in ("OCSP GET cached", "CRL", "firmware poll", "EST cacerts")},
+    ("OCSP nonce ×1", _OLD): Goal(400, of="ours"),
+    ("OCSP nonce ×16", _OLD): Goal(1200, of="ours"),
+    ("64 KiB ranges ×8", _OLD): Goal(10),
+    ("artifact bytes ×4", _OLD): Goal(4),
+    ("_bulk 1 line ×1", _OLD): Goal(450, of="ours"),
+    ("_bulk 1 line ×16", _OLD): Goal(1200, of="ours"),
+    ("_bulk 720 lines ×1", _OLD): Goal(1.5),
+    ("firmware poll ×8", "hawkBit"): Goal(8),
     ("import rows by command, PostgreSQL", _OLD): Goal(6000, of="ours"),
     ("import rows by HTTP, PostgreSQL", _OLD): Goal(6000, of="ours"),
     **{(f"growth 10^4 → 10^6, {role}, {where}", ""): Goal(1.3, of="ours", most=True)
