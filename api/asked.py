@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope
 
 from api import problems
 from api.answers import MachineAnswer
+from lachan.addresses import household
 from lachan.errors import Invalid, LachanError, TooLarge
 
 M = TypeVar("M", bound=BaseModel)
@@ -53,9 +54,9 @@ class MachineRequest:
 
     @property
     def address(self) -> str:
-        """Where it comes from."""
+        """Where it comes from, as addresses are counted (`lachan.addresses.household`)."""
         client = self.scope.get("client")
-        return client[0] if client else ""
+        return household(client[0]) if client else ""
 
     async def body(self, *, limit: int | None = None) -> bytes:
         """Give the request's body.

@@ -7,10 +7,12 @@ the answer it asked for. `Peer` is what the HTTP protocol (``api.http11``) needs
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from lachan.addresses import household
+from lachan.shared import SharedCounts, SharedMemory
 
 
 @dataclass(frozen=True)
@@ -33,27 +35,24 @@ class Limits:
 
 
 class ConnectionRoom:
-    """Count a door's connections, in all and by address."""
+    """Count a door's connections, in all and by address (an IPv6 /64 is one), over all processes of the door.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        limits: of the door.
+        counts: where its processes count; of this process alone by default.
+    """
+
+    def __init__(self, limits: Limits, counts: SharedCounts | None = None) -> None:
         self.limits = limits
-        self._addresses: Counter[str] = Counter()
-        self._open = 0
+        self._counts = counts or SharedCounts(SharedMemory.alone(), "connections", most=limits.total)
 
     def admit(self, address: str) -> bool:
         """Count a new connection in; False when the address or the door is full."""
-        if self._addresses[address] >= self.limits.per_address or self._open >= self.limits.total:
-            return False
-        self._addresses[address] += 1
-        self._open += 1
-        return True
+        return self._counts.add(household(address), of_one=self.limits.per_address, of_all=self.limits.total)
 
     def dismiss(self, address: str) -> None:
         """Count a connection out."""
-        self._open -= 1
-        self._addresses[address] -= 1
-        if self._addresses[address] <= 0:
-            del self._addresses[address]
+        self._counts.take_back(household(address))
 
 
 class Deadlines:

@@ -13,14 +13,15 @@ from typing import Any, cast
 
 from api.http11 import HttpInner
 from api.limits import ConnectionRoom, Deadlines, Limits
+from lachan.shared import SharedCounts
 
 
 class PlainDoor:
     """What all connections of a plain door share: limits and counts."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, counts: SharedCounts | None = None) -> None:
         self.limits = limits or Limits()
-        self.room = ConnectionRoom(self.limits)
+        self.room = ConnectionRoom(self.limits, counts)
 
     def protocol(self) -> type[asyncio.Protocol]:
         """Give the class-like factory for ``uvicorn.Config(http=…)``."""

@@ -8,6 +8,9 @@ there by the operator: ``<door>.pem`` and ``<door>.key`` with a file ``<door>.ex
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -46,13 +49,22 @@ def ensure(rt: Runtime, door: str) -> tuple[Files, bool]:
     folder.mkdir(mode=0o700, exist_ok=True)
     files = Files(folder / f"{door}.pem", folder / f"{door}.key")
     names = _names(rt, door)
-    if (folder / f"{door}.external").exists() or _lasts(files, names):
-        return files, False
-    key, chain = service.issue_server_certificate(rt, names)
-    files.chain.unlink(missing_ok=True)  # a crash between the two leaves a key without certificate: made anew
-    write_atomically(files.key, key, mode=0o600)
-    write_atomically(files.chain, chain, mode=0o600)
-    return files, True
+    with _alone(folder / "lock"):
+        if (folder / f"{door}.external").exists() or _lasts(files, names):
+            return files, False
+        key, chain = service.issue_server_certificate(rt, names)
+        files.chain.unlink(missing_ok=True)  # a crash between the two leaves a key without certificate: made anew
+        write_atomically(files.key, key, mode=0o600)
+        write_atomically(files.chain, chain, mode=0o600)
+        return files, True
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Stand alone among the processes of the doors, or one would write the key and another the certificate."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _names(rt: Runtime, door: str) -> list[str]:

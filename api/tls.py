@@ -26,6 +26,7 @@ from OpenSSL import SSL
 
 from api.http11 import HttpInner, restore_head
 from api.limits import ConnectionRoom, Deadlines, Limits
+from lachan.shared import SharedCounts
 
 _CHUNK = 64 * 1024
 _TLS12_CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -72,12 +73,12 @@ def _select_alpn(_: SSL.Connection, offered: list[bytes]) -> Any:
 class TlsDoor:
     """What all connections of one listening door share: context, limits, counts and the register of live ones."""
 
-    def __init__(self, context: SSL.Context, limits: Limits | None = None) -> None:
+    def __init__(self, context: SSL.Context, limits: Limits | None = None, counts: SharedCounts | None = None) -> None:
         self.context = context  # may be replaced at any time; new connections take the new one
         self.limits = limits or Limits()
         self.live: set[TlsProtocol] = set()
         self.gone: Callable[[TlsProtocol], None] = lambda _connection: None  # told of each that ended
-        self._room = ConnectionRoom(self.limits)
+        self._room = ConnectionRoom(self.limits, counts)
 
     def protocol(self) -> type[asyncio.Protocol]:
         """Give the class-like factory for ``uvicorn.Config(http=…)``."""

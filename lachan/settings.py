@@ -85,9 +85,12 @@ class Settings(BaseSettings):
         description="Base URL written into certificates (CDP, AIA).",
     )
     proxies: tuple[str, ...] = Field((), description="Addresses that may set RFC 9440 Client-Cert headers.")
-    door_connections: int = Field(8192, ge=1, description="Most open connections of one TLS door.")
+    doors: int = Field(1, ge=1, le=16, description="Processes that answer at the three doors; all on the same sockets.")
+    door_connections: int = Field(
+        8192, ge=1, description="Most open connections of one door, whatever the number of its processes."
+    )
     door_connections_per_address: int = Field(
-        512, ge=1, description="Most open connections of one TLS door from one address."
+        512, ge=1, description="Most open connections of one door from one address; an IPv6 /64 is one."
     )
 
     signer_socket: Path | None = Field(

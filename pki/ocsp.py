@@ -217,7 +217,9 @@ def _nonce(extensions: der.Reader) -> bytes:
     return b""
 
 
-_buckets = Buckets(limit=_KEPT)  # by address: a nonce or a made-up serial number costs a signature and a log line
+_buckets = Buckets(
+    limit=_KEPT, name="ocsp"
+)  # by address: a nonce or a made-up serial number costs a signature and a log line
 
 
 async def _sign(ways: Ways, authority: Authority, question: Question, source: str) -> bytes:

@@ -157,10 +157,10 @@ async def csrattrs(asked: MachineRequest) -> MachineAnswer:
 async def simpleenroll(asked: MachineRequest) -> MachineAnswer:
     """Give a certificate for the secret's device (RFC 7030 4.2.1); a contained device gets none."""
     label, (name, secret) = _profile(asked), _credentials(asked)
-    state, client = asked.request.app.state, asked.request.client
+    state = asked.request.app.state
     enrolled = await service.enrolling(
         state.rt, state.issuing, device_name=name, secret=secret, csr_der=await _pkcs10(asked),
-        source=client.host if client else "", profile=label, bindings=_bindings(asked),
+        source=asked.address, profile=label, bindings=_bindings(asked),
     )  # fmt: skip
     return _answer(asked, _certs_only(enrolled.content), ISSUED)
 

@@ -5,7 +5,10 @@ Roles: ``sign`` (the only one that holds private keys), ``doors`` (the three HTT
 the sockets handed down, wait until each says that it is ready, print one line. A role that dies is started again, with
 growing pauses; the sockets stay open meanwhile, so no port is lost. SIGTERM ends all of them cleanly.
 
-``lachan serve --role R`` runs one role in this process, so that each scales alone; a signer under a user of its own is
+Several processes may answer at the doors (``--doors N``): they are called ``doors``, ``doors-2`` …, accept from the same
+sockets and share the memory in which the doors' limits are counted. One that is killed costs its own connections.
+
+``lachan serve --role R`` runs one role in this process (or N processes of ``doors``), so that each scales alone; a signer under a user of its own is
 served that way by a unit of its own (docs/limitations.md says what one shared user does not protect).
 """
 
@@ -21,7 +24,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lachan import cliutil, log
+from lachan import cliutil, log, shared
 from lachan.errors import DatabaseAway, Unavailable
 from lachan.settings import Settings
 
@@ -36,14 +39,17 @@ DOORS = ("people", "device", "status")
 
 
 def main(argv: list[str]) -> int:
-    """``lachan serve [--role R]``."""
+    """``lachan serve [--role R] [--doors N]``."""
     parser = cliutil.parser("serve", "Start lachan: all roles as child processes, or one role here.")
     parser.add_argument("--role", choices=ROLES, help="run only this role, in this process")
+    parser.add_argument("--doors", type=int, metavar="N", help="processes that answer at the doors (setting: doors)")
     args = parser.parse_args(argv)
-    settings = Settings.load(args.data)
+    settings = Settings.load(args.data, **({} if args.doors is None else {"doors": args.doors}))
     if not (settings.data / "initialised").exists():
         raise Unavailable(f"{settings.data} is no lachan installation; run: lachan init --data {settings.data}")
     log.configure()
+    if args.role == "doors" and settings.doors > 1 and shared.ENV not in os.environ:
+        return Supervisor(settings, as_json=args.json, only="doors").run()
     if args.role:
         return run_role(args.role, settings)
     return Supervisor(settings, as_json=args.json).run()
@@ -74,8 +80,9 @@ def run_role(role: str, settings: Settings) -> int:
         elif role == "detect":
             resolve("siem_rules.detector:main")(rt, stop, ready=_say_ready, syslog=_inherited().get("syslog"))
         else:
-            sockets = _inherited()
-            resolve("api.doors:main")(rt, {d: sockets.get(d) or listen(settings, d) for d in DOORS}, stop, _say_ready)
+            given = _inherited()
+            sockets = {door: given.get(door) or listen(settings, door) for door in DOORS}
+            resolve("api.doors:main")(rt, sockets, stop, _say_ready, shared.SharedMemory.inherited())
     finally:
         rt.close()
     return 0
@@ -135,9 +142,9 @@ def _stop_with_parent(stop: threading.Event) -> None:
 
 @dataclass
 class Child:
-    """One role's process: how often it died lately, and when it may be started again (monotonic seconds)."""
+    """One process by its name: how often it died lately, and when it may be started again (monotonic seconds)."""
 
-    role: str
+    name: str
     process: subprocess.Popen[bytes]
     ready: int
     deaths: int = 0
@@ -147,9 +154,11 @@ class Child:
 class Supervisor:
     """Start the roles, keep them running, end them."""
 
-    def __init__(self, settings: Settings, *, as_json: bool) -> None:
+    def __init__(self, settings: Settings, *, as_json: bool, only: str = "") -> None:
         self.as_json = as_json
         self.settings = settings
+        self.roles = (only,) if only else ROLES
+        self.memory = shared.create()
         self.stop = threading.Event()
         self.children: dict[str, Child] = {}
         self.sockets: dict[str, socket.socket] = {}
@@ -159,21 +168,29 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT; returns the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop.set())
-        self._migrate()
+        if "work" in self.roles:
+            self._migrate()
         self._bind()
         try:
-            for role in ROLES:
-                self._start(role)
-                if role == "sign":
-                    self._await(role)  # the doors ask it for their certificates
-            for role in ROLES[1:]:
-                self._await(role)
+            if "sign" in self.roles:
+                self._start("sign")
+                self._await("sign")  # the doors ask it for their certificates
+            others = [name for role in self.roles if role != "sign" for name in self._names(role)]
+            for name in others:
+                self._start(name)
+            for name in others:
+                self._await(name)
             self._announce()
             while not self.stop.wait(0.2):
                 self._revive()
         finally:
             self._end()
         return 0
+
+    def _names(self, role: str) -> list[str]:
+        """Give the names of a role's processes."""
+        number = self.settings.doors if role == "doors" else 1
+        return [role, *(f"{role}-{place}" for place in range(2, number + 1))]
 
     def _migrate(self) -> None:
         """In a process of its own: the supervisor has no other use for the database's libraries."""
@@ -189,11 +206,12 @@ class Supervisor:
             free = getattr(self.settings, f"{door}_port") == 0
             self.urls[door] = f"{scheme}://localhost:{made.getsockname()[1]}" if free else configured
         self.urls["syslog"] = None
-        if self.settings.syslog_port >= 0:
+        if self.settings.syslog_port >= 0 and "detect" in self.roles:
             made = self.sockets["syslog"] = _syslog(self.settings)
             self.urls["syslog"] = f"udp://{self.settings.host}:{made.getsockname()[1]}"
 
-    def _start(self, role: str, deaths: int = 0) -> None:
+    def _start(self, name: str, deaths: int = 0) -> None:
+        role, _, place = name.partition("-")
         mine = {"doors": DOORS, "detect": ("syslog",)}.get(role, ())
         passed = {name: self.sockets[name].fileno() for name in mine if name in self.sockets}
         reading, writing = os.pipe()
@@ -202,14 +220,15 @@ class Supervisor:
             **{f"LACHAN_{door.upper()}_URL": self.urls[door] for door in DOORS},
             "LACHAN_SOCKETS": ",".join(f"{name}={number}" for name, number in passed.items()),
             "LACHAN_READY_FD": str(writing),
+            shared.ENV: f"{self.memory},{int(place or 1) - 1}",
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "lachan", "serve", "--role", role, "--data", str(self.settings.data)],
-            env=env, pass_fds=[*passed.values(), writing], stdin=subprocess.DEVNULL, stdout=sys.stderr,
+            env=env, pass_fds=[*passed.values(), writing, self.memory], stdin=subprocess.DEVNULL, stdout=sys.stderr,
             start_new_session=True,
         )  # fmt: skip
         os.close(writing)
-        self.children[role] = Child(role, process, reading, deaths)
+        self.children[name] = Child(name, process, reading, deaths)
 
     def _await(self, role: str) -> None:
         """Wait until a role says that it is ready; one that dies meanwhile is started again, twice at most."""
@@ -267,3 +286,4 @@ class Supervisor:
                 child.process.wait()
         for made in self.sockets.values():
             made.close()
+        os.close(self.memory)

@@ -24,8 +24,8 @@ Json = dict[str, Any]
 class Town:
     """The installation, its people (admin, an, binh, chi), and devices that tests make."""
 
-    def __init__(self, folder: Path) -> None:
-        self.city = City(folder, settings={"LACHAN_SYSLOG_PORT": "0"})
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.city = City(folder, settings={"LACHAN_SYSLOG_PORT": "0", **settings})
         self.story = Story(self.city)
 
     def open(self) -> None:
@@ -86,10 +86,10 @@ def attack() -> str:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Town]:
+def served(folder: Path, **settings: str) -> Iterator[Town]:
     """An open town in a new folder; all its processes end with the block."""
     folder.mkdir(exist_ok=True)
-    made = Town(folder)
+    made = Town(folder, **settings)
     try:
         made.open()
         yield made

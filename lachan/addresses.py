@@ -1,0 +1,22 @@
+"""Which addresses count as one when something is shared out by address."""
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+
+@lru_cache(maxsize=4096)
+def household(address: str) -> str:
+    """Give what an address counts as: itself, and for IPv6 its /64, of which every host has 2^64 addresses (RFC 4291 2.5.1).
+
+    An IPv4 address that a socket of both kinds writes as IPv6 (``::ffff:192.0.2.1``) counts as IPv4. What is no address
+    counts as it is written.
+    """
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return f"{IPv6Address(int(found) >> 64 << 64)}/64"
