@@ -98,6 +98,11 @@ def knows(if_none_match: bytes, tag: bytes) -> bool:
     return any(one.strip().removeprefix(b"W/") in (opaque, b"*") for one in if_none_match.split(b","))
 
 
+def holds(if_match: str, tag: str) -> bool:
+    """Tell whether a list of entity tags has this one, compared strongly (RFC 9110 8.8.3.2, 13.1.1); ``*`` is any."""
+    return any(one.strip() in (tag, "*") for one in if_match.split(","))
+
+
 async def send(answer: MachineAnswer, scope: Scope, send: Send, request_id: bytes) -> None:
     """Let an answer leave, by the connection's own way where it has one."""
     bare = scope["method"] == "HEAD"

@@ -164,7 +164,11 @@ def _refuse_end(running: list[asyncio.Task[None]]) -> None:
 
 
 def _limits(rt: Runtime) -> Limits:
-    return Limits(per_address=rt.settings.door_connections_per_address, total=rt.settings.door_connections)
+    s = rt.settings
+    return Limits(
+        per_address=s.door_connections_per_address, total=s.door_connections,
+        body_rate=s.door_body_rate, body_grace=s.door_body_grace, body_seconds=s.door_body_seconds,
+    )  # fmt: skip
 
 
 def _server(app: FastAPI, door: TlsDoor | PlainDoor) -> _Server:

@@ -1,7 +1,7 @@
 """HTTP/1.1 as the doors speak it: uvicorn's parser with the limits it lacks and the manners old clients need.
 
 What it adds to uvicorn's ``HttpToolsProtocol``: a limit on the size of a request's head and a deadline for it,
-a deadline for a body that stops arriving, trailers thrown away (uvicorn would append them to the request's
+a deadline for a body that stops arriving, or comes slower than the least rate, trailers thrown away (uvicorn would append them to the request's
 headers after the application has looked at them), marks for ``restore_head``, and `Exchange`: the way by which an
 answer that is finished bytes already leaves without uvicorn formatting it again. An application that has a ``ready``
 is asked first, where the head stands: what it can say without waiting needs no task of the loop (ADR 0032).
@@ -24,7 +24,7 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.limits import Peer
+from api.limits import Peer, patience
 
 Ready = Callable[[dict[str, Any]], tuple[bytes, bytes, bytes] | None]
 MAX_HEAD = 64 * 1024
@@ -48,6 +48,7 @@ class HttpInner(HttpToolsProtocol):
         self._head_size = 0
         self._ready: Ready | None = getattr(self.app, "ready", None)
         self._at_once = False
+        self._body_size, self._body_since = 0, 0.0
         self._rested = 0.0
         self._resting: asyncio.TimerHandle | None = None
 
@@ -81,13 +82,21 @@ class HttpInner(HttpToolsProtocol):
         self._in_head = False
         if self._ready is not None and self._answered_at_once(self._ready):
             return
-        self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
+        self._body_size, self._body_since = 0, self.loop.time()
+        self._await_body()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        self.outer.deadlines.watch(self.outer.deadlines.limits.stall)
+        self._body_size += len(body)
+        self._await_body()
         super().on_body(body)
+
+    def _await_body(self) -> None:
+        """Give the peer as long for the next piece as what has come buys it; what is overdue ends with the loop's next turn."""
+        limits = self.outer.deadlines.limits
+        left = patience(limits, since=self._body_since, size=self._body_size, now=self.loop.time())
+        self.outer.deadlines.watch(max(0.0, left))
 
     def on_message_complete(self) -> None:
         """Note that the request is complete; the peer owes nothing."""

@@ -23,6 +23,9 @@ class Limits:
         handshake: Seconds until the TLS handshake must be finished.
         header: Seconds until a begun request's head must be complete (slow loris).
         stall: Seconds a peer may neither send the body it announced nor read the answer it asked for.
+        body_rate: Octets a second that a body must come with on average, once `body_grace` is over.
+        body_grace: Seconds until that counts.
+        body_seconds: Seconds that a body may take in all.
         per_address: Open connections from one address.
         total: Open connections of the door.
     """
@@ -30,6 +33,9 @@ class Limits:
     handshake: float = 10.0
     header: float = 10.0
     stall: float = 60.0
+    body_rate: int = 1024
+    body_grace: float = 30.0
+    body_seconds: float = 3600.0
     per_address: int = 512
     total: int = 8192
 
@@ -119,6 +125,19 @@ class Deadlines:
             self.watch(self.limits.stall)
         else:
             self._abort()
+
+
+def patience(limits: Limits, *, since: float, size: int, now: float) -> float:
+    """Tell how many seconds a peer has for the next piece of a body: what has come buys time at the least rate.
+
+    Args:
+        limits: of the door.
+        since: when the body began, in seconds of any clock.
+        size: octets that have come.
+        now: by the same clock.
+    """
+    bought = max(limits.body_grace, size / limits.body_rate if limits.body_rate else limits.body_seconds)
+    return min(limits.stall, since + min(bought, limits.body_seconds) - now)
 
 
 class Peer(Protocol):

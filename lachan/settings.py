@@ -92,6 +92,17 @@ class Settings(BaseSettings):
     door_connections_per_address: int = Field(
         512, ge=1, description="Most open connections of one door from one address; an IPv6 /64 is one."
     )
+    door_body_rate: int = Field(
+        1024, ge=0, description="Octets a second that a request's body must come with, once the grace is over."
+    )
+    door_body_grace: float = Field(30.0, gt=0, description="Seconds until a body's rate counts.")
+    door_body_seconds: float = Field(3600.0, gt=0, description="Seconds that a request's body may take in all.")
+    accel_redirect: str = Field(
+        "",
+        pattern="^(/.*/)?$",
+        description="Where nginx, if it stands before the device door, has the folder artifacts as an internal location"
+        " (/artifacts/): firmware's bytes are then left to it (X-Accel-Redirect), for requests from `proxies` only.",
+    )
 
     signer_socket: Path | None = Field(
         None, description="Path of the signer's socket; by default signer/signer.sock in the data folder."

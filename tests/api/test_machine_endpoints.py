@@ -25,7 +25,9 @@ from tests.support.wait import until
 
 TABLE = Path(__file__).with_name("machine_endpoints.csv")
 PUBLIC = Path(__file__).with_name("status_endpoints.csv")
-CASES = ("good", "none", "foreign", "revoked", "suspended", "expired", "other_vendor", "forged_header")
+CASES = (
+    "good", "none", "foreign", "revoked", "suspended", "expired", "other_vendor", "forged_header", "contained", "twin",
+)  # fmt: skip
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -61,6 +63,7 @@ def request_for(operation: str) -> tuple[str, str, dict[str, object]]:
 def credentials(town: Town) -> dict[str, tuple[object, dict[str, str]]]:
     """For each case a certificate (or none) and headers."""
     camera, other = town.add_device("cam-1", vendor="acme"), town.add_device("cam-2", vendor="bolt")
+    kept_out = town.add_device("cam-3", vendor="acme")
     good, bolt = town.authority, Authority(town.folder, "bolt")
     made = {
         "good": good.device(camera),
@@ -71,12 +74,19 @@ def credentials(town: Town) -> dict[str, tuple[object, dict[str, str]]]:
         "expired": good.device(camera, start=timedelta(days=-9), end=timedelta(seconds=-5)),
         "other_vendor": bolt.device(camera),
         "forged_header": None,
+        "contained": good.device(kept_out),
+        "twin": good.device(camera).twin,
     }
     with town.rt.db.write() as connection:
         der = bolt.certificate.public_bytes(Encoding.DER)
         connection.execute(
             door_anchors.insert().values(fingerprint="b", vendor="bolt", certificate=der, added_at=clock.now())
         )
+        signal = trust.Signal(
+            device_id=kept_out.id, source="containment", answer=trust.Answer.QUARANTINE, reason="test", ref="1",
+            since=clock.now(),
+        )  # fmt: skip
+        trust.set_signal(connection, signal)
         for reason in ("revoked", "suspended"):
             wrong = made[reason]
             assert wrong is not None
@@ -107,7 +117,12 @@ def test_the_door_answers_as_the_table_says(town: Town, case: str) -> None:
         for operation, row in rows(TABLE).items():
             method, path, more = request_for(operation)
             more["headers"] = {**more.get("headers", {}), **extra}
-            found, wanted = seen(client.request(method, path, **more)), row[case]
+            answer = client.request(method, path, **more)
+            found, wanted = seen(answer), row[case]
+            if method == "GET":
+                head = client.head(path, **more)
+                if (head.status_code, head.content) != (answer.status_code, b""):
+                    wrong.append(f"HEAD of {operation}: {head.status_code}, {answer.status_code} with GET")
             if wanted == "in":
                 fits = found[:3] not in ("401", "403")
             else:

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,39 @@ def test_bytes_ranges_and_tags(town: Town, house: House) -> None:
         for path in ("/tuf/metadata/..%2f..%2fsigner%2fpassphrase", "/tuf/metadata/9.root.json", "/tuf/targets/x",
                      "/tuf/metadata/.lock", "/firmware/none", "/tuf/targets/..%2f..%2fx"):  # fmt: skip
             assert http.get(path).status_code == 404, path
+
+
+def test_bytes_are_left_to_nginx_for_who_comes_through_it(house: House, tmp_path: Path) -> None:
+    """lachan judges who asks and for what; what it names is the file, seen from nginx's folder ``artifacts``."""
+    settings = house.rt.settings.model_copy(update={"accel_redirect": "/_artifacts/", "proxies": ("127.0.0.1",)})
+    behind = Town(replace(house.rt, settings=settings), tmp_path / "authority")
+    with behind.open() as town:
+        credential, release = camera(town, house), publish(town)
+        shown = {"Client-Cert": f":{base64.b64encode(credential.der).decode()}:"}
+        with town.client("device") as http:
+            got = http.get(f"/firmware/{release['id']}", headers=shown | {"Range": "bytes=0-9"})
+            assert (got.status_code, got.content) == (200, b"")
+            place = got.headers["X-Accel-Redirect"]
+            assert place.startswith("/_artifacts/")
+            assert (settings.data / "artifacts" / place.removeprefix("/_artifacts/")).read_bytes() == FIRMWARE
+            assert http.get(f"/firmware/{release['id']}").status_code == 401
+            other = town.authority.device(house.device("cam-9", vendor="other").id)
+            shown = {"Client-Cert": f":{base64.b64encode(other.der).decode()}:"}
+            assert http.get(f"/firmware/{release['id']}", headers=shown).status_code == 404
+
+
+def test_a_report_is_in_the_next_poll_also_on_another_connection(town: Town, house: House) -> None:
+    credential, release = camera(town, house), publish(town)
+    with town.client("device", credential) as one, town.client("device", credential) as other:
+        for http in (one, other, one, other):
+            assert http.get("/device/v1/firmware").json()["update"]["release_id"] == release["id"]
+        body = {"release_id": release["id"], "version": "2.0.0", "outcome": "installed"}
+        assert one.post("/device/v1/firmware/report", json=body).status_code == 200
+        until(lambda: one.get("/device/v1/firmware").json()["update"] is None, timeout=1)
+        until(lambda: other.get("/device/v1/firmware").json()["update"] is None, timeout=1)
+        wrong = one.post("/device/v1/firmware/report", json=body | {"outcome": "exploded"})
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid")
+        assert wrong.json()["faults"][0]["where"] == "body.outcome"
 
 
 def test_other_vendors_and_strangers_get_nothing(town: Town, house: House) -> None:

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.answers import holds
 from api.middleware import entity_tag
 from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
@@ -130,7 +131,7 @@ def change_device(
 
     def unit(connection: sa.Connection) -> devices.Device:
         present = _out(devices.get(connection, device_id, principal=caller))
-        if if_match not in (None, "*", present.tag):
+        if if_match is not None and not holds(if_match, present.tag):
             raise DeviceChangedMeanwhile
         return devices.set_criticality(connection, device_id, body.criticality, actor=caller)
 
