@@ -280,6 +280,21 @@ def insert_or_replace(table: sa.Table, *columns: str, index: Sequence[str]) -> S
     return Statement(core, columns=columns)
 
 
+def among(dialect: str, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """Compare a column with a list of texts that a call gives as `listed`: one statement, whatever the length."""
+    if dialect == "sqlite":
+        each = sa.func.json_each(sa.bindparam(name, type_=sa.Text)).table_valued("value")
+        return column.in_(sa.select(each.c.value))
+    from sqlalchemy.dialects.postgresql import ARRAY
+
+    return column == sa.any_(sa.bindparam(name, type_=ARRAY(sa.String)))
+
+
+def listed(dialect: str, values: Iterable[str]) -> Any:
+    """Give a list of texts as the argument of a statement that has it by `among`."""
+    return orjson.dumps(list(values)).decode() if dialect == "sqlite" else list(values)
+
+
 def _driver(connection: sa.Connection) -> Any:
     if not connection.in_transaction():
         connection.begin()  # or SQLite would give every statement a snapshot of its own

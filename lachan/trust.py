@@ -19,7 +19,7 @@ from cryptography import x509
 
 from lachan import clock
 from lachan.database import BigSerial, Database, UtcDateTime, insert_ignore, metadata
-from lachan.statements import Call, Done, Statement, later, pipeline
+from lachan.statements import Call, Done, Statement, among, later, pipeline
 
 
 class Answer(StrEnum):
@@ -267,6 +267,15 @@ def last_number(connection: sa.Connection, device_id: str) -> int:
     return _LAST.scalar(connection, device_id_=device_id) or 0
 
 
+def answers(connection: sa.Connection, devices: Any) -> dict[str, Answer]:
+    """Give the answers of now of those of some devices that any signal speaks of; ``devices`` as of `statements.listed`."""
+    found: dict[str, list[Signal]] = {}
+    for row in _OF_DEVICES.all(connection, devices=devices):
+        found.setdefault(row.device_id, []).append(_signal(row._asdict()))
+    now = clock.now()
+    return {device_id: decide(device_id, signals, at=now).answer for device_id, signals in found.items()}
+
+
 def reached(connection: sa.Connection, number: int) -> bool:
     """Tell whether the database has counted up to a number, which one that was restored into a new cluster may not have."""
     if connection.dialect.name == "sqlite":
@@ -349,6 +358,16 @@ _LAST = Statement(
     lambda dialect: sa.select(sa.func.max(_number(dialect))).where(
         trust_changes.c.device_id == sa.bindparam("device_id_")
     )
+)
+LASTS = Statement(
+    lambda dialect: (
+        sa.select(trust_changes.c.device_id, sa.func.max(_number(dialect)).label("number"))
+        .where(among(dialect, trust_changes.c.device_id, "devices"))
+        .group_by(trust_changes.c.device_id)
+    )
+)
+_OF_DEVICES = Statement(
+    lambda dialect: sa.select(trust_signals).where(among(dialect, trust_signals.c.device_id, "devices"))
 )
 _INSERT = Statement(trust_signals.insert(), columns=tuple(column.name for column in trust_signals.c))
 _OF_DEVICE = Statement(sa.select(trust_signals).where(trust_signals.c.device_id == sa.bindparam("device_id_")))

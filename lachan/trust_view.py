@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.statements import Statement
+from lachan.statements import Statement, among, listed
 from lachan.trust import (
     SNAPSHOT,
     Answer,
@@ -209,7 +208,7 @@ class View:
         anchors = any(row.device_id is None and row.tbs_sha256 is None for row in rows)
         keys, dialect = named | {key.hex() for key in self._ended}, connection.dialect.name
         # One statement, so that what it finds is of one moment: a signal that took a refusal's place is not missed.
-        asked = {"devices": _listed(dialect, devices), "keys": _listed(dialect, keys), "now": clock.now()}
+        asked = {"devices": listed(dialect, devices), "keys": listed(dialect, keys), "now": clock.now()}
         state = _STATE.all(connection, **asked) if devices or keys else []
         refused = [row for row in state if row.kind]
         for row in refused:
@@ -346,32 +345,18 @@ def _changes(dialect: str) -> sa.Select[Any]:
     return found.order_by(both.c.txid, both.c.id).limit(SLICE)
 
 
-def _among(dialect: str, column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
-    """The column is one of a list that a call gives as `_listed`."""
-    if dialect == "sqlite":
-        each = sa.func.json_each(sa.bindparam(name, type_=sa.Text)).table_valued("value")
-        return column.in_(sa.select(each.c.value))
-    from sqlalchemy.dialects.postgresql import ARRAY
-
-    return column == sa.any_(sa.bindparam(name, type_=ARRAY(sa.String)))
-
-
-def _listed(dialect: str, values: Iterable[str]) -> Any:
-    return orjson.dumps(list(values)).decode() if dialect == "sqlite" else list(values)
-
-
 def _state(dialect: str) -> sa.CompoundSelect[Any]:
     """What devices and certificates are now: their signals, and their refusals by device and by either key."""
     text = sa.literal_column("''", sa.String)
     signals = sa.select(
         sa.literal_column("0", sa.Integer).label("kind"), _S.device_id, _S.source.label("b"), _S.ref.label("c"),
         _S.answer, _S.reason, _S.since, _S.until,
-    ).where(_among(dialect, _S.device_id, "devices"))  # fmt: skip
+    ).where(among(dialect, _S.device_id, "devices"))  # fmt: skip
     refused = [
         sa.select(
             sa.literal_column("1", sa.Integer), _R.device_id, _R.tbs_sha256, _R.issuer_serial, text, _R.reason,
             _R.until, _R.until,
-        ).where(_among(dialect, column, name), _R.until > sa.bindparam("now", type_=_R.until.type))
+        ).where(among(dialect, column, name), _R.until > sa.bindparam("now", type_=_R.until.type))
         for column, name in ((_R.device_id, "devices"), (_R.tbs_sha256, "keys"), (_R.issuer_serial, "keys"))
     ]  # fmt: skip
     return sa.union_all(signals, *refused)

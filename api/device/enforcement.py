@@ -19,7 +19,7 @@ from api.models import door_closed, door_orders, door_status
 from lachan import clock, trust
 from lachan.enforcement import Evidence, Level, Target
 from lachan.runtime import Runtime
-from lachan.statements import Statement, insert_or_replace
+from lachan.statements import Statement, among, insert_or_replace, listed, pipeline
 from lachan.trust import Answer, Horizon
 
 ALIVE = timedelta(seconds=10)
@@ -67,9 +67,9 @@ class DeviceDoor:
         return Evidence(settled=settled, detail=detail, observed_at=clock.now())
 
     def verify_all(self, rt: Runtime, wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
-        """Look at many devices in one reading."""
+        """Look at many devices in one reading, of as many statements as one device needs."""
         with rt.db.read() as connection:
-            return [_seen(connection, target, level) for target, level in wanted]
+            return _seen(connection, wanted)
 
     def apply(self, rt: Runtime, target: Target, level: Level, *, intent: str) -> Evidence:
         """Write down which change the doors must have seen; the same intent again changes nothing."""
@@ -101,28 +101,33 @@ class DeviceDoor:
         return {row.device_id: Level(row.level) for row in rows}
 
 
-def _seen(connection: sa.Connection, target: Target, level: Level | None) -> Evidence:
-    """Tell whether the decision is at least as hard as the level, and every running door acts on the order's change.
+def _seen(connection: sa.Connection, wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
+    """Tell of each whether the decision is at least as hard as the level, and every running door acts on the order's change.
 
     Without an order (the device is let in again) the device's latest change counts.
     """
-    order = _ORDER.first(connection, device_id_=target.device_id)
-    answer = trust.decision(connection, target.device_id).answer
-    number = trust.last_number(connection, target.device_id) if order is None else order.number
-    detail = _doors(connection, target.device_id, number)
-    detail |= {"answer": str(answer)} | ({"level": str(level)} if level is not None else {})
-    settled = detail["behind"] == 0 and (level is None or answer.rank >= _WANTED[level].rank)
-    return Evidence(settled=settled, detail=detail, observed_at=clock.now())
-
-
-def _doors(connection: sa.Connection, device_id: str, number: int) -> dict[str, Any]:
-    """Tell how many running doors act on a change, how many are behind, and how many connections they closed."""
-    live = _DOORS.all(connection, since_=clock.now() - ALIVE)
-    closed = _CLOSED.scalar(connection, device_id_=device_id, number_=number)
-    behind = sum(not Horizon.parse(row.position).covers(number) for row in live)
-    if behind and not trust.reached(connection, number):
-        behind = 0  # of the cluster that this database was restored from: a door began after it
-    return {"doors": len(live), "behind": behind, "number": number, "connections_closed": int(closed)}
+    devices = {"devices": listed(connection.dialect.name, [target.device_id for target, _ in wanted])}
+    ordered, lasts, closed, doors = (
+        done.rows for done in pipeline(
+            connection,
+            [(_ORDERED, devices), (trust.LASTS, devices), (_CLOSED, devices), (_DOORS, {"since_": clock.now() - ALIVE})],
+        )
+    )  # fmt: skip
+    numbers = {row.device_id: row.number or 0 for row in lasts} | {row.device_id: row.number for row in ordered}
+    connections = {row.device_id: int(row.connections) for row in closed}
+    answers = trust.answers(connection, devices["devices"])
+    positions, found = [Horizon.parse(row.position) for row in doors], []
+    for target, level in wanted:
+        number, answer = numbers.get(target.device_id, 0), answers.get(target.device_id, Answer.ALLOW)
+        behind = sum(not position.covers(number) for position in positions)
+        if behind and not trust.reached(connection, number):
+            behind = 0  # of the cluster that this database was restored from: a door began after it
+        detail: dict[str, Any] = {"doors": len(positions), "behind": behind, "number": number}
+        detail |= {"connections_closed": connections.get(target.device_id, 0), "answer": str(answer)}
+        detail |= {"level": str(level)} if level is not None else {}
+        settled = behind == 0 and (level is None or answer.rank >= _WANTED[level].rank)
+        found.append(Evidence(settled=settled, detail=detail, observed_at=clock.now()))
+    return found
 
 
 def _write_own(name: str) -> sa.Insert:
@@ -145,9 +150,21 @@ _DOORS = Statement(
         door_status.c.seen_at > sa.bindparam("since_", type_=door_status.c.seen_at.type)
     )
 )
+_ORDERED = Statement(
+    lambda dialect: sa.select(door_orders.c.device_id, door_orders.c.number).where(
+        among(dialect, door_orders.c.device_id, "devices")
+    )
+)
 _CLOSED = Statement(
-    sa.select(sa.func.coalesce(sa.func.sum(door_closed.c.connections), 0)).where(
-        door_closed.c.device_id == sa.bindparam("device_id_"),
-        door_closed.c.number >= sa.bindparam("number_", type_=sa.BigInteger),
+    lambda dialect: (
+        sa.select(
+            door_orders.c.device_id, sa.func.coalesce(sa.func.sum(door_closed.c.connections), 0).label("connections")
+        )
+        .join(
+            door_closed,
+            sa.and_(door_closed.c.device_id == door_orders.c.device_id, door_closed.c.number >= door_orders.c.number),
+        )
+        .where(among(dialect, door_orders.c.device_id, "devices"))
+        .group_by(door_orders.c.device_id)
     )
 )

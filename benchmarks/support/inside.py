@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 WORKERS = ("lachan.work.worker", "lachan.jobs")  # where `Worker` and `run(rt, jobs)` stand; the latter at 990b298
-OWN = ("triggers:on_alert_raised", "soar.run", "executor:")  # from the fact to the containment
+OWN = ("triggers:on_alert_raised", "soar.alert", "soar.run", "executor:")  # from the fact to the containment
 
 
 def main() -> int:

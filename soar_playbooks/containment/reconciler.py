@@ -24,7 +24,7 @@ from lachan.errors import LachanError
 from lachan.events import EnforcementSettled
 from lachan.ids import new_id
 from lachan.log import get as get_logger
-from lachan.statements import Statement, insert_or_replace, later
+from lachan.statements import Statement, among, insert_or_replace, later, listed, pipeline
 from lachan.work import jobs, outbox
 from soar_playbooks import faults
 from soar_playbooks.containment.records import Wish
@@ -82,30 +82,48 @@ def verify(rt: Runtime, together: list[jobs.Job]) -> dict[str, datetime]:
     Returns:
         The jobs of those that have not, with the time of the next look.
     """
-    found: list[tuple[jobs.Job, Wish, Evidence]] = []
+    with rt.db.read() as connection:
+        ids = listed(connection.dialect.name, sorted({job.payload["device_id"] for job in together}))
+        there = {(row.device_id, row.point, row.intent): row for row in _WISHES.all(connection, devices=ids)}
+    found: list[tuple[jobs.Job, Wish, Target, Evidence]] = []
     for name, point in enforcement.points(rt).items():
-        mine = [job for job in together if job.payload["point"] == name]
-        if not mine or not isinstance(point, OwnPoint):
+        if not isinstance(point, OwnPoint):
             continue
-        with rt.db.read() as connection:
-            there = [(job, row) for job in mine if (row := _WISH.first(connection, **_named(job.payload))) is not None]
-            rows = [(job, Wish.of(row), _target_in(connection, row.device_id)) for job, row in there]
-        evidence = point.verify_all(rt, [(target, row.wanted) for _, row, target in rows]) if rows else []
-        found += [
-            (job, replace(row, attempts=row.attempts + 1), seen)
-            for (job, row, _), seen in zip(rows, evidence, strict=True)
-        ]
-
-    def unit(connection: sa.Connection) -> None:
-        for _, row, seen in found:
-            state = SETTLED if seen.settled else PENDING
-            stored = {"evidence_": _stored(row, seen), "state_": state, "attempts_": row.attempts}
-            if _SEEN.execute(connection, **_named(row.key), **stored, updated_at_=clock.now()) and seen.settled:
-                _tell(connection, row, seen)
-
+        mine = [(job, row) for job in together if (row := there.get(_key(job))) is not None and row.point == name]
+        wanted = [(_target_of(row), Level(row.wanted) if row.wanted else None) for _, row in mine]
+        evidence = point.verify_all(rt, wanted) if mine else []
+        for (job, row), (target, _), seen in zip(mine, wanted, evidence, strict=True):
+            wish = Wish.of(row)
+            found.append((job, replace(wish, attempts=wish.attempts + 1), target, seen))
     if found:
-        faults.run(rt, faults.Record.SETTLE, unit)
-    return {job.id: _later(row.attempts) for job, row, seen in found if not seen.settled}
+        faults.run(rt, faults.Record.SETTLE, partial(_verified, found=found))
+    return {job.id: _later(row.attempts) for job, row, _, seen in found if not seen.settled}
+
+
+def _verified(connection: sa.Connection, *, found: Sequence[tuple[jobs.Job, Wish, Target, Evidence]]) -> None:
+    """Write down what points of our own have been seen to do, as a unit; of what is no wish any more nothing."""
+    now = clock.now()
+    calls = [
+        (_SEEN, _named(row.key) | {
+            "evidence_": _stored(row, seen), "state_": SETTLED if seen.settled else PENDING, "attempts_": row.attempts,
+            "updated_at_": now,
+        })
+        for _, row, _, seen in found
+    ]  # fmt: skip
+    told: list[tuple[Statement, Mapping[str, Any]]] = []
+    for (_, row, target, seen), done in zip(found, pipeline(connection, calls), strict=True):
+        if done.count and seen.settled:
+            fact = _settled(row, seen)
+            told += outbox.calls(fact, actor=ACTOR, vendor=target.vendor, dialect=connection.dialect.name)[1]
+    later(connection, told)
+
+
+def _key(job: jobs.Job) -> tuple[str, str, str]:
+    return job.payload["device_id"], job.payload["point"], job.payload["intent"]
+
+
+def _target_of(row: Any) -> Target:
+    return Target(device_id=row.device_id, name=row.name, vendor=row.vendor, site=row.site)
 
 
 def enforce(rt: Runtime, job: jobs.Job) -> None:
@@ -339,4 +357,11 @@ _WRITE = insert_or_replace(enforcements, *_COLUMNS, index=("device_id", "point")
 _SEEN = Statement(
     enforcements.update().where(*_STILL).values(**_binds("state", "evidence", "attempts", "updated_at"), last_error="")
 )
-_WISH = Statement(sa.select(enforcements).where(*_STILL))
+_D = devices.devices.c
+_WISHES = Statement(
+    lambda dialect: (
+        sa.select(enforcements, _D.name, _D.vendor, _D.site)
+        .join(devices.devices, _D.id == _C.device_id)
+        .where(among(dialect, _C.device_id, "devices"), _C.state == PENDING)
+    )
+)

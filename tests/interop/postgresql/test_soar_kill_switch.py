@@ -66,7 +66,7 @@ def test_the_switch_waits_for_a_containment_that_has_looked(rt: Runtime, first: 
     turns = Held(rt, switch_on, hold=False)
     assert somebody_waits(rt)
     assert not turns.done.is_set()
-    assert contains.ends()["state"] == "active"
+    assert contains.ends().state == "active"
     turns.ends()
     assert rows(rt, kill_switch)[0]["active"] is True
 
@@ -82,4 +82,4 @@ def test_a_containment_waits_for_a_switch_that_is_being_turned_and_sees_it(rt: R
     assert somebody_waits(rt)
     assert not contains.done.is_set()
     turns.ends()
-    assert contains.ends()["guard"] == "kill-switch"
+    assert contains.ends().guard == "kill-switch"
