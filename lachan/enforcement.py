@@ -5,6 +5,7 @@ point is idempotent, survives its own restarts by being driven again, and gives 
 that is only rows of the same database (`OwnPoint`) is driven in the containment's transaction: no job, nothing to retry.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -52,6 +53,19 @@ class Evidence:
     observed_at: datetime
 
 
+@dataclass(frozen=True)
+class PointLook:
+    """What one look at a part of a point saw.
+
+    Attributes:
+        levels: of the devices that were asked for and are contained, and of those of the slice.
+        cursor: from where the next slice goes on; empty begins again.
+    """
+
+    levels: dict[str, Level]
+    cursor: str
+
+
 class EnforcementPoint(Protocol):
     """One thing outside (or a door of ours) that can keep a device from doing something."""
 
@@ -64,13 +78,23 @@ class EnforcementPoint(Protocol):
         """Bring the device to ``level``; calling again with the same ``intent`` changes nothing more."""
 
     def verify(self, rt: "Runtime", target: Target, level: Level) -> Evidence:
-        """Look whether ``level`` really holds."""
+        """PointLook whether ``level`` really holds."""
 
     def release(self, rt: "Runtime", target: Target, *, intent: str) -> Evidence:
         """Take back what this point did to the device, and nothing else."""
 
     def observe(self, rt: "Runtime") -> dict[str, Level]:
         """All devices that this point contains now, with their level."""
+
+
+@runtime_checkable
+class PagedPoint(EnforcementPoint, Protocol):
+    """A point that can be looked at a part at a time, so that a look costs the same whatever it contains."""
+
+    def look(
+        self, rt: "Runtime", wanted: Sequence[tuple[Target, Level | None]], *, cursor: str, most: int
+    ) -> PointLook:
+        """Tell which of some devices it contains, and which it contains among the next ``most`` of its own list."""
 
 
 @runtime_checkable
@@ -83,7 +107,7 @@ class OwnPoint(EnforcementPoint, Protocol):
         """Bring the device to ``level`` (None: back to nothing) in the caller's unit; unsettled evidence is verified later."""
 
     def verify_all(self, rt: "Runtime", wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
-        """Look whether the levels really hold, for many devices at once."""
+        """PointLook whether the levels really hold, for many devices at once."""
 
 
 def points(rt: "Runtime") -> dict[str, EnforcementPoint]:

@@ -7,17 +7,18 @@ evidence there is the rows, which our OCSP responder reads at every question. `v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from cryptography.x509 import ocsp as x509_ocsp
 
 from lachan import clock
-from lachan.enforcement import Evidence, Level, Target
+from lachan.enforcement import Evidence, Level, PointLook, Target
 from lachan.errors import LachanError
 from lachan.identity import system
 from lachan.runtime import Runtime
-from lachan.statements import Statement
+from lachan.statements import Statement, among, listed, pipeline
 from pki import authorities, ocsp, revocation
 from pki.models import certificates, holds
 from pki.states import CertificateState, Holder
@@ -83,7 +84,7 @@ class CertificateHold:
         return Evidence(settled=settled, detail=detail, observed_at=clock.now())
 
     def verify_all(self, rt: Runtime, wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
-        """Look at each, as `verify` does."""
+        """PointLook at each, as `verify` does."""
         return [self.verify(rt, target, level or Level.OBSERVE) for target, level in wanted]
 
     def verify(self, rt: Runtime, target: Target, level: Level) -> Evidence:
@@ -112,6 +113,19 @@ class CertificateHold:
             urgent=True,
         )  # fmt: skip
         return self.verify(rt, target, Level.OBSERVE)
+
+    def look(self, rt: Runtime, wanted: Sequence[tuple[Target, Level | None]], *, cursor: str, most: int) -> PointLook:
+        """Tell which of some devices have a certificate that this point holds, and those of the next holds."""
+        now = clock.now()
+        with rt.db.read() as connection:
+            ids = listed(connection.dialect.name, [target.device_id for target, _ in wanted])
+            mine, following = pipeline(
+                connection,
+                [(_HELD_OF, {"devices": ids, "now_": now}), (_HELD_AFTER, {"after_": cursor, "most_": most})],
+            )
+        found = {row.device_id for row in (*mine.rows, *following.rows) if row.device_id and row.not_after > now}
+        last = following.rows[-1].id if len(following.rows) == most else ""
+        return PointLook(dict.fromkeys(found, Level.QUARANTINE), last)
 
     def observe(self, rt: Runtime) -> dict[str, Level]:
         """The devices with at least one certificate that this point holds."""
@@ -163,5 +177,27 @@ _LIVE = Statement(
         certificates.c.device_id == sa.bindparam("device_id_"),
         certificates.c.not_after > sa.bindparam("now_", type_=certificates.c.not_after.type),
     )
+    .order_by(certificates.c.id)
+)
+_HELD = sa.and_(holds.c.certificate_id == certificates.c.id, holds.c.holder == str(Holder.CONTAINMENT))
+_HELD_OF = Statement(
+    lambda dialect: (
+        sa.select(certificates.c.device_id, certificates.c.not_after)
+        .join(holds, _HELD)
+        .where(
+            among(dialect, certificates.c.device_id, "devices"),
+            certificates.c.not_after > sa.bindparam("now_", type_=certificates.c.not_after.type),
+        )
+    )
+)
+_PAGE = (
+    sa.select(holds.c.certificate_id)
+    .where(holds.c.certificate_id > sa.bindparam("after_"), holds.c.holder == str(Holder.CONTAINMENT))
+    .order_by(holds.c.certificate_id)
+    .limit(sa.bindparam("most_", type_=sa.Integer))
+)
+_HELD_AFTER = Statement(
+    sa.select(certificates.c.id, certificates.c.device_id, certificates.c.not_after)
+    .where(certificates.c.id.in_(_PAGE))
     .order_by(certificates.c.id)
 )

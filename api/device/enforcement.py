@@ -9,6 +9,7 @@ in either.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 
 from api.models import door_closed, door_orders, door_status
 from lachan import clock, trust
-from lachan.enforcement import Evidence, Level, Target
+from lachan.enforcement import Evidence, Level, PointLook, Target
 from lachan.runtime import Runtime
 from lachan.statements import Statement, among, insert_or_replace, listed, pipeline
 from lachan.trust import Answer, Horizon
@@ -67,7 +68,7 @@ class DeviceDoor:
         return Evidence(settled=settled, detail=detail, observed_at=clock.now())
 
     def verify_all(self, rt: Runtime, wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
-        """Look at many devices in one reading, of as many statements as one device needs."""
+        """PointLook at many devices in one reading, of as many statements as one device needs."""
         with rt.db.read() as connection:
             return _seen(connection, wanted)
 
@@ -85,7 +86,7 @@ class DeviceDoor:
         return self.verify(rt, target, level)
 
     def verify(self, rt: Runtime, target: Target, level: Level) -> Evidence:
-        """Look whether the decision is at least as hard as the level, and whether every running door acts on it."""
+        """PointLook whether the decision is at least as hard as the level, and whether every running door acts on it."""
         return self.verify_all(rt, [(target, level)])[0]
 
     def release(self, rt: Runtime, target: Target, *, intent: str) -> Evidence:
@@ -93,6 +94,18 @@ class DeviceDoor:
         rt.db.run(lambda connection: _FORGET.execute(connection, device_id_=target.device_id), urgent=True)
         evidence = self.verify_all(rt, [(target, None)])[0]
         return replace(evidence, detail=evidence.detail | {"intent": intent})
+
+    def look(self, rt: Runtime, wanted: Sequence[tuple[Target, Level | None]], *, cursor: str, most: int) -> PointLook:
+        """Tell which of some devices, and of the next orders by device id, the doors were told to contain."""
+        with rt.db.read() as connection:
+            ids = listed(connection.dialect.name, [target.device_id for target, _ in wanted])
+            mine, following = pipeline(
+                connection, [(_LEVELS, {"devices": ids}), (_FOLLOWING, {"after_": cursor, "most_": most})]
+            )
+        page = {row.device_id: Level(row.level) for row in following.rows}
+        return PointLook(
+            page | {row.device_id: Level(row.level) for row in mine.rows}, max(page) if len(page) == most else ""
+        )
 
     def observe(self, rt: Runtime) -> dict[str, Level]:
         """All devices that the doors were told to contain, with their level."""
@@ -154,6 +167,17 @@ _ORDERED = Statement(
     lambda dialect: sa.select(door_orders.c.device_id, door_orders.c.number).where(
         among(dialect, door_orders.c.device_id, "devices")
     )
+)
+_LEVELS = Statement(
+    lambda dialect: sa.select(door_orders.c.device_id, door_orders.c.level).where(
+        among(dialect, door_orders.c.device_id, "devices")
+    )
+)
+_FOLLOWING = Statement(
+    sa.select(door_orders.c.device_id, door_orders.c.level)
+    .where(door_orders.c.device_id > sa.bindparam("after_"))
+    .order_by(door_orders.c.device_id)
+    .limit(sa.bindparam("most_", type_=sa.Integer))
 )
 _CLOSED = Statement(
     lambda dialect: (

@@ -10,8 +10,8 @@ alone. Limits: a point that is away is tried every 30 s at least.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock, devices, enforcement
-from lachan.enforcement import EnforcementPoint, Evidence, Level, OwnPoint, Target
+from lachan.enforcement import EnforcementPoint, Evidence, Level, OwnPoint, PagedPoint, Target
 from lachan.errors import LachanError
-from lachan.events import EnforcementSettled
 from lachan.ids import new_id
 from lachan.log import get as get_logger
 from lachan.statements import Statement, among, insert_or_replace, later, listed, pipeline
 from lachan.work import jobs, outbox
 from soar_playbooks import faults
+from soar_playbooks.containment import kept
 from soar_playbooks.containment.records import Wish
 from soar_playbooks.models import LIVE, enforcements
 from soar_playbooks.states import ACTOR
@@ -64,11 +64,11 @@ def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_
             writes.append((_WRITE, wish.columns))
             _enqueue(connection, wish, key=None)
             continue
-        row = replace(wish, state=SETTLED if seen.settled else PENDING, evidence=_stored(wish, seen))
+        row = replace(wish, state=SETTLED if seen.settled else PENDING, evidence=kept.stored(wish, seen))
         writes.append((_WRITE, row.columns))
         if seen.settled:
             writes += outbox.calls(
-                _settled(wish, seen), actor=ACTOR, vendor=target.vendor, dialect=connection.dialect.name
+                kept.fact(wish, seen), actor=ACTOR, vendor=target.vendor, dialect=connection.dialect.name
             )[1]
         else:
             jobs.enqueue(connection, "soar.verify", wish.key, due_at=clock.now() + SOON)
@@ -105,7 +105,7 @@ def _verified(connection: sa.Connection, *, found: Sequence[tuple[jobs.Job, Wish
     now = clock.now()
     calls = [
         (_SEEN, _named(row.key) | {
-            "evidence_": _stored(row, seen), "state_": SETTLED if seen.settled else PENDING, "attempts_": row.attempts,
+            "evidence_": kept.stored(row, seen), "state_": SETTLED if seen.settled else PENDING, "attempts_": row.attempts,
             "updated_at_": now,
         })
         for _, row, _, seen in found
@@ -113,7 +113,7 @@ def _verified(connection: sa.Connection, *, found: Sequence[tuple[jobs.Job, Wish
     told: list[tuple[Statement, Mapping[str, Any]]] = []
     for (_, row, target, seen), done in zip(found, pipeline(connection, calls), strict=True):
         if done.count and seen.settled:
-            fact = _settled(row, seen)
+            fact = kept.fact(row, seen)
             told += outbox.calls(fact, actor=ACTOR, vendor=target.vendor, dialect=connection.dialect.name)[1]
     later(connection, told)
 
@@ -149,45 +149,74 @@ def enforce(rt: Runtime, job: jobs.Job) -> None:
         raise jobs.Again(_later(row.attempts))
 
 
+@dataclass
+class Places:
+    """Where the next look at each point goes on, in its rows and in its own list; kept for the life of a process."""
+
+    rows: dict[str, str] = field(default_factory=dict)
+    points: dict[str, str] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Forget them: the next process begins at the beginning."""
+
+
 def reconcile(rt: Runtime) -> None:
-    """Compare every point with what is wanted and make the differences due (recurring ``soar.reconcile``)."""
+    """Compare the next part of every point with what is wanted and make the differences due (recurring ``soar.reconcile``).
+
+    A turn looks at `PAGE` rows of a point, whatever is contained, and goes on from there at the next turn.
+    """
     for name, point in enforcement.points(rt).items():
+        rows, wanted = _next_rows(rt, name)
         try:
-            observed = point.observe(rt)
+            observed = _observed(rt, point, wanted)
         except (LachanError, OSError) as error:
             log.warning("enforcement point does not answer", point=name, error=str(error))
             continue
-        for page in _pages(rt, name, observed):
-            wrong = [row for row in page if _is_wrong(row, observed.get(row.device_id))]
-            for start in range(0, len(wrong), CORRECTED):
-                rt.db.run(partial(_correct, rows=wrong[start : start + CORRECTED]))
+        rows += _rows_of(rt, name, observed.keys() - {row.device_id for row in rows})
+        own = isinstance(point, OwnPoint)
+        wrong = [row for row in rows if _is_wrong(row, observed.get(row.device_id), own=own)]
+        for start in range(0, len(wrong), CORRECTED):
+            rt.db.run(partial(_correct, rows=wrong[start : start + CORRECTED]))
 
 
-def _pages(rt: Runtime, point: str, observed: Collection[str]) -> Iterator[list[Wish]]:
-    """Read a point's rows a page at a time: those that are live, then those of devices that it contains without one."""
-    of_point = sa.select(enforcements).where(enforcements.c.point == point)
-    live = of_point.where(LIVE).order_by(enforcements.c.device_id).limit(PAGE)
-    left, last = set(observed), ""
-    while True:
+def _next_rows(rt: Runtime, point: str) -> tuple[list[Wish], list[tuple[Target, Level | None]]]:
+    """Read the next of a point's rows that are driven there now, with their devices and what is wanted of them."""
+    places = rt.keep(Places, Places).rows
+    with rt.db.read() as connection:
+        found = _LIVE_AFTER.all(connection, point_=point, after_=places.get(point, ""), most_=PAGE)
+    places[point] = found[-1].device_id if len(found) == PAGE else ""
+    rows = [Wish.of(row) for row in found]
+    return rows, [(_target_of(each), row.wanted) for each, row in zip(found, rows, strict=True)]
+
+
+def _observed(rt: Runtime, point: EnforcementPoint, wanted: list[tuple[Target, Level | None]]) -> dict[str, Level]:
+    """Look at the next part of a point; one that cannot be looked at in parts tells all that it contains.
+
+    Raises:
+        LachanError, OSError: it does not answer.
+    """
+    if not isinstance(point, PagedPoint):
+        return point.observe(rt)
+    places = rt.keep(Places, Places).points
+    seen = point.look(rt, wanted, cursor=places.get(point.name, ""), most=PAGE)
+    places[point.name] = seen.cursor
+    return seen.levels
+
+
+def _rows_of(rt: Runtime, point: str, device_ids: Iterable[str]) -> list[Wish]:
+    """Read a point's rows of some devices, a page at a time."""
+    found, ids = list[Wish](), sorted(device_ids)
+    for start in range(0, len(ids), PAGE):
         with rt.db.read() as connection:
-            page = [Wish.of(row) for row in connection.execute(live.where(enforcements.c.device_id > last))]
-        yield page
-        left -= {row.device_id for row in page}
-        if len(page) < PAGE:
-            break
-        last = page[-1].device_id
-    others = sorted(left)
-    for start in range(0, len(others), PAGE):
-        theirs = of_point.where(enforcements.c.device_id.in_(others[start : start + PAGE]))
-        with rt.db.read() as connection:
-            page = [Wish.of(row) for row in connection.execute(theirs)]
-        yield page
+            page = listed(connection.dialect.name, ids[start : start + PAGE])
+            found += [Wish.of(row) for row in _AT.all(connection, devices=page, point_=point)]
+    return found
 
 
-def _is_wrong(row: Wish, observed: Level | None) -> bool:
+def _is_wrong(row: Wish, observed: Level | None, *, own: bool) -> bool:
     """Tell whether a row's point is not as the row says, or nobody drives it there."""
     if row.state == SETTLED:
-        return _differs(row, observed)
+        return _differs(row, observed, own=own)
     return bool(row.updated_at < clock.now() - 2 * timedelta(seconds=PATIENCE))
 
 
@@ -232,46 +261,15 @@ def _drive(rt: Runtime, point: EnforcementPoint, target: Target, row: Wish) -> E
 
 
 def _settle(rt: Runtime, row: Wish, evidence: Evidence) -> None:
-    stored = _stored(row, evidence)
+    stored = kept.stored(row, evidence)
     values = {"state": SETTLED if evidence.settled else PENDING, "evidence": stored, "last_error": ""}
 
     def unit(connection: sa.Connection) -> None:
         updated = connection.execute(_mine(row).values(**values, updated_at=clock.now())).rowcount
         if updated and evidence.settled and not stored["redundant"]:
-            _tell(connection, row, evidence)
+            outbox.append(connection, kept.fact(row, evidence), actor=ACTOR)
 
     faults.run(rt, faults.Record.SETTLE, unit)
-
-
-def _stored(row: Wish, evidence: Evidence) -> dict[str, Any]:
-    """Give what is kept of evidence; it is redundant if it says what was known, or that there was nothing to do."""
-    detail = _detail(row, evidence)
-    same = _essence(row.evidence) == _essence(detail)
-    redundant = evidence.settled and (same or bool(evidence.detail.get("nothing")))
-    return {
-        **detail, "settled": evidence.settled, "observed_at": clock.iso(evidence.observed_at), "redundant": redundant,
-    }  # fmt: skip
-
-
-def _detail(row: Wish, evidence: Evidence) -> dict[str, Any]:
-    return {**evidence.detail, "level": str(row.wanted or "none"), "attempts": row.attempts}
-
-
-def _tell(connection: sa.Connection, row: Wish, evidence: Evidence) -> None:
-    outbox.append(connection, _settled(row, evidence), actor=ACTOR)
-
-
-def _settled(row: Wish, evidence: Evidence) -> EnforcementSettled:
-    return EnforcementSettled(
-        device_id=row.device_id, containment_id=row.containment_id, point=row.point,
-        evidence=_detail(row, evidence),
-    )  # fmt: skip
-
-
-def _essence(detail: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Give evidence without what differs at every look; a point that did something again says so by its own fields."""
-    noise = {"intent", "attempts", "nothing", "settled", "observed_at", "redundant"}
-    return None if detail is None else {name: value for name, value in detail.items() if name not in noise}
 
 
 def _note(rt: Runtime, row: Wish, *, error: str) -> None:
@@ -289,18 +287,19 @@ def _mine(row: Wish) -> Any:
     )
 
 
-def _differs(row: Wish, observed: Level | None) -> bool:
+def _differs(row: Wish, observed: Level | None, *, own: bool) -> bool:
     """Tell whether a settled row must be driven again.
 
     Mild levels are not every point's business, so only what cuts is compared. A point whose evidence says *settled* while
-    it observes nothing (no certificate to hold) has done it all: it is asked again after a minute, not at every look.
+    it observes nothing (no certificate to hold) has done it all: it is asked again after a minute, not at every look; one of
+    our own not at all, since nothing comes to be there that its unit has not seen.
     """
     if row.wanted is None or row.wanted.rank < CUTS.rank:
         return observed is not None and observed.rank >= CUTS.rank
     if observed is not None and observed.rank >= CUTS.rank:
         return False
     redundant = bool((row.evidence or {}).get("redundant"))
-    return not redundant or row.updated_at < clock.now() - timedelta(seconds=60)
+    return not redundant or (not own and row.updated_at < clock.now() - timedelta(seconds=60))
 
 
 def _again(connection: sa.Connection, row: Wish) -> None:
@@ -363,5 +362,22 @@ _WISHES = Statement(
         sa.select(enforcements, _D.name, _D.vendor, _D.site)
         .join(devices.devices, _D.id == _C.device_id)
         .where(among(dialect, _C.device_id, "devices"), _C.state == PENDING)
+    )
+)
+_LIVE_PAGE = (
+    sa.select(enforcements)
+    .where(_C.point == sa.bindparam("point_"), LIVE, _C.device_id > sa.bindparam("after_"))
+    .order_by(_C.device_id)
+    .limit(sa.bindparam("most_", type_=sa.Integer))
+    .subquery()
+)
+_LIVE_AFTER = Statement(
+    sa.select(_LIVE_PAGE, _D.name, _D.vendor, _D.site)
+    .join(devices.devices, _D.id == _LIVE_PAGE.c.device_id)
+    .order_by(_LIVE_PAGE.c.device_id)
+)
+_AT = Statement(
+    lambda dialect: sa.select(enforcements).where(
+        among(dialect, _C.device_id, "devices"), _C.point == sa.bindparam("point_")
     )
 )

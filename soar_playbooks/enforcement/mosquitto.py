@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import queue
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from lachan import clock
 from lachan.devices import devices
-from lachan.enforcement import Evidence, Level, Target
+from lachan.enforcement import Evidence, Level, PointLook, Target
 from lachan.ids import new_id
 from soar_playbooks.errors import PointUnavailable
 from soar_playbooks.models import enforcements
@@ -95,6 +95,25 @@ class MosquittoPoint:
             responses = admin.call(*commands) if commands else []
             return self._evidence(admin, target, None, _said(intent, responses))
 
+    def look(self, rt: Runtime, wanted: Sequence[tuple[Target, Level | None]], *, cursor: str, most: int) -> PointLook:
+        """Ask for the roles of some clients, and for the broker's next clients: two commands' answers of bounded length."""
+        offset = int(cursor or 0)
+        with _Admin.connected(self._settings) as admin:
+            roles = admin.roles_of_many([target.name for target, _ in wanted])
+            page = admin.clients(count=most, offset=offset)
+        found: dict[str, Level] = {}
+        for (target, level), known in zip(wanted, roles, strict=True):
+            seen = _contained(known, level)
+            if seen is not None:
+                found[target.device_id] = seen
+        others = {name: held for name, held in page.items() if held & set(ACLS)}
+        with rt.db.read() as connection:
+            for device_id, name in connection.execute(
+                sa.select(devices.c.id, devices.c.name).where(devices.c.name.in_(others))
+            ):
+                found.setdefault(device_id, _strongest(others[name] & set(ACLS)))
+        return PointLook(found, str(offset + most) if len(page) == most else "")
+
     def observe(self, rt: Runtime) -> dict[str, Level]:
         """Find every device that has one of our roles now; a client that the broker does not know counts as contained."""
         with _Admin.connected(self._settings) as admin:
@@ -102,18 +121,14 @@ class MosquittoPoint:
         query = sa.select(devices.c.id, devices.c.name, enforcements.c.wanted).outerjoin(
             enforcements, sa.and_(enforcements.c.device_id == devices.c.id, enforcements.c.point == NAME)
         )
-        ours = {name: roles & set(ACLS) for name, roles in clients.items()}
         found: dict[str, Level] = {}
         with rt.db.read() as connection:
             wanted = enforcements.c.wanted.is_not(None)
-            named = devices.c.name.in_([name for name, roles in ours.items() if roles])
+            named = devices.c.name.in_([name for name, roles in clients.items() if roles & set(ACLS)])
             for device_id, name, level in connection.execute(query.where(sa.or_(wanted, named))):
-                if ours.get(name):
-                    strongest = max((_LEVELS[role] for role in ours[name]), key=lambda found_: found_.rank)
-                    same = level is not None and ROLES.get(Level(level)) in ours[name] and len(ours[name]) == 1
-                    found[device_id] = Level(level) if same else strongest
-                elif name not in clients and level is not None and Level(level) in ROLES:
-                    found[device_id] = Level(level)
+                seen = _contained(clients.get(name), Level(level) if level else None)
+                if seen is not None:
+                    found[device_id] = seen
         return found
 
     def _evidence(self, admin: _Admin, target: Target, wanted: str | None, detail: dict[str, Any]) -> Evidence:
@@ -197,9 +212,23 @@ class _Admin:
         if "error" in response:
             self.call({"command": "createRole", "rolename": role, "acls": ACLS[role]})
 
-    def clients(self) -> dict[str, set[str]]:
-        """Read all clients that the broker knows, with their roles."""
-        (response,) = self.call({"command": "listClients", "verbose": True, "count": -1, "offset": 0})
+    def roles_of_many(self, usernames: Sequence[str]) -> list[set[str] | None]:
+        """Read the roles of clients, all in one message; None for those that the broker does not know."""
+        if not usernames:
+            return []
+        found: list[set[str] | None] = []
+        for response in self.call(*({"command": "getClient", "username": name} for name in usernames)):
+            if "error" not in response:
+                found.append({role["rolename"] for role in response["data"]["client"].get("roles", ())})
+            elif "not found" in str(response["error"]).lower():
+                found.append(None)
+            else:
+                raise PointUnavailable(f"Mosquitto: {response['error']}")
+        return found
+
+    def clients(self, *, count: int = -1, offset: int = 0) -> dict[str, set[str]]:
+        """Read the clients that the broker knows, or some of them, with their roles."""
+        (response,) = self.call({"command": "listClients", "verbose": True, "count": count, "offset": offset})
         if "error" in response:
             raise PointUnavailable(f"Mosquitto: {response['error']}")
         found: list[Mapping[str, Any]] = response["data"]["clients"]
@@ -212,6 +241,20 @@ class _Admin:
             self._ready.put(str(reason))
         else:
             client.subscribe(f"{CONTROL}/response", qos=1)
+
+
+def _contained(roles: set[str] | None, wanted: Level | None) -> Level | None:
+    """Tell what a client's roles amount to; one that the broker does not know is refused by it: as contained as wanted."""
+    if roles is None:
+        return wanted if wanted in ROLES else None
+    ours = roles & set(ACLS)
+    if not ours:
+        return None
+    return wanted if wanted is not None and ours == {ROLES.get(wanted)} else _strongest(ours)
+
+
+def _strongest(ours: set[str]) -> Level:
+    return max((_LEVELS[role] for role in ours), key=lambda found: found.rank)
 
 
 def _get(source: queue.SimpleQueue[Any], problem: str) -> Any:
