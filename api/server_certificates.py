@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from lachan import clock
+from lachan.addresses import written
 from lachan.files import write_atomically
 from lachan.runtime import Runtime
 from pki import service
@@ -69,7 +70,8 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _names(rt: Runtime, door: str) -> list[str]:
     host = urlsplit(rt.settings.device_url if door == "device" else rt.settings.people_url).hostname or "localhost"
-    return sorted({host, rt.settings.host, *PkiSettings.of(rt.settings).pki_server_names} - {"", "0.0.0.0", "::"})
+    named = {host, rt.settings.host, *PkiSettings.of(rt.settings).pki_server_names}
+    return sorted({*map(written, named)} - {"", "0.0.0.0", "::"})
 
 
 def _lasts(files: Files, names: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Which addresses count as one when something is shared out by address."""
+"""Addresses as they are written, compared and counted."""
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -20,3 +20,14 @@ def household(address: str) -> str:
     if found.ipv4_mapped is not None:
         return str(found.ipv4_mapped)
     return f"{IPv6Address(int(found) >> 64 << 64)}/64"
+
+
+@lru_cache(maxsize=4096)
+def written(name: str) -> str:
+    """Write an address the one way in which it is compared (RFC 5952), an IPv4 one out of its IPv6 wrapping; other names as they are."""
+    try:
+        found = ip_address(name)
+    except ValueError:
+        return name
+    mapped = None if isinstance(found, IPv4Address) else found.ipv4_mapped
+    return str(mapped or found)

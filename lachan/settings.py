@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         120, ge=0, le=3600, description="Seconds that `lachan serve` waits at its start for a database that is away."
     )
 
-    host: str = Field("127.0.0.1", description="Address that the three doors listen on.")
+    host: str = Field(
+        "127.0.0.1", description="Address that the three doors listen on; ``::`` is every one, of IPv4 too."
+    )
     people_port: int = Field(
         8443,
         ge=0,

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from lachan import der
+from lachan.addresses import written
 from lachan.settings import Settings
 from pki.settings import PkiSettings
 
@@ -108,9 +109,8 @@ def of_doors(settings: Settings) -> frozenset[str]:
     """Every name that a server certificate of this installation may carry."""
     urls = (settings.people_url, settings.device_url, settings.status_url)
     hosts = {urlsplit(url).hostname or "" for url in urls}
-    return frozenset(
-        {*hosts, settings.host, *PkiSettings.of(settings).pki_server_names, "localhost", "127.0.0.1", "::1"} - {""}
-    )
+    named = {*hosts, settings.host, *PkiSettings.of(settings).pki_server_names, "localhost", "127.0.0.1", "::1"}
+    return frozenset(map(written, named - {""}))
 
 
 def _general_names(*, uris: list[str] = [], dns: list[str] = [], addresses: list[bytes] = []) -> bytes:  # noqa: B006

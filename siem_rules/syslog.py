@@ -12,6 +12,7 @@ import threading
 import orjson
 
 from lachan import clock
+from lachan.addresses import written
 from lachan.runtime import Runtime
 from siem_rules import segments
 from siem_rules.delivery import UNAUTHENTICATED, Delivery
@@ -52,10 +53,15 @@ def _batch(server: socket.socket) -> tuple[bytes, ...]:
         while len(lines) < _BATCH:
             datagram, address = server.recvfrom(_LINE)
             text = datagram.decode("utf-8", "replace").rstrip("\r\n\0")
-            lines.append(orjson.dumps({"message": text, "log": {"source": {"address": f"{address[0]}:{address[1]}"}}}))
+            lines.append(orjson.dumps({"message": text, "log": {"source": {"address": _source(*address[:2])}}}))
             server.setblocking(False)
     except (TimeoutError, BlockingIOError):
         pass
     finally:
         server.settimeout(0.2)
     return tuple(lines)
+
+
+def _source(host: str, port: int) -> str:
+    host = written(host.partition("%")[0])
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

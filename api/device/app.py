@@ -18,6 +18,7 @@ from api.device.desk import DeviceDesk
 from api.device.reporter import Reporter
 from api.device.trustwatch import News, TrustWatch
 from api.tls import TlsDoor
+from lachan.addresses import written
 from lachan.errors import LachanError
 from lachan.runtime import Runtime
 from lachan.signer.link import SignerLink
@@ -118,11 +119,11 @@ class _ForwardedChain:
     """Take RFC 9440 headers from listed proxies, and remove them from everybody else's requests."""
 
     def __init__(self, app: machine.MachineDispatcher, *, proxies: frozenset[str]) -> None:
-        self.app, self.proxies = app, proxies
+        self.app, self.proxies = app, frozenset(map(written, proxies))
 
     def ready(self, scope: Scope) -> tuple[bytes, bytes, bytes] | None:
         """Give what the dispatcher can say at once; who comes through a proxy goes the long way."""
-        if self.proxies and (scope.get("client") or ("",))[0] in self.proxies:
+        if self.proxies and written((scope.get("client") or ("",))[0]) in self.proxies:
             return None
         return self.app.ready(scope)
 
@@ -133,7 +134,7 @@ class _ForwardedChain:
                 if name in named:
                     named[name] += ("," if named[name] else "") + value.decode("latin-1")
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in named]
-            if (scope.get("client") or ("",))[0] in self.proxies:
+            if written((scope.get("client") or ("",))[0]) in self.proxies:
                 try:
                     chain = access.forwarded_chain(named[b"client-cert"], named[b"client-cert-chain"])
                 except LachanError:

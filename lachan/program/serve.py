@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from lachan import cliutil, log, shared
 from lachan.errors import DatabaseAway, Unavailable
+from lachan.program import listening
 from lachan.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ def run_role(role: str, settings: Settings) -> int:
             _say_ready()
             lanes.work(rt, stop)
         elif role == "detect":
-            resolve("siem_rules.detector:main")(rt, stop, ready=_say_ready, syslog=_inherited().get("syslog"))
+            resolve("siem_rules.detector:main")(rt, stop, ready=_say_ready, syslog=listening.inherited().get("syslog"))
         else:
-            given = _inherited()
-            sockets = {door: given.get(door) or listen(settings, door) for door in DOORS}
+            given = listening.inherited()
+            sockets = {door: given.get(door) or listening.listen(settings, door) for door in DOORS}
             resolve("api.doors:main")(rt, sockets, stop, _say_ready, shared.SharedMemory.inherited())
     finally:
         rt.close()
@@ -96,31 +97,6 @@ def _await_database(db: "Database", stop: threading.Event) -> None:
                 return
         except DatabaseAway:  # it was said, once
             stop.wait(AGAIN)
-
-
-def listen(settings: Settings, door: str) -> socket.socket:
-    """Give a listening TCP socket for a door.
-
-    Raises:
-        Unavailable: the port is taken or may not be used.
-    """
-    port = getattr(settings, f"{door}_port")
-    try:
-        return socket.create_server((settings.host, port), backlog=1024)
-    except OSError as error:
-        raise Unavailable(f"The {door} door cannot listen on {settings.host}:{port}: {error.strerror}.") from error
-
-
-def _syslog(settings: Settings) -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.bind((settings.host, settings.syslog_port))
-    return made
-
-
-def _inherited() -> dict[str, socket.socket]:
-    words = os.environ.get("LACHAN_SOCKETS", "")
-    pairs = (word.split("=") for word in words.split(",") if word)
-    return {name: socket.socket(fileno=int(number)) for name, number in pairs}
 
 
 def _say_ready() -> None:
@@ -199,16 +175,17 @@ class Supervisor:
             raise Unavailable("The database could not be brought to this version's schema; see above.")
 
     def _bind(self) -> None:
+        host = listening.reachable_host(self.settings)
         for door in DOORS:
-            made = self.sockets[door] = listen(self.settings, door)
+            made = self.sockets[door] = listening.listen(self.settings, door)
             scheme = "http" if door == "status" else "https"
             configured = getattr(self.settings, f"{door}_url")
             free = getattr(self.settings, f"{door}_port") == 0
-            self.urls[door] = f"{scheme}://localhost:{made.getsockname()[1]}" if free else configured
+            self.urls[door] = f"{scheme}://{host}:{made.getsockname()[1]}" if free else configured
         self.urls["syslog"] = None
         if self.settings.syslog_port >= 0 and "detect" in self.roles:
-            made = self.sockets["syslog"] = _syslog(self.settings)
-            self.urls["syslog"] = f"udp://{self.settings.host}:{made.getsockname()[1]}"
+            made = self.sockets["syslog"] = listening.listen_syslog(self.settings)
+            self.urls["syslog"] = f"udp://{listening.bracketed(self.settings.host)}:{made.getsockname()[1]}"
 
     def _start(self, name: str, deaths: int = 0) -> None:
         role, _, place = name.partition("-")
