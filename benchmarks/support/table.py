@@ -83,6 +83,10 @@ GOALS: dict[tuple[str, str], Goal] = {
     ("firmware poll ×8", "hawkBit"): Goal(8),
     ("import rows by command, PostgreSQL", _OLD): Goal(6000, of="ours"),
     ("import rows by HTTP, PostgreSQL", _OLD): Goal(6000, of="ours"),
+    **{(f"{what}, {where}", ""): Goal(bound, of="ours", most=True)
+       for what, bound in (("change seen by four doors, longest", 100), ("door at rest, the busiest", 8),
+                           ("memory of a door, the largest", 250), ("answers other than 200", 0))
+       for where in ("SQLite", "PostgreSQL")},
     **{(f"growth 10^4 → 10^6, {role}, {where}", ""): Goal(1.3, of="ours", most=True)
        for role in ("sign", "doors", "detect", "work", "postgresql", "supervisor", "all")
        for where in ("SQLite", "PostgreSQL")},
