@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from lachan import wiring
 
@@ -108,6 +108,11 @@ class OwnPoint(EnforcementPoint, Protocol):
 
     def verify_all(self, rt: "Runtime", wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
         """PointLook whether the levels really hold, for many devices at once."""
+
+
+def own(point: EnforcementPoint) -> OwnPoint | None:
+    """Give a point as one of our own, if it is; told by `join` alone, for every containment asks each point."""
+    return cast(OwnPoint, point) if hasattr(point, "join") else None
 
 
 def points(rt: "Runtime") -> dict[str, EnforcementPoint]:

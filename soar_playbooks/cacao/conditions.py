@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from soar_playbooks.cacao.model import Variable, VariableType
@@ -100,6 +101,16 @@ def parse(text: str, variables: Mapping[str, Variable]) -> Condition:
     if reader.tokens:
         raise ConditionInvalid(f"{text!r}: {reader.tokens[0][1]!r} is left over.")
     return condition
+
+
+def parsed(text: str, variables: Mapping[str, Variable]) -> Condition:
+    """Do `parse`, once for the same text and types."""
+    return _parsed(text, frozenset((name, variable.type) for name, variable in variables.items()))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, types: frozenset[tuple[str, VariableType]]) -> Condition:
+    return parse(text, {name: Variable(name=name, type=kind) for name, kind in types})
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from lachan.devices import Device
 from lachan.settings import Settings
-from lachan.statements import Statement, insert_new, pipeline
+from lachan.statements import Statement, pipeline
 from soar_playbooks.models import containment_budgets
 from soar_playbooks.settings import SoarSettings
 
@@ -43,12 +44,10 @@ def scopes(settings: Settings, device: Device, *, rule_id: str, senders: Iterabl
 def take(connection: sa.Connection, limits: dict[str, int]) -> Spent | None:
     """Count one in every scope, or in none; tell which scope is spent, or None if the request was counted."""
     order = sorted(limits)
-    calls = [
-        call
-        for scope in order
-        for call in ((_FIRST, {"scope": scope, "active": 0}), (_MORE, {"scope_": scope, "limit_": limits[scope]}))
-    ]
-    counts = [done.count for done in pipeline(connection, calls)[1::2]]
+    if none := [scope for scope in order if limits[scope] < 1]:
+        return Spent(none[0], limits[none[0]])
+    calls = [(_MORE, {"scope": scope, "limit_": limits[scope]}) for scope in order]
+    counts = [done.count for done in pipeline(connection, calls)]
     if all(counts):
         return None
     give_back(connection, [scope for scope, count in zip(order, counts, strict=True) if count])
@@ -69,11 +68,20 @@ def give_back(connection: sa.Connection, counted: Iterable[str]) -> None:
         _LESS.execute(connection, scope_=scope)
 
 
+def _more(dialect: str) -> Any:
+    """Count one more of a scope, the first of it too, unless that is past its limit; which changes no row."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    more = insert(containment_budgets).values(active=1)
+    return more.on_conflict_do_update(
+        index_elements=["scope"],
+        set_={"active": _C.active + 1},
+        where=_C.active < sa.bindparam("limit_", type_=sa.Integer),
+    )
+
+
 _C = containment_budgets.c
-_FIRST = insert_new(containment_budgets, "scope", "active", index=("scope",))
-_MORE = Statement(
-    containment_budgets.update()
-    .where(_C.scope == sa.bindparam("scope_"), _C.active < sa.bindparam("limit_"))
-    .values(active=_C.active + 1)
-)
+_MORE = Statement(_more, columns=("scope",))
 _LESS = Statement(containment_budgets.update().where(_C.scope == sa.bindparam("scope_")).values(active=_C.active - 1))

@@ -57,9 +57,8 @@ def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_
             device_id=target.device_id, point=name, containment_id=containment_id, wanted=level, state=PENDING,
             intent=new_id(), attempts=0, evidence=None, last_error="", updated_at=clock.now(),
         )  # fmt: skip
-        seen = None
-        if isinstance(point, OwnPoint):
-            seen = point.join(rt, connection, target, level, intent=wish.intent)
+        ours = enforcement.own(point)
+        seen = None if ours is None else ours.join(rt, connection, target, level, intent=wish.intent)
         if seen is None:
             writes.append((_WRITE, wish.columns))
             _enqueue(connection, wish, key=None)

@@ -9,7 +9,7 @@ Limits: as of `soar_playbooks.runs.http_step`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def _failed(job: jobs.Job, asking: Asking, error: LachanError, connection: sa.Co
 
 def _go_on(connection: sa.Connection, job: jobs.Job, run: Run) -> None:
     """Write the outcome, make the run due, and end the asking."""
-    journal.save(connection, replace(run, waiting_for=None), state=RunState.READY)
+    journal.save(connection, journal.changed(run, waiting_for=None), state=RunState.READY)
     due.go_on(connection, run.id)
     due.done(connection, job)
 
@@ -146,7 +146,7 @@ def _stop(rt: Runtime, job: jobs.Job, asking: Asking, why: str, connection: sa.C
 
 def unknown(rt: Runtime, connection: sa.Connection, run: Run, step: Step, why: str) -> None:
     """Stop: nobody knows whether it happened, and asking again could make it happen twice."""
-    waiting = replace(run, waiting_for=Awaited(WaitingFor.OUTCOME, step.id))
+    waiting = journal.changed(run, waiting_for=Awaited(WaitingFor.OUTCOME, step.id))
     journal.save(connection, waiting, state=RunState.WAITING, guard="outcome-unknown", needed=1, error=why)
     event = RunOutcomeUnknown(device_id=run.device_id, run_id=run.id, step=step.id)
     outbox.append(connection, event, actor=ACTOR)

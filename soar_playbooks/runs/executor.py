@@ -12,7 +12,6 @@ Limits: steps run one after another.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -132,7 +131,7 @@ def steps(rt: Runtime, connection: sa.Connection, playbook: Playbook, run: Run, 
         if step.type is StepType.START:
             run = journal.at(journal.enter(run, step.id, Phase.OUTCOME, {"ok": True}), str(step.on_completion))
         elif step.type is StepType.IF:
-            holds = conditions.parse(str(step.condition), playbook.variables).holds(run.variables)
+            holds = conditions.parsed(str(step.condition), playbook.variables).holds(run.variables)
             run = journal.enter(run, step.id, Phase.OUTCOME, {"ok": True, "holds": holds})
             run = journal.at(run, str(step.on_true if holds else step.on_false))
         else:
@@ -189,7 +188,7 @@ def _verb(
     except LachanError as error:
         raise Refused(playbook.id, step.id, error) from error
     if result.get("state") == "waiting":  # the guards want a human: the run waits for the decision on that containment
-        run = replace(run, waiting_for=Awaited(WaitingFor.CONTAINMENT, result["containment_id"]))
+        run = journal.changed(run, waiting_for=Awaited(WaitingFor.CONTAINMENT, result["containment_id"]))
         journal.save(connection, run, state=RunState.WAITING, guard=result["guard"], needed=result["needed"])
         return None
     run, body = results(playbook, run, step, result)
@@ -224,7 +223,7 @@ def _waits_for_approval(rt: Runtime, connection: sa.Connection, playbook: Playbo
     needed = playbook.policy.approvals
     if run.mode != playbooks.Mode.PROPOSE or approvals.count(connection, run.id, "run") >= needed:
         return False
-    run = replace(run, waiting_for=Awaited(WaitingFor.APPROVAL, step.id))
+    run = journal.changed(run, waiting_for=Awaited(WaitingFor.APPROVAL, step.id))
     journal.save(connection, run, state=RunState.WAITING, guard="propose", needed=needed)
     connection.execute(runs.update().where(runs.c.id == run.id).values(plan=plan(playbook, run, step)))
     reason = f"{playbook.name} is in propose mode."
@@ -255,7 +254,7 @@ def _intend(connection: sa.Connection, run: Run, step: Step, command: HttpComman
     """Write down what is to be asked, and make the asking due in the slow lane."""
     request = http_step.prepare(run, step, command)
     run = journal.enter(run, step.id, Phase.INTENT, {**request.shown(), "attempt": 0})
-    run = replace(run, waiting_for=Awaited(WaitingFor.ANSWER, step.id))
+    run = journal.changed(run, waiting_for=Awaited(WaitingFor.ANSWER, step.id))
     journal.save(connection, run)
     due.ask(connection, run.id, step.id, url=request.url)
 

@@ -10,7 +10,6 @@ request has its bytes already is asked with them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -110,7 +109,7 @@ def _containment(
     if known.raised or passed:
         run = journal.claim(connection, row.id, waiting=True)
         assert run is not None
-        run = journal.at(replace(run, occurrence=run.occurrence + 1), run.step)
+        run = journal.at(journal.changed(run, occurrence=run.occurrence + 1), run.step)
         executor.steps(rt, connection, playbook, run, refused)
 
 
@@ -118,7 +117,7 @@ def _anew(rt: Runtime, connection: sa.Connection, playbook: Playbook, row: RunRe
     """Begin a run anew that has done nothing yet."""
     run = journal.claim(connection, row.id, waiting=True)
     assert run is not None
-    run = journal.at(replace(run, occurrence=run.occurrence + 1), playbook.workflow_start)
+    run = journal.at(journal.changed(run, occurrence=run.occurrence + 1), playbook.workflow_start)
     executor.steps(rt, connection, playbook, run, refused)
 
 
@@ -152,7 +151,7 @@ def _is_past(
         if step is None or occurrence != row.occurrence:
             continue
         if step.type is StepType.IF and phase == Phase.OUTCOME and waits is not WaitingFor.APPROVAL:
-            holds = conditions.parse(str(step.condition), playbook.variables).holds(variables)
+            holds = conditions.parsed(str(step.condition), playbook.variables).holds(variables)
             if holds is not body["holds"]:
                 return True
         if phase == Phase.INTENT and isinstance(step.command, VerbCommand):

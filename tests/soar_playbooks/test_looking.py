@@ -61,7 +61,10 @@ def test_a_turn_costs_the_same_whatever_is_contained(heard: Heard, monkeypatch: 
             counts.append([heard.during(lambda: reconciler.reconcile(rt)) for _ in range(2)])
     assert counts[0] == counts[1]
     assert max(read) <= 4 + 2 * 4
-    assert statements.scans(rt.db, heard.recorder.during(lambda: reconciler.reconcile(rt))) == []
+    if (
+        rt.db.dialect == "sqlite"
+    ):  # PostgreSQL reads small tables whole; tests/interop/postgresql/test_periodic.py has big ones
+        assert statements.scans(rt.db, heard.recorder.during(lambda: reconciler.reconcile(rt))) == []
 
 
 def test_every_row_has_its_turn(driven: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
