@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -127,6 +127,7 @@ class Database:
         self._threads: ThreadPoolExecutor | None = None
         self._lanes: dict[bool, UnitWriter] = {}
         self._on_loop: LoopWriter | None = None
+        self._wait = wait
         self._eye = Eye(parsed) if self.dialect == "sqlite" else None
         if self.dialect == "postgresql":
             sa.event.listen(self.engine, "before_cursor_execute", _send_waiting)
@@ -241,6 +242,18 @@ class Database:
             self._threads, lambda: run(self.run, unit, urgent=urgent)
         )
 
+    def loop_connection(self) -> sa.Connection:
+        """Open a connection for `lachan.loop_postgres`, whose user begins and ends its transactions himself."""
+        assert self.dialect == "postgresql"
+        engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool, connect_args=_postgres(self._wait))
+        connection = engine.connect()
+        connection.begin()  # SQLAlchemy's idea of it, and for good
+        return connection
+
+    def told(self, *, writing: bool) -> AbstractContextManager[None]:
+        """Have what goes wrong in the block told once, and raise `DatabaseAway` for what speaks of the database."""
+        return self._told(self._writing if writing else self._reading)
+
     @contextmanager
     def _transaction(self, callbacks: list[Callable[[], None]]) -> Iterator[sa.Connection]:
         """One transaction; ``callbacks`` gets what is to be called now that it has committed."""
@@ -304,12 +317,7 @@ class Database:
 
     def _make_lanes(self, file: Path, wait: float) -> None:
         """Make the lanes of SQLite's writer: for what is urgent, for what is not, and for what a loop asks for."""
-        engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool, connect_args={"timeout": wait})
-        sa.event.listen(engine, "connect", sqlite.prepare)
-        sa.event.listen(engine, "connect", sqlite.writes)
-        sa.event.listen(engine, "begin", lambda _connection: None)
-        for ending in ("commit", "rollback"):
-            sa.event.listen(engine, ending, sqlite.refuse_ending)
+        engine = sqlite.writing(self.url, wait=wait)
         common: dict[str, Any] = {"wait": wait, "inside": self._inside, "outage": self._writing}
         urgent = UnitWriter(engine, file, urgent=True, **common)
         self._lanes = {True: urgent, False: UnitWriter(engine, file, urgent=False, before=urgent, **common)}

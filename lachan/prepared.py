@@ -9,11 +9,14 @@ Limits: a connection that is interrupted while an answer is under way is closed;
 running processes gets PostgreSQL's "cached plan must not change result type" until they begin anew.
 """
 
+from __future__ import annotations
+
+import asyncio
 import re
 import select
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from typing import Any
 
@@ -24,6 +27,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 Rows = list[tuple[Any, ...]]
+KNOWN = "lachan_prepared"  # where a connection remembers what is prepared on it
 TEXT, BINARY = Format.TEXT, Format.BINARY
 FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE)
 _numbers = count(1)
@@ -61,6 +65,53 @@ def flush(
     except BaseException:
         driver.close()  # nobody would read what is still to come
         raise
+    return _taken_apart(driver, known, names, results)
+
+
+async def aflush(
+    driver: psycopg.Connection[Any],
+    ear: Ear,
+    known: set[bytes],
+    calls: Sequence[tuple[str, Sequence[Any]]],
+    *,
+    begin: bool,
+    commit: bool = False,
+) -> list[tuple[int, Rows]]:
+    """Do `flush` on an event loop, which goes on while the server works; arguments, result and errors are the same."""
+    made = [(*_named(text), *_dumped(driver, values)) for text, values in calls]
+    try:
+        driver.pgconn.enter_pipeline_mode()
+        names = _put(driver, known, made, begin=begin, commit=commit)
+        results = await ear.received()
+        driver.pgconn.exit_pipeline_mode()
+    except BaseException:
+        ear.close()
+        driver.close()  # nobody would read what is still to come
+        raise
+    return _taken_apart(driver, known, names, results)
+
+
+async def arollback(driver: psycopg.Connection[Any], ear: Ear) -> None:
+    """Roll back, on an event loop.
+
+    Raises:
+        psycopg.Error: the connection is lost.
+    """
+    try:
+        driver.pgconn.enter_pipeline_mode()
+        driver.pgconn.send_query_params(b"ROLLBACK", None)
+        driver.pgconn.pipeline_sync()
+        await ear.received()
+        driver.pgconn.exit_pipeline_mode()
+    except BaseException:
+        ear.close()
+        driver.close()
+        raise
+
+
+def _taken_apart(
+    driver: psycopg.Connection[Any], known: set[bytes], names: list[bytes | None], results: list[PGresult]
+) -> list[tuple[int, Rows]]:
     for sent, result in zip(names, results, strict=True):
         if result.status in FAILED:
             raise error_from_result(result, encoding="utf-8")
@@ -117,12 +168,15 @@ def _dumped(driver: psycopg.Connection[Any], values: Sequence[Any]) -> tuple[lis
     made: list[Any] = []
     formats = [TEXT] * len(values)
     for place, value in enumerate(values):
-        if value is None:
-            made.append(None)
-        elif isinstance(value, str):
+        kind = type(value)
+        if kind is str or isinstance(value, str):
             if "\0" in value:
                 raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
             made.append(value.encode())
+        elif value is None:
+            made.append(None)
+        elif kind is datetime:
+            made.append(_moment(value))
         elif isinstance(value, bool):
             made.append(b"t" if value else b"f")
         elif isinstance(value, int):
@@ -138,6 +192,11 @@ def _dumped(driver: psycopg.Connection[Any], values: Sequence[Any]) -> tuple[lis
     return made, formats
 
 
+@lru_cache(maxsize=256)  # a unit writes the same few moments many times
+def _moment(value: datetime) -> bytes:
+    return value.isoformat(" ").encode()
+
+
 def _received(pgconn: PGconn) -> list[PGresult]:
     """Send what is to be sent, and wait for all results up to the Sync.
 
@@ -151,23 +210,81 @@ def _received(pgconn: PGconn) -> list[PGresult]:
         if more != wanted:
             poll.register(pgconn.socket, more)
             wanted = more
-        if poll.poll()[0][1] == select.POLLOUT:
-            continue
+        if poll.poll()[0][1] != select.POLLOUT and _are_all(pgconn, found):
+            return found
+
+
+class Ear:
+    """What an event loop hears of one connection: one registration for its whole life, and answers taken where they arrive.
+
+    Args:
+        pgconn: the connection; `close` comes before its own.
+
+    Attributes:
+        lost: whether the server said something that nobody asked for, as it does when it ends.
+    """
+
+    def __init__(self, pgconn: PGconn) -> None:
+        self._pgconn, self._socket = pgconn, pgconn.socket
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiter: asyncio.Future[list[PGresult]] | None = None
+        self._found: list[PGresult] = []
+        self.lost = False
+
+    async def received(self) -> list[PGresult]:
+        """Do `_received` without stopping the loop."""
+        loop = asyncio.get_running_loop()
+        self._found, self._waiter = [], loop.create_future()
+        if self._loop is not loop:
+            loop.add_reader(self._socket, self._heard)
+            self._loop = loop
         try:
-            pgconn.consume_input()
-        except psycopg.OperationalError:
-            if found and found[-1].status in FAILED:  # it said why
-                raise error_from_result(found[-1], encoding="utf-8") from None
-            raise
-        while not pgconn.is_busy():
-            result = pgconn.get_result()
-            if result is None:
-                if pgconn.status:
-                    raise psycopg.OperationalError("the connection is lost")
-                continue
-            if result.status == ExecStatus.PIPELINE_SYNC:
-                return found
-            found.append(result)
+            while self._pgconn.flush():  # noqa: ASYNC110 - more than the kernel takes at once, which is rare
+                await asyncio.sleep(0.001)
+            return await self._waiter
+        finally:
+            self._waiter = None
+
+    def _heard(self) -> None:
+        if self._waiter is None or self._waiter.done():
+            self.close()
+            self.lost = True  # nobody asked: the server hung up
+            return
+        try:
+            if _are_all(self._pgconn, self._found):
+                self._waiter.set_result(self._found)
+        except psycopg.Error as error:
+            self._waiter.set_exception(error)
+
+    def close(self) -> None:
+        """Hear no more."""
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_closed():
+            loop.remove_reader(self._socket)
+
+
+def _are_all(pgconn: PGconn, found: list[PGresult]) -> bool:
+    """Take what has arrived; tell whether that is all up to the Sync.
+
+    Raises:
+        psycopg.OperationalError: the connection is lost.
+    """
+    try:
+        pgconn.consume_input()
+    except psycopg.OperationalError:
+        if found and found[-1].status in FAILED:  # it said why
+            raise error_from_result(found[-1], encoding="utf-8") from None
+        raise
+    while not pgconn.is_busy():
+        result = pgconn.get_result()
+        if result is None:
+            if pgconn.status:
+                raise psycopg.OperationalError("the connection is lost")
+            continue
+        if result.status == ExecStatus.PIPELINE_SYNC:
+            return True
+        found.append(result)
+    return False
 
 
 def _loaded(driver: psycopg.Connection[Any], result: PGresult) -> tuple[int, Rows]:

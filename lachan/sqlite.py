@@ -64,6 +64,22 @@ class Eye:
             connection.close()
 
 
+def writing(url: sa.URL, *, wait: float) -> sa.Engine:
+    """Give what opens the connections of the writer's lanes, which alone begin and end transactions on them.
+
+    Args:
+        url: of the database.
+        wait: seconds that SQLite itself waits for a lock.
+    """
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args={"timeout": wait})
+    sa.event.listen(engine, "connect", prepare)
+    sa.event.listen(engine, "connect", writes)
+    sa.event.listen(engine, "begin", lambda _connection: None)
+    for ending in ("commit", "rollback"):
+        sa.event.listen(engine, ending, refuse_ending)
+    return engine
+
+
 def prepare(connection: Any, _record: object) -> None:
     """Make a new connection as all of ours are: write-ahead log, durable, foreign keys held."""
     connection.isolation_level = None  # the driver must not begin by itself: `begin` does

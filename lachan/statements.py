@@ -11,7 +11,7 @@ Limits: what takes part in a statement is fixed when it is made: no ``IN`` over 
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Any
@@ -22,7 +22,6 @@ import sqlalchemy as sa
 from lachan.database import WAITING, UtcDateTime
 
 Convert = Callable[[Any], Any]
-PREPARED = "lachan_prepared"  # where a connection remembers what is prepared on it
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,12 @@ class Statement:
         core: select, insert, update or delete; its named binds (`sqlalchemy.bindparam`) are the arguments of a call. Where
             the databases differ: a function that makes it for a dialect's name.
         columns: for an insert without values of its own: the columns that a call gives.
+        exact: an update that must meet a row. On PostgreSQL one that meets none is an error (`missed`), so that a COMMIT
+            sent along with it does not happen; its count is 1 in any case. On SQLite its count tells.
     """
 
-    def __init__(self, core: Any, *, columns: Sequence[str] = ()) -> None:
-        self._core, self._columns = core, list(columns)
+    def __init__(self, core: Any, *, columns: Sequence[str] = (), exact: bool = False) -> None:
+        self._core, self._columns, self._exact = core, list(columns), exact
         self._compiled: dict[str, Compiled] = {}
 
     def execute(self, connection: sa.Connection, **binds: Any) -> int:
@@ -106,7 +107,7 @@ class Statement:
         try:
             count: int = _driver(connection).executemany(compiled.text, parameters).rowcount
         except connection.dialect.loaded_dbapi.Error as error:
-            raise _translated(connection, compiled.text, parameters, error) from error
+            raise translated(connection, compiled.text, parameters, error) from error
         return count
 
     def all(self, connection: sa.Connection, **binds: Any) -> list[Any]:
@@ -133,7 +134,9 @@ class Statement:
         found = self._compiled.get(name)
         if found is None:
             core = self._core(name) if callable(self._core) else self._core
-            found = self._compiled[name] = _compile(core, self._columns, name)
+            guarded = self._exact and name == "postgresql"
+            found = _compile(_one_or_fail(core) if guarded else core, self._columns, name)
+            self._compiled[name] = found = replace(found, looks=found.looks and not guarded)
         return found
 
 
@@ -217,7 +220,7 @@ def _run(connection: sa.Connection, compiled: Compiled, binds: Mapping[str, Any]
     try:
         return (driver or _driver(connection)).execute(compiled.text, parameters)
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _translated(connection, compiled.text, parameters, error) from error
+        raise translated(connection, compiled.text, parameters, error) from error
 
 
 def _done(compiled: Compiled, cursor: Any) -> Done:
@@ -240,11 +243,11 @@ def _flushed(connection: sa.Connection, made: list[tuple[Compiled, list[Any]]], 
     looks = connection.get_execution_options().get("lachan_read") and all(compiled.looks for compiled, _ in made)
     try:
         found = prepared.flush(
-            driver, connection.info.setdefault(PREPARED, set()),
+            driver, connection.info.setdefault(prepared.KNOWN, set()),
             [(compiled.text, parameters) for compiled, parameters in every], begin=not looks, commit=commit,
         )  # fmt: skip
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _translated(connection, every[0][0].text if every else "COMMIT", None, error) from error
+        raise translated(connection, every[0][0].text if every else "COMMIT", None, error) from error
     return [
         Done(count, compiled.rows(rows) if compiled.row else [])
         for (compiled, _), (count, rows) in list(zip(every, found, strict=True))[len(before) :]
@@ -295,13 +298,24 @@ def listed(dialect: str, values: Iterable[str]) -> Any:
     return orjson.dumps(list(values)).decode() if dialect == "sqlite" else list(values)
 
 
+def missed(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether a statement met no row that had to (`Statement`'s ``exact``)."""
+    return getattr(error.orig, "sqlstate", None) == "22012"
+
+
+def _one_or_fail(core: Any) -> Any:
+    met = core.returning(sa.literal_column("1")).cte("met")
+    return sa.select(sa.literal_column("1 / count(*)")).select_from(met)
+
+
 def _driver(connection: sa.Connection) -> Any:
     if not connection.in_transaction():
         connection.begin()  # or SQLite would give every statement a snapshot of its own
     return connection.connection.driver_connection
 
 
-def _translated(connection: sa.Connection, text: str, parameters: Any, error: Exception) -> BaseException:
+def translated(connection: sa.Connection, text: str, parameters: Any, error: Exception) -> BaseException:
+    """Give a driver's error as SQLAlchemy gives it."""
     dialect = connection.dialect
     return sa.exc.DBAPIError.instance(
         text, parameters, error, dialect.loaded_dbapi.Error,

@@ -209,8 +209,18 @@ def decision(connection: sa.Connection, device_id: str) -> Decision:
 
 def decision_and(connection: sa.Connection, device_id: str, calls: Sequence[Call]) -> tuple[Decision, list[Done]]:
     """Do `decision`, and run other statements with it, on PostgreSQL in the same flush."""
-    first, *others = pipeline(connection, [(_OF_DEVICE, {"device_id_": device_id}), *calls])
-    return decide(device_id, [_signal(row._asdict()) for row in first.rows], at=clock.now()), others
+    first, *others = pipeline(connection, [signals_of(device_id), *calls])
+    return decided(device_id, first), others
+
+
+def signals_of(device_id: str) -> Call:
+    """Give the statement that reads what speaks against a device, for who runs it among others."""
+    return _OF_DEVICE, {"device_id_": device_id}
+
+
+def decided(device_id: str, done: Done) -> Decision:
+    """Give the present decision by what came of `signals_of`."""
+    return decide(device_id, [_signal(row._asdict()) for row in done.rows], at=clock.now())
 
 
 def of_columns(values: Sequence[Any]) -> Signal:

@@ -13,12 +13,18 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.database import for_update, insert_ignore
+from lachan.database import UtcDateTime, for_update, insert_ignore
+from lachan.scripts import Script
 from lachan.statements import Statement
 from pki.errors import TooManyAttempts
 from pki.models import attempts
 
 WINDOW = timedelta(minutes=15)
+_FAILURES = Statement(
+    sa.select(attempts).where(
+        attempts.c.who == sa.bindparam("who"), attempts.c.window_start > sa.bindparam("since", type_=UtcDateTime)
+    )
+)
 FORGET = Statement(
     attempts.delete().where(attempts.c.who == sa.bindparam("who"))
 )  # start again at none, after a success
@@ -29,19 +35,18 @@ def whose(name: str, source: str) -> list[str]:
     return [f"address:{source}"[:120], f"name:{hashlib.sha256(name.encode()).hexdigest()}"]
 
 
-def check(connection: sa.Connection, limits: dict[str, int]) -> None:
+def check(limits: dict[str, int]) -> Script[None]:
     """Let pass who has failures left in the present window.
 
     Args:
-        connection: an open connection.
         limits: who (``name:<hash>``, ``address:<ip>``) → failures allowed.
 
     Raises:
         TooManyAttempts: one of them has none left; ``fields['retry_after']`` in seconds.
     """
     now = clock.now()
-    query = sa.select(attempts).where(attempts.c.who.in_(limits), attempts.c.window_start > now - WINDOW)
-    for row in connection.execute(query):
+    found = yield [(_FAILURES, {"who": who, "since": now - WINDOW}) for who in limits]
+    for row in (row for done in found for row in done.rows):
         if row.failures >= limits[row.who]:
             wait = row.window_start + WINDOW - now
             raise TooManyAttempts(retry_after=max(1, round(wait.total_seconds())))

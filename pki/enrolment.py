@@ -20,14 +20,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from lachan import clock, devices
-from lachan.database import after_commit
 from lachan.errors import LachanError, NotFound
 from lachan.events import EnrolmentRefused
 from lachan.identity import Principal, PrincipalKind, Role
 from lachan.identity.principal import NOBODY
 from lachan.identity.secrets import hashed
 from lachan.runtime import Runtime
-from lachan.statements import Statement, pipeline
+from lachan.scripts import Last, Script
+from lachan.statements import Statement, missed
 from lachan.work import outbox
 from pki import attempts, authorities, secrets, standing
 from pki.csr import Csr, check_binding, check_claims, check_unchanged, read
@@ -63,11 +63,10 @@ class _Issue(Protocol):
     csr: Csr
     device_id: str | None  # as soon as it is known
 
-    def judge(self, connection: sa.Connection, signed: standing.Signed | None = None) -> standing.Row | Issued:
+    def judge(self, signed: standing.Signed | None = None) -> Script[standing.Row | Issued]:
         """Look and judge; give what was found, or a certificate that answers the request already.
 
         Args:
-            connection: an open connection.
             signed: in the unit that records: what the signer made.
         """
 
@@ -193,36 +192,41 @@ async def _issue(rt: Runtime, steps: Steps, issue: _Issue) -> Enrolled:
 
 
 async def _issued(rt: Runtime, steps: Steps, issue: _Issue) -> Issued:
-    found = await steps.look(issue.judge)
+    found = await steps.ask(issue.judge)
     rt.reached(Boundary.LOOKED)
     if isinstance(found, Issued):
         return found
     async with steps.hold(found.id) as waited:
         rt.reached(Boundary.HELD)
         if waited:  # for another issue of this device: what was found may be old
-            found = await steps.look(issue.judge)
+            found = await steps.ask(issue.judge)
             if isinstance(found, Issued):
                 return found
         answer = await steps.sign(sender=found.vendor, profile=found.profile, device_id=found.id, spki=issue.csr.spki)
         rt.reached(Boundary.SIGNED)
         prepared = _prepared(rt, answer, found, issue.csr)
-        issued = await steps.record(partial(_record, rt, issue, prepared))
+        try:
+            issued = await steps.tell(partial(_record, rt, issue, prepared))
+        except sa.exc.DBAPIError as error:
+            if missed(error):
+                raise SecretRefused from error
+            raise
+        if len(prepared.calls) > ALONE:
+            rt.wake()
         rt.reached(Boundary.RECORDED)
     return issued
 
 
-def _record(rt: Runtime, issue: _Issue, prepared: Prepared, connection: sa.Connection) -> Issued:
+def _record(rt: Runtime, issue: _Issue, prepared: Prepared) -> Script[Issued]:
     """Judge again and write, in one unit of work."""
-    found = issue.judge(connection, prepared.signed)
+    found = yield from issue.judge(prepared.signed)
     if isinstance(found, Issued):
         return found
     rt.reached(Boundary.RECORDING)
     exact, others = issue.writes(found, prepared.issued.id)
-    done = pipeline(connection, [*prepared.calls, *exact, *others])[len(prepared.calls) :]
+    done = (yield Last([*prepared.calls, *exact, *others]))[len(prepared.calls) :]
     if any(each.count != 1 for each in done[: len(exact)]):
-        raise SecretRefused
-    if len(prepared.calls) > ALONE:
-        after_commit(connection, rt.wake)
+        raise SecretRefused  # on PostgreSQL the statement said so itself (`missed`): COMMIT left with it
     rt.reached(Boundary.WRITTEN)
     return prepared.issued
 
@@ -258,15 +262,15 @@ class _Exchange:
         self._who = attempts.whose(device_name, source)
         self._named: tuple[Any, ...] | None = None  # what the registry said that the request's names were held against
 
-    def judge(self, connection: sa.Connection, signed: standing.Signed | None = None) -> standing.Row | Issued:
+    def judge(self, signed: standing.Signed | None = None) -> Script[standing.Row | Issued]:
         """Judge secret, device and request."""
-        row = self._row(connection, signed)
+        row = yield from self._row(signed)
         if row is None or row.secret_id is None:
             raise SecretRefused
-        before = self._same_answer(connection, row) if row.consumed_at else None
+        before = (yield from self._same_answer(row)) if row.consumed_at else None
         if before is None and (row.consumed_at or row.expires_at <= clock.now()):
             raise SecretRefused
-        standing.admit(connection, row)
+        yield from standing.admit(row)
         if self._profile is not None and self._profile != row.profile:
             raise SecretForOtherProfile(f"This secret is for the profile {row.profile}.")
         if before is not None:
@@ -296,25 +300,25 @@ class _Exchange:
         """Count a wrong secret against name and address."""
         return self._who if isinstance(error, SecretRefused) else []
 
-    def _row(self, connection: sa.Connection, signed: standing.Signed | None) -> standing.Row | None:
+    def _row(self, signed: standing.Signed | None) -> Script[standing.Row | None]:
         row = None
         if LABEL.fullmatch(self._name):
-            row = standing.by_secret(
-                connection, signed, device_name=self._name, digest=self._digest,
+            row = yield from standing.by_secret(
+                signed, device_name=self._name, digest=self._digest,
                 spki=self.csr.spki_sha256, by_address=self._who[0], by_name=self._who[1],
             )  # fmt: skip
         settings = PkiSettings.of(self._rt.settings)
         limits = dict(zip(self._who, (settings.pki_failures_address, settings.pki_failures_device), strict=True))
         if signed is None and (row is None or row.by_name is not None or row.by_address is not None):
-            attempts.check(connection, limits)
+            yield from attempts.check(limits)
         self.device_id = row.id if row is not None else None
         return row
 
-    def _same_answer(self, connection: sa.Connection, row: standing.Row) -> Issued | None:
+    def _same_answer(self, row: standing.Row) -> Script[Issued | None]:
         """The certificate that this used-up secret brought, for the same key and within `standing.AGAIN`."""
         if row.consumed_at <= clock.now() - standing.AGAIN:
             return None
-        found = standing.certificate(connection, row.certificate_id)
+        found = yield from standing.certificate(row.certificate_id)
         if found.spki_sha256 != self.csr.spki_sha256 or found.state != CertificateState.VALID:
             return None
         return Issued(row.certificate_id, found.certificate, found.authority)
@@ -330,16 +334,18 @@ class _Renewal:
         self.device_id: str | None = device_id
         self._certificate, self._profile = certificate, profile
         self._shown = certificate.public_bytes(Encoding.DER)
+        self._fingerprint = hashlib.sha256(self._shown).hexdigest()
+        self._unchanged = False
 
-    def judge(self, connection: sa.Connection, signed: standing.Signed | None = None) -> standing.Row | Issued:
+    def judge(self, signed: standing.Signed | None = None) -> Script[standing.Row | Issued]:
         """Judge device, certificate and request."""
-        row = standing.by_certificate(
-            connection, signed, device_id=self.device_id,
-            fingerprint=hashlib.sha256(self._shown).hexdigest(), spki=self.csr.spki_sha256,
+        row = yield from standing.by_certificate(
+            signed, device_id=self.device_id,
+            fingerprint=self._fingerprint, spki=self.csr.spki_sha256,
         )  # fmt: skip
         if row is None:
             raise NotFound(f"No device {self.device_id}.")
-        standing.admit(connection, row)
+        yield from standing.admit(row)
         if row.shown_id is None or row.shown != self._shown or row.shown_state != CertificateState.VALID:
             state = row.shown_state if row.shown_id is not None and row.shown == self._shown else "unknown"
             raise CertificateNotCurrent(f"The certificate shown is {state}.")
@@ -347,11 +353,13 @@ class _Renewal:
             raise CertificateNotCurrent("The certificate shown is outside its validity.")
         if self._profile is not None and self._profile != row.profile:
             raise CertificateNotCurrent(f"The certificate shown is of the profile {row.profile}, not {self._profile}.")
-        check_unchanged(self.csr, self._certificate)
+        if not self._unchanged:  # of two things that do not change themselves
+            check_unchanged(self.csr, self._certificate)
+            self._unchanged = True
         if row.again is not None:  # the answer to the same request was lost, so it is given again
-            found = standing.certificate(connection, row.again)
+            found = yield from standing.certificate(row.again)
             return Issued(row.again, found.certificate, found.authority)
-        standing.refuse_too_many(connection, row)
+        yield from standing.refuse_too_many(row)
         if signed is None:
             self.csr.check_key(allowed=get(row.profile).keys)
         standing.refuse_used_key(row)

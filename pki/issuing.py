@@ -108,7 +108,8 @@ def prepare(
         not_after=clock.iso(row["not_after"]),
     )
     _, told = outbox.calls(event, actor=actor, vendor=vendor, dialect=dialect)
-    signed = Signed(device_id or "", row["authority"], row["serial_number"])
+    locks = dialect == "postgresql"
+    signed = Signed(device_id or "", row["authority"], row["serial_number"], locks=locks)
     return Prepared(issued, ((INSERT, row), *told), signed)
 
 

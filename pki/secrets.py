@@ -95,5 +95,6 @@ CONSUME = Statement(  # uses a secret up, in the unit that records; meets no row
         secrets.c.consumed_at.is_(None),
         secrets.c.expires_at > sa.bindparam("now", type_=UtcDateTime),
     )
-    .values(consumed_at=sa.bindparam("now", type_=UtcDateTime), certificate_id=sa.bindparam("certificate_id"))
+    .values(consumed_at=sa.bindparam("now", type_=UtcDateTime), certificate_id=sa.bindparam("certificate_id")),
+    exact=True,
 )

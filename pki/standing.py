@@ -16,7 +16,8 @@ from sqlalchemy import bindparam
 
 from lachan import clock, devices, trust
 from lachan.database import UtcDateTime
-from lachan.statements import Statement, pipeline
+from lachan.scripts import Script
+from lachan.statements import Statement
 from pki.attempts import WINDOW
 from pki.errors import (
     CertificatesSuspended,
@@ -118,18 +119,26 @@ _OLDEST = Statement(
 
 @dataclass(frozen=True)
 class Signed:
-    """What the signer made for whom; with it a reading is of the unit that records, and locks the device's row first."""
+    """What the signer made for whom; with it a reading is of the unit that records.
+
+    Attributes:
+        device_id, authority, serial_number: as their names say.
+        locks: whether the device's row is locked first (PostgreSQL).
+    """
 
     device_id: str
     authority: str
     serial_number: str
+    locks: bool
 
 
-def by_secret(connection: sa.Connection, signed: Signed | None, **given: Any) -> Row | None:
+_NOTHING = Signed("", "", "", locks=False)
+
+
+def by_secret(signed: Signed | None, **given: Any) -> Script[Row | None]:
     """Read how somebody stands who names a device and shows a secret.
 
     Args:
-        connection: an open connection.
         signed: in the unit that records: what the signer made.
         given: ``device_name``, ``digest``, ``spki`` (SHA-256, hex), ``by_name`` and ``by_address`` (`attempts`).
 
@@ -137,43 +146,38 @@ def by_secret(connection: sa.Connection, signed: Signed | None, **given: Any) ->
         The row, without a secret if it is not the device's; None if there is no such device.
     """
     now = clock.now()
-    return _read(connection, BY_SECRET, signed, {**given, "at": now, "since": now - WINDOW})
+    return _read(BY_SECRET, signed, {**given, "at": now, "since": now - WINDOW})
 
 
-def by_certificate(connection: sa.Connection, signed: Signed | None, **given: Any) -> Row | None:
+def by_certificate(signed: Signed | None, **given: Any) -> Script[Row | None]:
     """Read how a device stands that shows a certificate.
 
     Args:
-        connection: an open connection.
         signed: as in `by_secret`.
         given: ``device_id``, ``fingerprint``, ``spki`` (both SHA-256, hex).
     """
     now = clock.now()
     moments = {"at": now, "since": now - AGAIN, "hour": now - RENEWAL_WINDOW}
-    return _read(connection, BY_CERTIFICATE, signed, {**given, **moments})
+    return _read(BY_CERTIFICATE, signed, {**given, **moments})
 
 
-_NOTHING = Signed("", "", "")
-
-
-def _read(connection: sa.Connection, statement: Statement, signed: Signed | None, given: dict[str, Any]) -> Row | None:
+def _read(statement: Statement, signed: Signed | None, given: dict[str, Any]) -> Script[Row | None]:
     made = signed or _NOTHING
     given |= {"authority": made.authority, "serial_number": made.serial_number}
-    if connection.dialect.name == "sqlite":
-        return statement.first(connection, **given)
-    calls: list[tuple[Statement, dict[str, Any]]] = [(statement, given)]
-    if signed is not None:
-        calls.insert(0, (LOCK, {"device_id": signed.device_id}))
-    rows = pipeline(connection, calls)[-1].rows
+    calls = [(statement, given)]
+    if made.locks:
+        calls.insert(0, (LOCK, {"device_id": made.device_id}))
+    rows = (yield calls)[-1].rows
     return rows[0] if rows else None
 
 
-def certificate(connection: sa.Connection, certificate_id: str) -> Row:
-    """The certificate (DER), authority, key hash and state of a row."""
-    return _CERTIFICATE.first(connection, id=certificate_id)
+def certificate(certificate_id: str) -> Script[Row]:
+    """Read the certificate (DER), authority, key hash and state of a row."""
+    (found,) = yield [(_CERTIFICATE, {"id": certificate_id})]
+    return found.rows[0]
 
 
-def admit(connection: sa.Connection, row: Row) -> None:
+def admit(row: Row) -> Script[None]:
     """Let pass a device that registry and trust let have a certificate.
 
     Raises:
@@ -183,7 +187,8 @@ def admit(connection: sa.Connection, row: Row) -> None:
         raise DeviceRetired(f"{row.name} is retired.")
     if not row.against:
         return
-    decision = trust.decision(connection, row.id)
+    (found,) = yield [trust.signals_of(row.id)]
+    decision = trust.decided(row.id, found)
     if decision.answer.rank >= trust.Answer.QUARANTINE.rank:
         reasons = ", ".join(signal.reason for signal in decision.reasons)
         raise HolderContained(f"{row.name} is contained ({decision.answer}: {reasons}).")
@@ -222,7 +227,7 @@ def refuse_used_key(row: Row) -> None:
         raise KeyUnfit("A certificate for this key was revoked because the key is compromised.")
 
 
-def refuse_too_many(connection: sa.Connection, row: Row) -> None:
+def refuse_too_many(row: Row) -> Script[None]:
     """Keep one device from keeping signer and ledger busy.
 
     Raises:
@@ -231,6 +236,7 @@ def refuse_too_many(connection: sa.Connection, row: Row) -> None:
     if row.recent < RENEWALS:
         return
     now = clock.now()
-    oldest = _OLDEST.scalar(connection, device_id=row.id, hour=now - RENEWAL_WINDOW) or now
+    (found,) = yield [(_OLDEST, {"device_id": row.id, "hour": now - RENEWAL_WINDOW})]
+    oldest = found.rows[0][0] or now
     wait = (oldest + RENEWAL_WINDOW - now).total_seconds()
     raise TooManyRenewals(f"{row.name} has {row.recent} certificates of this hour.", retry_after=max(1, round(wait)))

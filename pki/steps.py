@@ -26,7 +26,9 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from lachan.loop_postgres import LoopScripts
 from lachan.runtime import Runtime
+from lachan.scripts import Make, play
 from lachan.signer.link import SignerLink
 from pki.errors import IssueUnderWay
 
@@ -52,8 +54,8 @@ class Boundary(StrEnum):
 class Steps(Protocol):
     """What the coroutine of an issue may do."""
 
-    async def look(self, read: Do[R]) -> R:
-        """Read the database."""
+    async def ask(self, make: Make[R]) -> R:
+        """Read the database by a script (`lachan.scripts`)."""
 
     def hold(self, device_id: str) -> AbstractAsyncContextManager[bool]:
         """Be the only one who issues for this device in the block; tells whether that took waiting.
@@ -68,6 +70,9 @@ class Steps(Protocol):
         Raises:
             SignerRefused, SignerUnavailable: as `lachan.signer.client.SignerClient.request`.
         """
+
+    async def tell(self, make: Make[R]) -> R:
+        """Run a script as a unit of work."""
 
     async def record(self, unit: Do[R]) -> R:
         """Run a unit of work."""
@@ -90,10 +95,10 @@ class Blocking:
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
 
-    async def look(self, read: Do[R]) -> R:
+    async def ask(self, make: Make[R]) -> R:
         """Read the database."""
         with self._rt.db.read() as connection:
-            return read(connection)
+            return play(connection, make())
 
     @asynccontextmanager
     async def hold(self, device_id: str) -> AsyncIterator[bool]:
@@ -111,6 +116,10 @@ class Blocking:
         """Ask the signer and wait for it in this thread."""
         return self._rt.signer.request("issue", profile=profile, device_id=device_id, spki=spki)
 
+    async def tell(self, make: Make[R]) -> R:
+        """Run a script as a unit of work and wait for it in this thread."""
+        return self._rt.db.run(lambda connection: play(connection, make()))
+
     async def record(self, unit: Do[R]) -> R:
         """Run a unit of work and wait for it in this thread."""
         return self._rt.db.run(unit)
@@ -126,6 +135,7 @@ class OnLoop:
 
     def __init__(self, rt: Runtime, link: SignerLink) -> None:
         self._rt, self._link = rt, link
+        self._scripts = LoopScripts(rt.db)
         self._waiting: dict[str, int] = {}
         self._files: list[int] = []
         self._threaded = rt.db.dialect != "sqlite"  # SQLite answers quicker than a thread begins, and waits for nobody
@@ -142,6 +152,14 @@ class OnLoop:
         """Ask the signer, with others in one message."""
         return await self._link.request("issue", sender=sender, profile=profile, device_id=device_id, spki=spki)
 
+    async def ask(self, make: Make[R]) -> R:
+        """Read the database by a script, without a thread."""
+        return await self._scripts.look(make)
+
+    async def tell(self, make: Make[R]) -> R:
+        """Run a script as a unit of work, on SQLite with others in one transaction, on PostgreSQL without a thread."""
+        return await self._scripts.unit(make)
+
     async def record(self, unit: Do[R]) -> R:
         """Run a unit of work, with others in one transaction on SQLite."""
         return await self._rt.db.arun(unit)
@@ -149,6 +167,7 @@ class OnLoop:
     async def close(self) -> None:
         """Hang up on the signer."""
         await self._link.close()
+        self._scripts.close()
         while self._files:
             os.close(self._files.pop())
 

@@ -107,6 +107,9 @@ def check_books(rt: Runtime, cam: Camera, serial: str) -> None:
 def test_the_door_and_its_writer_die_at_every_boundary(signer_rt: Runtime, cutter: Any) -> None:
     program = cutter(signer_rt)
     lost = {}
+    kept = {Boundary.RECORDED}
+    if signer_rt.db.dialect == "postgresql":
+        kept.add(Boundary.WRITTEN)  # COMMIT leaves with the last statements (`lachan.scripts.Last`)
     for boundary in Boundary:
         cam, request = camera(signer_rt, f"cam-{boundary}"), csr(key())
         program.begin(
@@ -116,15 +119,13 @@ def test_the_door_and_its_writer_die_at_every_boundary(signer_rt: Runtime, cutte
         reconcile.reconcile(signer_rt)
         assert serials_closed(signer_rt).isdisjoint(serials_signed(signer_rt, cam.id))  # it may still come
         before = serials_recorded(signer_rt, cam.id)
-        assert len(before) == (1 if boundary is Boundary.RECORDED else 0), boundary
+        assert len(before) == (boundary in kept), boundary
         got = f"{cam.enrol(signer_rt, request).certificate.serial_number:x}"
         assert before in ([], [got]), boundary
         check_books(signer_rt, cam, got)
         lost[boundary] = len(serials_signed(signer_rt, cam.id)) - 1
-    assert lost == {
-        Boundary.LOOKED: 0, Boundary.HELD: 0, Boundary.SIGNED: 1, Boundary.RECORDING: 1, Boundary.WRITTEN: 1,
-        Boundary.RECORDED: 0,
-    }  # fmt: skip
+    between = {Boundary.SIGNED, Boundary.RECORDING, Boundary.WRITTEN} - kept
+    assert lost == {boundary: int(boundary in between) for boundary in Boundary}
 
 
 def test_the_signer_dies_at_every_boundary(rt: Runtime, tmp_path: Path, short_folder: Path, cutter: Any) -> None:
@@ -227,7 +228,7 @@ def test_a_closing_waits_for_an_issue_that_is_being_recorded(signer_rt: Runtime)
         finished.set()
 
     other = threading.Thread(target=close)
-    moved, early = paused(signer_rt, Boundary.WRITTEN, other, finished)
+    moved, early = paused(signer_rt, Boundary.RECORDING, other, finished)
     cam.enrol(moved, csr())
     other.join()
     assert early == [False]
