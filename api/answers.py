@@ -121,4 +121,5 @@ async def send(answer: MachineAnswer, scope: Scope, send: Send, request_id: byte
     left = answer.body.length
     async for piece in answer.body.pieces():
         left -= len(piece)
-        await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+        kept = bytes(piece) if scope.get("scheme") == "http" else piece  # a plain transport may keep what it is given
+        await send({"type": "http.response.body", "body": kept, "more_body": left > 0})

@@ -27,6 +27,7 @@ BUFFERED = 64 << 20
 MOST_RANGES = 16
 _RANGES = re.compile(rb"bytes=\s*((?:\d*-\d*)(?:\s*,\s*(?:\d*-\d*))*)\s*", re.IGNORECASE)
 _reading = 0
+_small = memoryview(bytearray(LEAST))
 
 
 class FileStream:
@@ -49,6 +50,7 @@ class FileStream:
         """
         global _reading
         _reading += 1
+        room = bytearray()
         try:
             for start, length, before in self._parts:
                 if before:
@@ -56,7 +58,9 @@ class FileStream:
                 at, end = start, start + length
                 while at < end:
                     wanted = min(end - at, max(LEAST, min(PIECE, BUFFERED // _reading)))
-                    piece = read_cached(self._descriptor, wanted, at)
+                    if len(room) < wanted:
+                        room = bytearray(wanted)
+                    piece = read_cached(self._descriptor, memoryview(room)[:wanted], at)
                     if piece is None:
                         piece = await asyncio.to_thread(os.pread, self._descriptor, wanted, at)
                     if not piece:
@@ -76,14 +80,16 @@ class FileStream:
     __del__ = close  # an answer that nobody sent
 
 
-def read_cached(descriptor: int, length: int, offset: int) -> bytes | None:
-    """Read what the kernel has in memory; None when it must ask the disk, or cannot tell."""
-    buffer = bytearray(length)
+def read_cached(descriptor: int, room: memoryview, offset: int) -> bytes | None:
+    """Read what the kernel has in memory into ``room``; None when it must ask the disk, or cannot tell.
+
+    What is given is a view of ``room``, which must be gone before that is used again: TLS takes it at once.
+    """
     try:
-        done = os.preadv(descriptor, [buffer], offset, os.RWF_NOWAIT)
+        done = os.preadv(descriptor, [room], offset, os.RWF_NOWAIT)
     except OSError:  # EAGAIN: not in memory; EOPNOTSUPP: this file system cannot tell
         return None
-    return memoryview(buffer)[:done] if done else None  # type: ignore[return-value]  # what is sent need not be bytes
+    return room[:done] if done else None  # type: ignore[return-value]  # what is sent need not be bytes
 
 
 @dataclass(frozen=True)
@@ -128,13 +134,11 @@ def serve(found: Served, headers: dict[bytes, bytes]) -> MachineAnswer:
             return _several(descriptor, found, told, size, ranges)
         start, end = ranges[0]
         told += [(b"content-type", found.media_type), (b"content-range", b"bytes %d-%d/%d" % (start, end - 1, size))]
-        if (
-            end - start <= LEAST
-            and (piece := read_cached(descriptor, end - start, start))
-            and len(piece) == end - start
-        ):
-            os.close(descriptor)
-            return MachineAnswer(206, told, bytes(piece), etag=found.etag)
+        if end - start <= LEAST:
+            piece = read_cached(descriptor, _small[: end - start], start)
+            if piece is not None and len(piece) == end - start:
+                os.close(descriptor)
+                return MachineAnswer(206, told, bytes(piece), etag=found.etag)
         return MachineAnswer(206, told, FileStream(descriptor, [(start, end - start, b"")]), etag=found.etag)
     except BaseException:
         os.close(descriptor)

@@ -27,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from api.limits import Peer, patience
 
 Ready = Callable[[dict[str, Any]], tuple[bytes, bytes, bytes] | None]
+TOGETHER = 16 * 1024
 MAX_HEAD = 64 * 1024
 _IRREGULAR = {b"www-authenticate": b"WWW-Authenticate", b"etag": b"ETag", b"te": b"TE", b"dnt": b"DNT"}
 
@@ -148,7 +149,7 @@ class HttpInner(HttpToolsProtocol):
             return False
         head, request_id, body = found
         self.head_due, self._at_once = False, True
-        self.transport.write(_finished(self.server_state.default_headers, head, request_id, body))
+        _write(self.transport, _head(self.server_state.default_headers, head, request_id), body)
         self.head_due = True
         self.server_state.total_requests += 1
         self._rested = self.loop.time()
@@ -211,13 +212,22 @@ class Exchange:
             return
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = self.inner.head_due = False
-        cycle.transport.write(_finished(cycle.default_headers, head, request_id, body))
+        _write(cycle.transport, _head(cycle.default_headers, head, request_id), body)
         cycle.message_event.set()
         cycle.on_response()
 
 
-def _finished(default: list[tuple[bytes, bytes]], head: bytes, request_id: bytes, body: bytes) -> bytes:
-    return b"%b%bX-Request-Id: %b\r\n\r\n%b" % (head, _default(default), request_id, body)
+def _head(default: list[tuple[bytes, bytes]], head: bytes, request_id: bytes) -> bytes:
+    return b"%b%bX-Request-Id: %b\r\n\r\n" % (head, _default(default), request_id)
+
+
+def _write(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+    """Write both in one piece, unless copying the body would cost more than a second one."""
+    if len(body) > TOGETHER:
+        transport.write(head)
+        transport.write(body)
+    else:
+        transport.write(head + body)
 
 
 _rendered: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")

@@ -271,8 +271,14 @@ def document(router: APIRouter, table: Iterable[MachineRoute]) -> None:
     for route in table:
         router.add_api_route(
             route.path, _unreached, methods=[route.method], name=route.name, summary=route.summary,
-            description=route.handler.__doc__, **route.more,
+            description=route.handler.__doc__, openapi_extra={"parameters": _parameters(route.path)}, **route.more,
         )  # fmt: skip
+
+
+def _parameters(path: str) -> list[dict[str, Any]]:
+    """Describe what stands for ``{name}`` in a path, as OpenAPI wants it."""
+    names = re.findall(r"\{(\w+)", path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
 def check(table: Sequence[MachineRoute], *, open_operations: frozenset[str]) -> None:

@@ -1,6 +1,6 @@
 """What the doors cost, per CPU-second of all server processes, beside the same run's floor and an older lachan.
 
-    .venv/bin/python benchmarks/doors.py [--quick] [--json [FILE]] [--only status,device,bytes,bulk] [--rounds N] [--alone]
+    .venv/bin/python benchmarks/doors.py [--quick] [--json [FILE]] [--only status,device,bytes,bulk] [--rounds N] [--alone] [--hawkbit SCRIPT]
 
 The floor is the product's own TLS protocol (or plain one) with an empty application: what a row costs more is its route's
 own. The yardstick is lachan 990b298 from ``$LACHAN_BENCH_CACHE`` (default ``~/.cache/lachan-benchmarks``), made once;
@@ -14,6 +14,7 @@ import argparse
 import signal
 import sys
 import time
+from pathlib import Path
 
 from benchmarks.support import doors, table, yardstick
 
@@ -28,6 +29,9 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), metavar="PART,…", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=None, help="turns of each side in each case (default 3)")
     parser.add_argument("--alone", action="store_true", help="without the yardstick")
+    parser.add_argument(
+        "--hawkbit", type=Path, metavar="SCRIPT", help="serves hawkBit: SCRIPT WORKDIR PORT; adds its row"
+    )
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end, too
     began = time.monotonic()
@@ -38,7 +42,7 @@ def main() -> int:
     old = None if args.alone else yardstick.prepare(make=not args.quick)
     sides = [yardstick.OURS, *([old] if old else [])]
     rounds = args.rounds or (1 if args.quick else 3)
-    found = doors.measure(sides, args.only.split(","), rounds=rounds, quick=args.quick, say=say)
+    found = doors.measure(sides, args.only.split(","), rounds=rounds, quick=args.quick, say=say, hawkbit=args.hawkbit)
     rows = [row.document() for row in found]
     return table.show(table.document("benchmarks/doors.py", rows), json_to=args.json)
 

@@ -8,11 +8,10 @@ Limits: answers are complete or refused; 202 with Retry-After is never used.
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Request
 
 from api import machine, problems
 from api.answers import MachineAnswer
@@ -46,24 +45,6 @@ class EstUnsupported(LachanError):
     """An optional operation of RFC 7030 that this server lacks."""
 
     status, title, hint = 501, "Not offered by this server", "Make the key on the device and use simpleenroll."
-
-
-class EstRoute(APIRoute):
-    """Turn refusals, those of the door's guard too, into plain text."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """Give the usual handler, with `refusal` around it."""
-        handler = super().get_route_handler()
-
-        async def answered(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except LachanError as error:
-                answer = refusal(request, error)
-                headers = {name.decode(): value.decode() for name, value in answer.headers}
-                return Response(answer.body, answer.status, headers)
-
-        return answered
 
 
 def refusal(request: Request, error: LachanError) -> MachineAnswer:
@@ -176,37 +157,35 @@ async def simplereenroll(asked: MachineRequest) -> MachineAnswer:
     return _answer(asked, _certs_only(enrolled.content), ISSUED)
 
 
+async def unsupported(asked: MachineRequest) -> MachineAnswer:
+    """Optional operations of RFC 7030 (4.3, 4.4) that we lack."""
+    raise EstUnsupported("Full CMC and server-side key generation are not offered here.")
+
+
 PREFIX = "/.well-known/est"
 
 
 def _routes() -> Iterator[MachineRoute]:
     """Each operation without and with a label."""
-    for method, handler, auth, summary in (
-        ("GET", cacerts, Auth.OPEN, "Certificates of the authorities"),
-        ("GET", csrattrs, Auth.OPEN, "What a request should contain"),
-        ("POST", simpleenroll, Auth.OPEN, "Enrol with a one-time secret"),
-        ("POST", simplereenroll, Auth.DEVICE, "Renew or rekey"),
+    for method, handler, auth, summary, named in (
+        ("POST", unsupported, Auth.OPEN, "Not offered", "fullcmc"),
+        ("POST", unsupported, Auth.OPEN, "Not offered", "serverkeygen"),
+        ("GET", cacerts, Auth.OPEN, "Certificates of the authorities", ""),
+        ("GET", csrattrs, Auth.OPEN, "What a request should contain", ""),
+        ("POST", simpleenroll, Auth.OPEN, "Enrol with a one-time secret", ""),
+        ("POST", simplereenroll, Auth.DEVICE, "Renew or rekey", ""),
     ):
-        what = handler.__name__
+        what = named or handler.__name__
         for path, name, addition in ((what, what, ""), (f"{{label}}/{what}", f"label_{what}", ", by profile")):
             yield MachineRoute(
                 method=method, path=f"{PREFIX}/{path}", auth=auth, handler=handler, refusal=refusal, name=f"est_{name}",
-                summary=summary + addition, ready=_known_cacerts if handler is cacerts else None,
+                summary=summary + addition, ready=_known_cacerts if handler is cacerts else None, limit=LIMIT,
             )  # fmt: skip
 
 
 MACHINE = tuple(_routes())
-router = APIRouter(tags=["est"], route_class=EstRoute)
+router = APIRouter(tags=["est"])
 machine.document(router, MACHINE)
-
-
-@router.post(f"{PREFIX}/fullcmc", summary="Not offered", name="est_fullcmc")
-@router.post(f"{PREFIX}/serverkeygen", summary="Not offered", name="est_serverkeygen")
-@router.post(f"{PREFIX}/{{label}}/fullcmc", summary="Not offered", name="est_label_fullcmc")
-@router.post(f"{PREFIX}/{{label}}/serverkeygen", summary="Not offered", name="est_label_serverkeygen")
-def unsupported() -> Response:
-    """Optional operations of RFC 7030 (4.3, 4.4) that we lack."""
-    raise EstUnsupported("Full CMC and server-side key generation are not offered here.")
 
 
 def _certs_only(*certificates: bytes) -> bytes:

@@ -154,6 +154,22 @@ async def read_tuf_target(asked: MachineRequest) -> MachineAnswer:
     return _file(asked, await _firmware(asked, path=asked.parameters["path"]))
 
 
+def _known_range(asked: MachineRequest) -> MachineAnswer | None:
+    """A small range of a release that is known, as far as the kernel has it in memory."""
+    desk, device = _desk(asked), asked.device
+    if b"range" not in asked.headers or (mark := desk.marks.fresh()) is None:
+        return None
+    key = (device.vendor, device.model, asked.parameters.get("release_id", ""), asked.parameters.get("path", ""))
+    found = desk.firmware.get(key, mark.firmware)
+    if found is None:
+        return None
+    answer = _file(asked, found)
+    if not isinstance(answer.body, bytes):
+        answer.body.close()
+        return None
+    return answer
+
+
 async def download_firmware(asked: MachineRequest) -> MachineAnswer:
     """The bytes of a release; ``Range``, ``If-Range`` and ``If-None-Match`` are understood."""
     return _file(asked, await _firmware(asked, release_id=asked.parameters["release_id"]))
@@ -213,8 +229,8 @@ MACHINE = (
     _route("POST", "/device/v1/firmware/report", report_firmware, "This became of it", limit=16 << 10,
            more={"response_model": Reported}),
     _route("GET", "/tuf/metadata/{name}", read_tuf_metadata, "TUF metadata"),
-    _route("GET", "/tuf/targets/{path:path}", read_tuf_target, "TUF target"),
-    _route("GET", "/firmware/{release_id}", download_firmware, "Firmware"),
+    _route("GET", "/tuf/targets/{path:path}", read_tuf_target, "TUF target", ready=_known_range),
+    _route("GET", "/firmware/{release_id}", download_firmware, "Firmware", ready=_known_range),
     _route("GET", "/firmware/{release_id}/signature", download_signature, "Firmware's detached CMS"),
 )  # fmt: skip
 router = APIRouter(tags=["firmware"])

@@ -13,9 +13,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from api import middleware, problems, routing
+from api.device import routes as device_routes
 from api.people import routes
 from api.people.idempotency import Idempotency
+from api.status import routes as status_routes
 from lachan.runtime import Runtime
+from lachan.settings import Settings
 
 BODY = 1024 * 1024
 LARGER = (
@@ -48,6 +51,9 @@ _TAGS = [
     {"name": "events", "description": "The feed of facts, in order."},
     {"name": "ledger", "description": "Checkpoints, proofs and exports that are verified without us."},
     {"name": "access", "description": "People and tokens."},
+    {"name": "est", "description": "Device door: enrolment and renewal of certificates (RFC 7030)."},
+    {"name": "device", "description": "Device door: what a device may learn of itself."},
+    {"name": "status", "description": "Status door: CRLs, OCSP and certificates of authorities."},
     {"name": "health", "description": "For load balancers and Prometheus."},
 ]
 
@@ -84,7 +90,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     app.add_middleware(Idempotency)
     app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)
     app.add_middleware(middleware.Envelope, door="people", headers=middleware.PEOPLE_HEADERS)
-    _describe_problems(app)
+    _describe(app)
     return app
 
 
@@ -99,8 +105,24 @@ def _check_permissions(app: FastAPI) -> None:
             raise RuntimeError(f"{', '.join(sorted(named))} has no may(…) and is not in api.people.routes.OPEN")
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Put the problem document into the OpenAPI, where every refusal refers to it."""
+def _machine_paths(settings: Settings) -> dict[str, Any]:
+    """Describe the routes of the other two doors, each with the address that it is asked at."""
+    found: dict[str, Any] = {}
+    for modules, url, door in (
+        (device_routes.ROUTES, settings.device_url, "device door: mutual TLS with the device's certificate"),
+        (status_routes.ROUTES, settings.status_url, "status door: plain HTTP, asked by anybody"),
+    ):
+        app = FastAPI(generate_unique_id_function=_operation_id)
+        routing.include(app, modules)
+        document = app.openapi()
+        for path, item in document["paths"].items():
+            found[path] = {"servers": [{"url": url, "description": door}], **item}
+        found.setdefault("", {}).update(document.get("components", {}).get("schemas", {}))
+    return found
+
+
+def _describe(app: FastAPI) -> None:
+    """Put the problem document, which every refusal refers to, and the machine routes of the other doors into the OpenAPI."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -108,6 +130,10 @@ def _describe_problems(app: FastAPI) -> None:
             schema = generate()
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas["Problem"] = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            others = _machine_paths(app.state.rt.settings)
+            schemas |= others.pop("")
+            for path, item in others.items():
+                schema["paths"].setdefault(path, item)  # `_bulk` stands at both doors alike
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
         return app.openapi_schema or {}

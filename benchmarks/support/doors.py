@@ -29,6 +29,7 @@ from cryptography.x509 import ocsp
 
 from benchmarks.support import cpu, est, rows
 from benchmarks.support.enrolment import enrolled
+from benchmarks.support.hawkbit import Hawkbit
 from benchmarks.support.http_client import Lane, Load, Plan
 from benchmarks.support.installation import Checkout, Installation
 from benchmarks.support.table import Row
@@ -192,7 +193,9 @@ def cases(quick: bool) -> dict[str, list[Case]]:
     }  # fmt: skip
 
 
-def measure(checkouts: list[Checkout], parts: list[str], *, rounds: int, quick: bool, say: Say) -> list[Row]:
+def measure(
+    checkouts: list[Checkout], parts: list[str], *, rounds: int, quick: bool, say: Say, hawkbit: Path | None = None
+) -> list[Row]:
     """Measure the cases of some parts.
 
     Args:
@@ -201,6 +204,7 @@ def measure(checkouts: list[Checkout], parts: list[str], *, rounds: int, quick: 
         rounds: turns of each side in each case.
         quick: few requests.
         say: told what goes on.
+        hawkbit: the script that serves hawkBit, where its row is wanted.
     """
     chosen = [case for part in parts for case in cases(quick)[part]]
     with ExitStack() as open_ones:
@@ -216,7 +220,22 @@ def measure(checkouts: list[Checkout], parts: list[str], *, rounds: int, quick: 
                 taking = [*sides, *([standing] if case.floor else [])]
                 for side in taking if number % 2 else reversed(taking):
                     side.measure(case)
-    return [row for case in chosen for row in _rows(case, sides, standing)]
+        found = [row for case in chosen for row in _rows(case, sides, standing)]
+        if hawkbit:
+            found += _beside_hawkbit(hawkbit, sides[0], quick=quick, say=say)
+    return found
+
+
+def _beside_hawkbit(script: Path, ours: Side, *, quick: bool, say: Say) -> Iterator[Row]:
+    """Measure our poll over mutual TLS beside hawkBit's over plain HTTP, by turns."""
+    say("starting hawkBit and warming it up")
+    poll = cases(quick)["device"][0]
+    ours.tallies.pop(poll.name, None)
+    with Hawkbit(script) as peer:
+        for _ in range(4):
+            peer.measure()
+            ours.measure(poll)
+    yield Row(poll.name, ours.rate(poll), poll.unit, beside="hawkBit", peer=peer.rate, note="hawkBit without TLS")
 
 
 def _rows(case: Case, sides: list[Side], floor: Side) -> Iterator[Row]:

@@ -130,11 +130,11 @@ class Load:
 class Connection:
     """One connection of the client."""
 
-    def __init__(self, plan: dict[str, Any], lane: dict[str, Any], context: ssl.SSLContext) -> None:
+    def __init__(self, plan: dict[str, Any], lane: dict[str, Any], context: ssl.SSLContext | None) -> None:
         source = (lane["source"], 0) if lane["source"] else None
         raw = socket.create_connection((plan["host"], plan["port"]), timeout=120, source_address=source)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = raw if plan["plain"] else context.wrap_socket(raw, server_hostname=plan["host"])
+        self.socket = context.wrap_socket(raw, server_hostname=plan["host"]) if context else raw
         self.kept = plan["bodies"]
 
     def ask(self, request: bytes) -> bytes:
@@ -175,7 +175,7 @@ def main() -> int:
     """Run one plan from standard input; returns 1 when a request failed."""
     plan = json.loads(sys.stdin.readline())
     lanes = plan["lanes"]
-    contexts = [_context(plan, lane) for lane in lanes]
+    contexts = [None if plan["plain"] else _context(plan, lane) for lane in lanes]
     opened = [
         None if plan["fresh"] else Connection(plan, lane, context)
         for lane, context in zip(lanes, contexts, strict=True)

@@ -58,6 +58,7 @@ def open_doors(rt: Runtime, folder: Path) -> Iterator[Doors]:
     """The doors of ``rt``, open until the end of the block."""
     folder.mkdir(exist_ok=True)
     sockets = {name: socket.create_server(("127.0.0.1", 0)) for name in ("people", "device", "status")}
+    ports = {name: made.getsockname()[1] for name, made in sockets.items()}  # now: the doors take the sockets over
     stop, ready = threading.Event(), threading.Event()
     thread = threading.Thread(target=doors.main, args=(rt, sockets, stop, ready.set), name="doors")
     thread.start()
@@ -65,7 +66,7 @@ def open_doors(rt: Runtime, folder: Path) -> Iterator[Doors]:
     anchors.write_bytes(service.pem(*service.hierarchy(rt.db).chain))
     try:
         assert ready.wait(30)
-        yield Doors({name: made.getsockname()[1] for name, made in sockets.items()}, folder, anchors)
+        yield Doors(ports, folder, anchors)
     finally:
         stop.set()
         thread.join(30)
