@@ -1,7 +1,7 @@
 """What the device door knows of trust, kept fresh by a thread.
 
-Steps: load all that stands, once, beside everything else → every 50 ms, or at once when woken, look for changes
-(`lachan.trust_view`) and tell the door whom they were about, so that it closes what must be closed → when the anchors may be
+Steps: load all that stands, once, beside everything else → every 50 ms, or at once when woken, ask whether anything was
+committed (`lachan.stillness`), and if so, or four times a second anyway, look for changes (`lachan.trust_view`) and tell the door whom they were about, so that it closes what must be closed → when the anchors may be
 others, and every ten seconds anyway, read them again. A view that was pruned past, or whose wall clock was put back, is
 replaced by one that is loaded beside it; meanwhile it goes on being brought up to date, and so goes on refusing. It fails
 closed: nobody is let in by a view that nobody confirmed for 5 seconds, by one that was pruned past, or before the first.
@@ -27,11 +27,13 @@ from api.models import door_anchors
 from lachan import trust
 from lachan.errors import DatabaseAway
 from lachan.runtime import Runtime
+from lachan.stillness import Stillness
 from lachan.trust import Horizon
 from lachan.trust_view import Changes, View
 from pki import authorities
 
 POLL = 0.05
+FULL = 0.25  # seconds between two looks at the rows and at the clock although nothing was committed
 ANCHORS = 10.0  # seconds after which the anchors are read again although nobody said that they changed
 PAUSE = 0.5  # seconds between two tries when one failed
 STALE = 5.0
@@ -80,6 +82,9 @@ class TrustWatch:
         self._known: Belief | None = None
         self._confirmed, self._anchors_due = float("-inf"), float("inf")
         self._eye: sa.Connection | None = None
+        self._still: Stillness | None = None
+        self._mark: object = None
+        self._full = float("-inf")
         self._fresh: tuple[View, Iterator[None]] | None = None  # what is being loaded
         self._tried = threading.Event()
         self._stop = threading.Event()
@@ -119,9 +124,14 @@ class TrustWatch:
 
     def step(self) -> None:
         """Look once, or read one more page; a failure is logged and waits a little."""
+        began = time.monotonic()  # of the moment before the question: the answer cannot be younger
+        mark = self._still.mark() if self._still is not None else None
+        if self._still is not None and mark == self._mark and began < self._full and self._fresh is None:
+            self._confirmed = began
+            return
         try:
             with self._rt.db.glancing():
-                self._refresh()
+                self._refresh(began, mark)
         except DatabaseAway:  # it was said, once; the view ages and the door closes
             self._failed()
         except Exception:  # noqa: BLE001 - the same for what nobody foresaw
@@ -135,13 +145,16 @@ class TrustWatch:
         self._stop.wait(PAUSE)
 
     def _look_away(self) -> None:
-        eye, self._eye = self._eye, None
+        eye, self._eye, self._still = self._eye, None, None
+        self._full = float("-inf")
         if eye is not None:
             eye.close()
 
-    def _refresh(self) -> None:
-        began = time.monotonic()
+    def _refresh(self, began: float, mark: object) -> None:
         eye = self._eye = self._eye or self._rt.db.glances()
+        if self._still is None:
+            self._still = Stillness(eye)
+            mark = self._still.mark()
         self._read_anchors(began)
         known = self._known
         if known is not None:
@@ -152,7 +165,8 @@ class TrustWatch:
         if self._fresh is not None and next(self._fresh[1], self._fresh) is self._fresh:
             self._swap(eye)
         if self._known is not None and not self._known.view.behind:
-            self._confirmed = began  # of the moment before the question: the answer cannot be younger
+            self._confirmed = began
+            self._mark, self._full = mark, began + FULL
             self._tried.set()
 
     def _swap(self, eye: sa.Connection) -> None:
