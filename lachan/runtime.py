@@ -76,6 +76,14 @@ class Runtime:
         """Tell the other processes (``work``, ``door``, ``detect``, or all) that rows are due; call after a commit."""
         self.waker.wake(name)
 
+    def wake_doors(self) -> None:
+        """Tell the doors that trust has changed; call after a commit."""
+        self.wake("door")
+
+    def wake_workers(self) -> None:
+        """Tell the workers that rows are due; call after a commit."""
+        self.wake("work")
+
     def keep(self, kind: type[K], make: Callable[[], K]) -> K:
         """Tell what a room keeps for the life of this process: made at the first call, closed with the runtime.
 

@@ -66,7 +66,7 @@ def queue(rt: Runtime, connection: sa.Connection, stored: StoredEvent) -> None:
     }  # fmt: skip
     if insert_ignore(connection, webhook_deliveries, values, index=("id",)):
         jobs.enqueue(connection, "soar.webhook", {"id": stored.id})
-        after_commit(connection, rt.wake)
+        after_commit(connection, rt.wake_workers)
 
 
 def deliver(rt: Runtime, job: jobs.Job) -> None:

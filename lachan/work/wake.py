@@ -81,12 +81,12 @@ class UnixWaker:
     def wake(self, name: str = "*") -> None:
         """Send one byte to each waiter; one whose process is gone is cleared away."""
         try:
-            places = list((self.data / "run").glob(f"{name}.*.wake"))
+            names = [entry.name for entry in os.scandir(self.data / "run") if entry.name.endswith(".wake")]
         except OSError:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
-            for place in places:
+            for place in (self.data / "run" / each for each in names if name == "*" or each.startswith(f"{name}.")):
                 try:
                     with reachable(place) as address:
                         sender.sendto(b"!", address)

@@ -121,7 +121,7 @@ def take_effect(rt: Runtime, connection: sa.Connection, row: Containment, *, act
     if longer:
         row = effects.lengthen(connection, row, until, actor=actor)
     service.resume_runs(connection, row.id)
-    after_commit(connection, rt.wake)
+    after_commit(connection, rt.wake_workers)
     return row
 
 
@@ -153,7 +153,7 @@ def reject(
     event = ContainmentRejected(device_id=row.device_id, containment_id=row.id, person=principal.label, note=note)
     outbox.append(connection, event, actor=principal)
     service.resume_runs(connection, row.id)
-    after_commit(connection, rt.wake)
+    after_commit(connection, rt.wake_workers)
     return row
 
 

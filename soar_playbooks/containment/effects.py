@@ -82,7 +82,7 @@ def take_effect(
     signal = _signal_of(row)
     later(connection, [*fresh, *(trust.signal_calls(signal) if signal is not None else ()), *told])
     reconciler.want(rt, connection, reconciler.target_of(device), containment_id=row.id, level=level)
-    after_commit(connection, rt.wake)
+    after_commit(connection, rt.wake_doors)
 
 
 def lengthen(connection: sa.Connection, row: Containment, until: datetime | None, *, actor: Principal) -> Containment:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock, devices, enforcement
+from lachan.database import after_commit
 from lachan.enforcement import EnforcementPoint, Evidence, Level, OwnPoint, PagedPoint, Target
 from lachan.errors import LachanError
 from lachan.ids import new_id
@@ -62,6 +63,7 @@ def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_
         if seen is None:
             writes.append((_WRITE, wish.columns))
             _enqueue(connection, wish, key=None)
+            after_commit(connection, rt.wake_workers)
             continue
         row = replace(wish, state=SETTLED if seen.settled else PENDING, evidence=kept.stored(wish, seen))
         writes.append((_WRITE, row.columns))

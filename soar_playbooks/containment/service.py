@@ -122,7 +122,8 @@ def end(rt: Runtime, connection: sa.Connection, row: Containment, *, actor: Prin
     target = reconciler.target_of(devices.get(connection, row.device_id))
     reconciler.want(rt, connection, target, containment_id=row.id, level=None)
     _undo(connection, row)
-    after_commit(connection, rt.wake)
+    after_commit(connection, rt.wake_doors)
+    after_commit(connection, rt.wake_workers)
 
 
 def _undo(connection: sa.Connection, row: Containment) -> None:

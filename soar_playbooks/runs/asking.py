@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock
+from lachan.database import after_commit
 from lachan.errors import LachanError
 from lachan.events import ApprovalNeeded, RunOutcomeUnknown
 from lachan.log import get as get_logger
@@ -91,9 +92,9 @@ def _ask(rt: Runtime, job: jobs.Job) -> None:
         failed = error
     else:
         faults.done(rt, faults.Effect.HTTP)
-        faults.run(rt, faults.Record.OUTCOME, partial(_answered, job, playbook, asking, result))
+        faults.run(rt, faults.Record.OUTCOME, partial(_answered, rt, job, playbook, asking, result))
         return
-    faults.run(rt, faults.Record.OUTCOME, partial(_failed, job, asking, failed))
+    faults.run(rt, faults.Record.OUTCOME, partial(_failed, rt, job, asking, failed))
 
 
 def _begin(rt: Runtime, job: jobs.Job, playbook: Playbook, connection: sa.Connection) -> Asking | None:
@@ -114,23 +115,24 @@ def _begin(rt: Runtime, job: jobs.Job, playbook: Playbook, connection: sa.Connec
 
 
 def _answered(
-    job: jobs.Job, playbook: Playbook, asking: Asking, result: dict[str, Any], connection: sa.Connection
+    rt: Runtime, job: jobs.Job, playbook: Playbook, asking: Asking, result: dict[str, Any], connection: sa.Connection
 ) -> None:
     run = journal.again(connection, asking.run.id, asking.run.fence)
     run, body = executor.results(playbook, run, asking.step, result)
-    _go_on(connection, job, journal.enter(run, asking.step.id, Phase.OUTCOME, body))
+    _go_on(rt, connection, job, journal.enter(run, asking.step.id, Phase.OUTCOME, body))
 
 
-def _failed(job: jobs.Job, asking: Asking, error: LachanError, connection: sa.Connection) -> None:
+def _failed(rt: Runtime, job: jobs.Job, asking: Asking, error: LachanError, connection: sa.Connection) -> None:
     run = journal.again(connection, asking.run.id, asking.run.fence)
-    _go_on(connection, job, executor.failure(run, asking.step, error)[0])
+    _go_on(rt, connection, job, executor.failure(run, asking.step, error)[0])
 
 
-def _go_on(connection: sa.Connection, job: jobs.Job, run: Run) -> None:
+def _go_on(rt: Runtime, connection: sa.Connection, job: jobs.Job, run: Run) -> None:
     """Write the outcome, make the run due, and end the asking."""
     journal.save(connection, journal.changed(run, waiting_for=None), state=RunState.READY)
     due.go_on(connection, run.id)
     due.done(connection, job)
+    after_commit(connection, rt.wake_workers)
 
 
 def _put_off(asking: Asking, why: str, connection: sa.Connection) -> None:

@@ -161,4 +161,4 @@ def _resume(rt: Runtime, connection: sa.Connection, run_id: str) -> None:
     values = {"state": RunState.READY, "guard": "", "needed": 0, "updated_at": clock.now()}
     connection.execute(runs.update().where(runs.c.id == run_id).values(**values))
     due.go_on(connection, run_id)
-    after_commit(connection, rt.wake)
+    after_commit(connection, rt.wake_workers)

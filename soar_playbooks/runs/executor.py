@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 
 from lachan import verbs
+from lachan.database import after_commit
 from lachan.enforcement import Level
 from lachan.errors import LachanError
 from lachan.events import ApprovalNeeded, PlaybookRefused
@@ -156,7 +157,7 @@ def _action(
         return _verb(rt, connection, playbook, run, step, refused)
     if not _waits_for_approval(rt, connection, playbook, run, step):
         assert isinstance(step.command, HttpCommand)
-        _intend(connection, run, step, step.command)
+        _intend(rt, connection, run, step, step.command)
     return None
 
 
@@ -250,13 +251,14 @@ def plan(playbook: Playbook, run: Run, step: Step) -> list[dict[str, Any]]:
     return found
 
 
-def _intend(connection: sa.Connection, run: Run, step: Step, command: HttpCommand) -> None:
+def _intend(rt: Runtime, connection: sa.Connection, run: Run, step: Step, command: HttpCommand) -> None:
     """Write down what is to be asked, and make the asking due in the slow lane."""
     request = http_step.prepare(run, step, command)
     run = journal.enter(run, step.id, Phase.INTENT, {**request.shown(), "attempt": 0})
     run = journal.changed(run, waiting_for=Awaited(WaitingFor.ANSWER, step.id))
     journal.save(connection, run)
     due.ask(connection, run.id, step.id, url=request.url)
+    after_commit(connection, rt.wake_workers)
 
 
 # what comes after

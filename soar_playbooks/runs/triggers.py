@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.database import after_commit
 from lachan.devices import Device
 from lachan.errors import LachanError, NotFound
 from lachan.events import AlertRaised, PlaybookRefused, RunStarted
@@ -192,7 +191,6 @@ def _begin(
         alert_id=facts["alert_id"],
     )  # fmt: skip
     outbox.append(connection, event, actor=ACTOR, vendor=device.vendor)
-    after_commit(connection, rt.wake)
     run = Run(
         id=run_id, playbook_id=row.id, playbook_version=playbook.version, digest=row.digest, mode=row.mode,
         alert_id=facts["alert_id"], device_id=device.id, facts=facts, variables=variables, step=playbook.workflow_start,
