@@ -80,6 +80,7 @@ class Scenario:
         with clock.travel(timedelta(seconds=self.begin)):
             self.device = new_device(rt, f"cam-{number}")
             self.event = raise_alert(rt, self.device)
+            self.joins = raise_alert(rt, self.device)  # whatever dies, both are in the one run, once
 
     def die_at(self, boundary: str, count: int) -> bool:
         """Live until killed there; False if life ended without getting there."""
@@ -111,7 +112,9 @@ class Scenario:
     def check(self, run: dict[str, Any]) -> None:
         assert run["state"] == "ended"
         assert self.about("RunStarted") == self.about("RunFinished") == 1
-        assert self.about("RunApproved") == 1
+        assert self.about("RunApproved") == self.about("RunJoined") == 1
+        assert len(run["facts"]["alerts"]) == 2
+        assert "more" not in run["facts"]
         assert self.about("DeviceContained") == self.about("HumanPaged") == 1
         assert FilePoint(self.rt).changes(self.device.id) == ["quarantine"]
         assert self.about("EnforcementSettled") == 1
@@ -127,7 +130,7 @@ class Scenario:
         journal = [row for row in rows(self.rt, run_journal) if row["run_id"] == run["id"]]
         assert sorted(row["position"] for row in journal) == list(range(len(journal)))
         mine = [h for h, body in self.peer.hooks() if self.device.id in body]
-        assert {h["webhook-id"] for h in mine} >= {self.event}
+        assert {h["webhook-id"] for h in mine} >= {self.event, self.joins}
         assert all(h["webhook-signature"].startswith("v1,") for h in mine)
 
 

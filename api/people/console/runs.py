@@ -26,13 +26,17 @@ PAGE = 50
 
 @dataclass
 class RunStep:
-    """A step as people read it: intended when, with what; ended when, with what. None is not yet, or unknown."""
+    """A step as people read it: intended when, with what; ended when, with what; again if the guards judged anew.
+
+    None is not yet, or unknown.
+    """
 
     name: str
     intended: datetime | None = None
     ended: datetime | None = None
     intent: dict[str, Any] = field(default_factory=dict)
     outcome: dict[str, Any] = field(default_factory=dict)
+    again: bool = False
 
 
 @router.get("/runs")
@@ -81,9 +85,10 @@ def _names(connection: Any, digest: str) -> dict[str, str]:
 
 def steps(journal: list[dict[str, Any]], names: dict[str, str]) -> list[RunStep]:
     """Give the journal's rows as steps, in their order."""
-    found: dict[str, RunStep] = {}
+    found: dict[tuple[str, int], RunStep] = {}
     for entry in journal:
-        step = found.setdefault(entry["step_id"], RunStep(names.get(entry["step_id"]) or entry["step_id"]))
+        fresh = RunStep(names.get(entry["step_id"]) or entry["step_id"], again=entry["occurrence"] > 1)
+        step = found.setdefault((entry["step_id"], entry["occurrence"]), fresh)
         if entry["phase"] == "intent":
             step.intended, step.intent = entry["at"], entry["body"]
         else:
