@@ -118,7 +118,7 @@ def _status(rt: Any, args: argparse.Namespace) -> int:
     stopped = sealer.stopped(rt.settings.data)
     result = {
         "sealed": last[0].size if last else 0, "root": last[0].root.hex() if last else None, "leaves": size,
-        "waiting": waiting, "stopped": stopped or None,
+        "waiting": waiting is not None, "stopped": stopped or None,
     }  # fmt: skip
     cliutil.show(result, as_json=args.json)
     return cliutil.FAILED if stopped else cliutil.OK

@@ -19,7 +19,7 @@ from lachan.runtime import Runtime
 from pki import service
 from pki.enforcement import CertificateHold
 from pki.errors import HolderContained
-from soar_playbooks.containment.service import ANSWERS
+from soar_playbooks.containment.effects import ANSWERS
 from soar_playbooks.enforcement.mosquitto import ACLS, ROLES
 from tests.pki.support import camera, contain, csr
 
