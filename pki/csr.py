@@ -12,6 +12,7 @@ import base64
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from cryptography import x509
@@ -27,6 +28,7 @@ LIMIT = 16 * 1024  # octets; an RSA-4096 request with many attributes stays far 
 # SubjectPublicKeyInfo of a P-256 key up to and with the octet that says "uncompressed point" (RFC 5480 2)
 P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 P256_SIZE = len(P256) + 64
+_NO_NAME = b"\x30\x00"
 WEAK_HASHES = (hashes.MD5, hashes.SHA1)
 UNREADABLE = (
     ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
@@ -40,6 +42,7 @@ class Csr:
 
     Attributes:
         request: the parsed request.
+        subject: DER Name.
         spki: DER SubjectPublicKeyInfo.
         spki_sha256: its SHA-256, hex.
         names: subjectAltName, None if the request has none.
@@ -47,6 +50,7 @@ class Csr:
     """
 
     request: x509.CertificateSigningRequest
+    subject: bytes
     spki: bytes
     spki_sha256: str
     names: x509.SubjectAlternativeName | None
@@ -98,10 +102,14 @@ def read(data: bytes) -> Csr:
         request = x509.load_der_x509_csr(data)
         proven = request.is_signature_valid
         weak = isinstance(request.signature_hash_algorithm, WEAK_HASHES)
-        usual = _usual_key(request.tbs_certrequest_bytes) if proven else None
-        spki = usual or request.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        subject, spki = _fields(request.tbs_certrequest_bytes)
+        # A P-256 key in the one encoding that this head allows: its point was found on the curve when the proof was
+        # verified with it, so nothing is left to check.
+        usual = proven and len(spki) == P256_SIZE and spki.startswith(P256)
+        if not usual:
+            spki = request.public_key().public_bytes(
+                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
         extensions = request.extensions
     except UNREADABLE as error:
         raise CsrMalformed(f"The request is no usable PKCS#10: {error}.") from error
@@ -111,19 +119,34 @@ def read(data: bytes) -> Csr:
         if isinstance(extension.value, x509.BasicConstraints) and extension.value.ca:
             raise CsrMalformed("The request asks for a certification authority; devices cannot be one.")
     names = next((e.value for e in extensions if isinstance(e.value, x509.SubjectAlternativeName)), None)
-    return Csr(request, spki, hashlib.sha256(spki).hexdigest(), names, usual is not None)
+    return Csr(request, subject, spki, hashlib.sha256(spki).hexdigest(), names, usual)
 
 
-def _usual_key(body: bytes) -> bytes | None:
-    """Give the SubjectPublicKeyInfo of a request that is proven if it is a P-256 key, in the one encoding that its head allows.
+def _fields(body: bytes) -> tuple[bytes, bytes]:
+    """Give subject and SubjectPublicKeyInfo of a CertificationRequestInfo that was parsed before, as they stand there."""
+    start, _ = _element(body, 0)
+    _, subject = _element(body, start)  # behind the version
+    _, spki = _element(body, subject)
+    _, end = _element(body, spki)
+    return body[subject:spki], body[spki:end]
 
-    Its point was found on the curve when the proof was verified with it, so nothing is left to check.
-    """
-    fields = der.Reader(body).inside(0x30)
-    fields.skip()  # version
-    fields.skip()  # subject
-    spki = der.tlv(0x30, fields.take(0x30))
-    return spki if len(spki) == P256_SIZE and spki.startswith(P256) else None
+
+def _subject(body: bytes) -> bytes:
+    """Give the subject of a TBSCertificate that was parsed before, as it stands there."""
+    at, _ = _element(body, 0)
+    for _ in range(5):  # version, serial number, signature, issuer, validity
+        _, at = _element(body, at)
+    return body[at : _element(body, at)[1]]
+
+
+def _element(data: bytes, at: int) -> tuple[int, int]:
+    """Where the content of the element at a place begins and ends."""
+    start, length = at + 2, data[at + 1]
+    if length >= 0x80:
+        size = length & 0x7F
+        length = int.from_bytes(data[start : start + size], "big")
+        start += size
+    return start, start + length
 
 
 def check_key(spki: bytes, *, allowed: tuple[str, ...]) -> bytes:
@@ -191,7 +214,8 @@ def check_claims(csr: Csr, device: Registered, *, domain: str) -> None:
         IdentityMismatch: CN, serialNumber or a subjectAltName is not this device's.
     """
     claims = {NameOID.COMMON_NAME: device.name, NameOID.SERIAL_NUMBER: device.serial_number}
-    for attribute in csr.request.subject:
+    usual = csr.subject == _NO_NAME or csr.subject == der.sequence(der.relative_name("2.5.4.3", der.utf8(device.name)))
+    for attribute in () if usual else csr.request.subject:
         wanted = claims.get(attribute.oid)
         if wanted is not None and attribute.value != wanted:
             what = attribute.rfc4514_attribute_name
@@ -205,8 +229,8 @@ def check_claims(csr: Csr, device: Registered, *, domain: str) -> None:
             raise IdentityMismatch(f"The subjectAltName {said!r} is not registered for {device.name}.")
 
 
-def check_unchanged(csr: Csr, current: x509.Certificate) -> None:
-    """Hold a renewal to the names of the certificate it renews (RFC 7030 4.2.2).
+def check_unchanged(csr: Csr, current: x509.Certificate, content: bytes) -> None:
+    """Hold a renewal to the names of the certificate it renews (RFC 7030 4.2.2), whose octets are ``content``.
 
     A request without any subjectAltName claims nothing and is accepted (strongSwan 5.9 cannot write URI names); one that
     is present must be identical.
@@ -214,18 +238,23 @@ def check_unchanged(csr: Csr, current: x509.Certificate) -> None:
     Raises:
         IdentityMismatch: subject or subjectAltName differ.
     """
-    if csr.request.subject != current.subject:
+    if csr.subject != _subject(current.tbs_certificate_bytes) and csr.request.subject != current.subject:
         raise IdentityMismatch(
             f"The subject must stay {current.subject.rfc4514_string()!r}; the request says "
             f"{csr.request.subject.rfc4514_string()!r}."
         )
-    try:
-        names = set(current.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        names = set()
-    if csr.names is not None and set(csr.names) != names:
+    if csr.names is not None and set(csr.names) != (names := _names_of(content)):
         wanted = ", ".join(sorted(str(name.value) for name in names))
         raise IdentityMismatch(f"The subjectAltName must stay {wanted}, or be left out.")
+
+
+@lru_cache(maxsize=1024)
+def _names_of(content: bytes) -> frozenset[x509.GeneralName]:
+    extensions = x509.load_der_x509_certificate(content).extensions
+    try:
+        return frozenset(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return frozenset()
 
 
 def _kind(key: object) -> str:

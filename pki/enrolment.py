@@ -354,7 +354,7 @@ class _Renewal:
         if self._profile is not None and self._profile != row.profile:
             raise CertificateNotCurrent(f"The certificate shown is of the profile {row.profile}, not {self._profile}.")
         if not self._unchanged:  # of two things that do not change themselves
-            check_unchanged(self.csr, self._certificate)
+            check_unchanged(self.csr, self._certificate, self._shown)
             self._unchanged = True
         if row.again is not None:  # the answer to the same request was lost, so it is given again
             found = yield from standing.certificate(row.again)

@@ -1,5 +1,7 @@
 """Whatever octets come as a request: they are read, or refused as malformed; nothing else happens."""
 
+import types
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -8,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pki import names
-from pki.csr import check_binding, read
-from pki.errors import CsrMalformed, KeyUnfit
+from pki.csr import check_binding, check_claims, read
+from pki.errors import CsrMalformed, IdentityMismatch, KeyUnfit
 from tests.pki.support import csr, named
 
 GOOD = csr(subject=named("cam-1", "S-1"), names=[x509.DNSName("cam-1")], challenge=b"secret")
@@ -62,3 +64,17 @@ def test_subjects_are_told_as_rfc_4514_writes_them(vendor: str, serial_number: s
         ]
     )
     assert made.text == wanted.rfc4514_string()
+
+
+@given(st.sampled_from(["", "cam-1", "cam-2"]), st.sampled_from(["", "S-1", "S-2"]))
+def test_subject_and_key_are_found_where_they_stand(name: str, serial_number: str) -> None:
+    parts = [x509.NameAttribute(x509.NameOID.SERIAL_NUMBER, serial_number)] if serial_number else []
+    parts += [x509.NameAttribute(x509.NameOID.COMMON_NAME, name)] if name else []
+    found = read(csr(subject=x509.Name(parts)))
+    assert found.subject == x509.Name(parts).public_bytes()
+    device = types.SimpleNamespace(id="1", name="cam-1", serial_number="S-1", address=None)
+    if "2" in name + serial_number:
+        with pytest.raises(IdentityMismatch):
+            check_claims(found, device, domain="d.invalid")
+    else:
+        check_claims(found, device, domain="d.invalid")
