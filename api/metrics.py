@@ -9,8 +9,14 @@ from prometheus_client import Counter, Gauge
 from lachan import metrics
 
 sessions_closed = Counter("lachan_device_sessions_closed_total", "Live connections closed by a trust decision.")
-connections = Gauge("lachan_device_connections", "Open TLS connections of the device door.")
-snapshot_version = Gauge("lachan_trust_snapshot_version", "Version of the trust snapshot that the device door acts on.")
+connections = Gauge(
+    "lachan_device_connections", "Open TLS connections of the device door.", multiprocess_mode="livesum"
+)
+snapshot_version = Gauge(
+    "lachan_trust_snapshot_version",
+    "Version of the view of trust that the device door acts on.",
+    multiprocess_mode="livemin",
+)
 
 
 def observe_request(scope: Any, *, door: str, status: int, duration: float) -> None:

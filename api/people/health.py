@@ -64,7 +64,7 @@ def read_readyz(rt: Annotated[Runtime, Depends(runtime)]) -> Readiness:
 def read_metrics(
     rt: Annotated[Runtime, Depends(runtime)], caller: Annotated[Principal, Depends(may(Permission.METRICS_READ))]
 ) -> PlainTextResponse:
-    """Give this process's metrics, and what the installation counts by index, in the Prometheus text format.
+    """Give the door's metrics, all its processes together, and what the installation counts by index, in the Prometheus text format.
 
     A database that does not answer makes the gauges of the installation NaN: an old number would look like news.
     """
@@ -80,7 +80,7 @@ def read_metrics(
     for one in found:
         metrics.health.labels(one.name).set(_GAUGE[one.state])
     metrics.unhealthy.set(sum(one.state is not HealthState.OK for one in found))
-    return PlainTextResponse(prometheus_client.generate_latest(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+    return PlainTextResponse(metrics.exposition(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
 
 _GAUGE = {HealthState.OK: 1.0, HealthState.WRONG: 0.0, HealthState.UNKNOWN: float("nan")}

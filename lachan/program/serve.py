@@ -15,6 +15,7 @@ served that way by a unit of its own (docs/limitations.md says what one shared u
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,6 +136,7 @@ class Supervisor:
         self.settings = settings
         self.roles = (only,) if only else ROLES
         self.memory = shared.create()
+        self._counted = settings.data / "run" / "metrics"  # where several door processes count
         self.stop = threading.Event()
         self.children: dict[str, Child] = {}
         self.sockets: dict[str, socket.socket] = {}
@@ -147,6 +149,9 @@ class Supervisor:
         if "work" in self.roles:
             self._migrate()
         self._bind()
+        shutil.rmtree(self._counted, ignore_errors=True)
+        self._counted.parent.mkdir(mode=0o700, exist_ok=True)
+        self._counted.mkdir(mode=0o700)
         try:
             if "sign" in self.roles:
                 self._start("sign")
@@ -198,6 +203,7 @@ class Supervisor:
             "LACHAN_SOCKETS": ",".join(f"{name}={number}" for name, number in passed.items()),
             "LACHAN_READY_FD": str(writing),
             shared.ENV: f"{self.memory},{int(place or 1) - 1}",
+            **({"PROMETHEUS_MULTIPROC_DIR": str(self._counted)} if role == "doors" and self.settings.doors > 1 else {}),
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "lachan", "serve", "--role", role, "--data", str(self.settings.data)],
@@ -248,6 +254,8 @@ class Supervisor:
                 continue
             log.get().error("a role ended and is started again", role=role, code=child.process.returncode)
             os.close(child.ready)
+            for gauge in self._counted.glob(f"gauge_live*_{child.process.pid}.db"):
+                gauge.unlink()  # what is only true of who lives; its counts stay
             self._start(role, child.deaths + 1)
 
     def _end(self) -> None:

@@ -222,3 +222,21 @@ def test_each_process_keeps_lines_in_a_stream_of_its_own(four: Town) -> None:
     assert all(b'"four-%d"' % number in text for number in range(48))
     assert len([stream for stream in kept if any(each.stat().st_size for each in stream.glob("*.segment"))]) > 1
     camera.process.terminate()
+
+
+def test_metrics_are_those_of_all_four(four: Town) -> None:
+    token = four.city.lachan("token", "add", "metrics", "--role", "platform")["token"]
+
+    def counted() -> float:
+        headers = {"Authorization": f"Bearer {token}"}
+        text = httpx.get(f"{four.city.urls['people']}/metrics", headers=headers, verify=four.city.trust).text
+        told = [line for line in text.splitlines() if line.startswith("lachan_requests_total") and "/ca/" in line]
+        return sum(float(line.split()[-1]) for line in told)
+
+    def ask(_: int) -> int:
+        return httpx.get(f"{four.city.urls['status']}/ca/root.crt").status_code
+
+    before = counted()
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(40))) == {200}
+    assert counted() == before + 40
