@@ -145,3 +145,31 @@ def test_what_a_run_waits_for_is_taken_apart_and_put_together_again(settings: Se
             assert dict(connection.execute(sa.text("SELECT id, waiting_for FROM runs")).all()) == texts  # type: ignore[arg-type]
     finally:
         db.close()
+
+
+def test_of_several_open_runs_of_a_device_and_playbook_the_oldest_goes_on(settings: Settings) -> None:
+    """An installation at 0016 with a flood's runs; 0017 lets one be open, and touches nobody else's."""
+    db, now = Database(settings.url, pool_size=2), datetime.now(UTC)
+    states = {
+        "1": ("cam", "p", "ended"), "2": ("cam", "p", "waiting"), "3": ("cam", "p", "running"), "4": ("cam", "p", "waiting"),
+        "5": ("cam", "q", "waiting"), "6": ("lift", "p", "waiting"),
+    }  # fmt: skip
+    try:
+        with db.write() as connection:
+            step(connection, "0016")
+            old = sa.MetaData()
+            old.reflect(connection, only=["runs"])
+            same = dict.fromkeys(("playbook_name", "playbook_version", "digest", "mode", "step"), "x")
+            for name, (device, playbook, state) in states.items():
+                row = {"id": name, "event_id": name, "device_id": device, "playbook_id": playbook, "state": state}
+                row |= {"facts": {}, "variables": {}, "created_at": now, "updated_at": now}
+                connection.execute(old.tables["runs"].insert().values(**row, **same))
+        migrate.upgrade(db)
+        with db.read() as connection:
+            found = dict(connection.execute(sa.text("SELECT id, state FROM runs")).all())  # type: ignore[arg-type]
+        assert found == {"1": "ended", "2": "waiting", "3": "ended", "4": "ended", "5": "waiting", "6": "waiting"}
+        with db.write() as connection:
+            step(connection, "0016")
+        migrate.upgrade(db)
+    finally:
+        db.close()
