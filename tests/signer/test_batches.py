@@ -153,6 +153,27 @@ def test_the_link_finds_a_signer_that_was_started_again(toy: Runtime, rt: Runtim
     asyncio.run(flow())
 
 
+def test_where_there_was_company_a_frame_waits_some_turns_of_the_loop_for_it(toy: Runtime) -> None:
+    async def ask() -> None:
+        way = link.SignerLink(toy.settings.signer_path)
+        await asyncio.gather(*(way.request("word", word=word) for word in "ab"))
+        first = asyncio.create_task(way.request("word", word="c"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.gather(first, way.request("word", word="d"))
+        assert LOOKS == [2, 2]
+        for word in "efghi":
+            await way.request("word", word=word)
+        alone = asyncio.create_task(way.request("word", word="j"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.gather(alone, way.request("word", word="k"))
+        assert LOOKS[2:] == [1] * 7, "who asks alone waits for nobody"
+        await way.close()
+
+    asyncio.run(ask())
+
+
 def test_a_signer_that_says_nothing_is_waited_for_so_long_and_the_next_frame_is_of_a_new_connection(
     toy: Runtime, short_folder: Path
 ) -> None:
