@@ -145,7 +145,7 @@ def enforce(rt: Runtime, job: jobs.Job) -> None:
         _note(rt, row, error=f"{type(error).__name__}: {error}")
         raise jobs.Again(_later(row.attempts)) from error
     faults.done(rt, faults.Effect.POINT)
-    _settle(rt, row, evidence)
+    _settle(rt, job, row, evidence)
     if not evidence.settled:
         raise jobs.Again(_later(row.attempts))
 
@@ -237,7 +237,7 @@ def state_of(connection: sa.Connection, device_id: str) -> list[Wish]:
 
 
 def _begin(rt: Runtime, job: jobs.Job) -> Wish | None:
-    """Count the attempt before anything is done outside; None if the wish is no longer the row's."""
+    """Count the attempt before anything is done outside; None if the wish is no longer the row's, or the job this worker's."""
     where = sa.and_(
         enforcements.c.device_id == job.payload["device_id"],
         enforcements.c.point == job.payload["point"],
@@ -246,7 +246,7 @@ def _begin(rt: Runtime, job: jobs.Job) -> Wish | None:
 
     def unit(connection: sa.Connection) -> Wish | None:
         row = connection.execute(sa.select(enforcements).where(where)).first()
-        if row is None or row.state == SETTLED:
+        if row is None or row.state == SETTLED or not _held(connection, job):
             return None
         connection.execute(enforcements.update().where(where).values(attempts=row.attempts + 1))
         return replace(Wish.of(row), attempts=row.attempts + 1)
@@ -261,11 +261,18 @@ def _drive(rt: Runtime, point: EnforcementPoint, target: Target, row: Wish) -> E
     return evidence if evidence.settled else point.verify(rt, target, row.wanted)
 
 
-def _settle(rt: Runtime, row: Wish, evidence: Evidence) -> None:
+def _held(connection: sa.Connection, job: jobs.Job) -> bool:
+    """Tell whether a job is still this worker's: one with a newer fence drives the wish, and says what came of it."""
+    return _FENCE.first(connection, id_=job.id, fence_=job.fence) is not None
+
+
+def _settle(rt: Runtime, job: jobs.Job, row: Wish, evidence: Evidence) -> None:
     stored = kept.stored(row, evidence)
     values = {"state": SETTLED if evidence.settled else PENDING, "evidence": stored, "last_error": ""}
 
     def unit(connection: sa.Connection) -> None:
+        if not _held(connection, job):
+            return
         updated = connection.execute(_mine(row).values(**values, updated_at=clock.now())).rowcount
         if updated and evidence.settled and not stored["redundant"]:
             outbox.append(connection, kept.fact(row, evidence), actor=ACTOR)
@@ -357,6 +364,8 @@ _WRITE = insert_or_replace(enforcements, *_COLUMNS, index=("device_id", "point")
 _SEEN = Statement(
     enforcements.update().where(*_STILL).values(**_binds("state", "evidence", "attempts", "updated_at"), last_error="")
 )
+_J = jobs.jobs.c
+_FENCE = Statement(sa.select(_J.id).where(_J.id == sa.bindparam("id_"), _J.fence == sa.bindparam("fence_")))
 _D = devices.devices.c
 _WISHES = Statement(
     lambda dialect: (

@@ -9,6 +9,7 @@ import pytest
 from lachan import clock
 from lachan.enforcement import Level
 from lachan.runtime import Runtime
+from lachan.work.jobs import Job, jobs
 from soar_playbooks.containment import approvals, reconciler, service
 from soar_playbooks.containment.guards import Facts
 from soar_playbooks.models import enforcements
@@ -115,3 +116,16 @@ def test_a_device_that_is_contained_again_is_driven_again(driven: Runtime) -> No
     contain(driven, device.id, Level.ISOLATE)
     work(driven)
     assert point.changes(device.id) == ["quarantine", "none", "isolate"]
+
+
+def test_a_worker_that_was_taken_over_drives_nothing(driven: Runtime) -> None:
+    """The older fence is refused before the point is asked for anything; the newer one drives the same wish."""
+    device, point = new_device(driven), FilePoint(driven)
+    contain(driven, device.id)
+    (row,) = [row for row in rows(driven, jobs) if row["kind"] == "soar.enforce"]
+    with driven.db.write() as connection:
+        connection.execute(jobs.update().where(jobs.c.id == row["id"]).values(fence=3))
+    reconciler.enforce(driven, Job(row["id"], row["kind"], row["payload"], 1, 2))
+    assert (point.read(), rows(driven, enforcements)[0]["attempts"]) == ({}, 0)
+    reconciler.enforce(driven, Job(row["id"], row["kind"], row["payload"], 1, 3))
+    assert point.read() == {device.id: "quarantine"}
