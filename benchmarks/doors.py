@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few requests, one round, under a minute")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write one JSON document; - prints it")
-    parser.add_argument("--only", default=",".join(PARTS), metavar="PART,…", help=", ".join(PARTS))
+    parser.add_argument("--only", default="", metavar="PART,…", help=f"{', '.join(PARTS)} (with --quick the first two)")
     parser.add_argument("--rounds", type=int, default=None, help="turns of each side in each case (default 3)")
     parser.add_argument("--alone", action="store_true", help="without the yardstick")
     parser.add_argument(
@@ -41,8 +41,9 @@ def main() -> int:
 
     old = None if args.alone else yardstick.prepare(make=not args.quick)
     sides = [yardstick.OURS, *([old] if old else [])]
+    parts = args.only.split(",") if args.only else PARTS[:2] if args.quick else PARTS
     rounds = args.rounds or (1 if args.quick else 3)
-    found = doors.measure(sides, args.only.split(","), rounds=rounds, quick=args.quick, say=say, hawkbit=args.hawkbit)
+    found = doors.measure(sides, list(parts), rounds=rounds, quick=args.quick, say=say, hawkbit=args.hawkbit)
     rows = [row.document() for row in found]
     return table.show(table.document("benchmarks/doors.py", rows), json_to=args.json)
 
