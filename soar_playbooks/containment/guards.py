@@ -23,6 +23,8 @@ from soar_playbooks.errors import EvidenceTooThin, HumanOnly, NotBound, TargetPr
 from soar_playbooks.models import kill_switch
 from soar_playbooks.settings import SoarSettings
 
+GROUNDS = 8  # senders that are asked one after the other
+
 
 class Guard(StrEnum):
     """Why a containment waits for a human."""
@@ -47,6 +49,7 @@ class Facts:
         outcome: ``success`` or ``attempt``.
         sources: how many independent principals delivered the evidence.
         senders: their labels.
+        proved: labels of those who delivered evidence of success.
         rule_id: the detector.
         alert_id: the alert.
     """
@@ -56,6 +59,7 @@ class Facts:
     outcome: str = "attempt"
     sources: int = 0
     senders: tuple[str, ...] = ()
+    proved: tuple[str, ...] = ()
     rule_id: str = ""
     alert_id: str = ""
 
@@ -63,7 +67,17 @@ class Facts:
     def of(cls, stored: dict[str, Any]) -> Facts:
         """Build them of the JSON that a run keeps."""
         known = {name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
-        return cls(**{**known, "senders": tuple(known.get("senders", ()))})
+        return cls(**{**known, **{name: tuple(known.get(name, ())) for name in ("senders", "proved")}})
+
+    @property
+    def grounds(self) -> list[tuple[str, ...]]:
+        """Whose budgets are asked: one after the other of those who proved success, the device itself first; else all at once.
+
+        Were all of them asked together, a sender whose budget is spent would shield every device that it also speaks of.
+        """
+        own = f"device:{self.device_id}"
+        alone = sorted(self.proved, key=lambda sender: sender != own)[:GROUNDS]
+        return [(sender,) for sender in alone] or [self.senders]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +139,15 @@ def judge(connection: sa.Connection, settings: Settings, device: Device, asked: 
         return waits
     if asked.approvals or asked.level.rank <= Level.DEGRADE.rank:
         return GuardVerdict(level=asked.level)
-    limits = budgets.scopes(settings, device, rule_id=asked.facts.rule_id, senders=asked.facts.senders)
-    limits = {scope: limit for scope, limit in limits.items() if scope not in asked.counted}
-    spent = budgets.take(connection, limits)
-    if spent is not None:
+    reason = ""
+    for senders in asked.facts.grounds:
+        limits = budgets.scopes(settings, device, rule_id=asked.facts.rule_id, senders=senders)
+        limits = {scope: limit for scope, limit in limits.items() if scope not in asked.counted}
+        spent = budgets.take(connection, limits)
+        if spent is None:
+            return GuardVerdict(level=asked.level, counted=tuple(sorted(limits)))
         reason = f"The budget of {spent.scope} ({spent.limit} at a time) is spent."
-        return GuardVerdict(level=None, guard=Guard.BUDGET, needed=1, reason=reason)
-    return GuardVerdict(level=asked.level, counted=tuple(sorted(limits)))
+    return GuardVerdict(level=None, guard=Guard.BUDGET, needed=1, reason=reason)
 
 
 def has_passed(
@@ -140,9 +156,10 @@ def has_passed(
     """Tell whether what stopped a containment for a while stops it no more: the kill switch is off, a budget has room."""
     if guard is Guard.KILL_SWITCH:
         return not switched_off(connection)
-    limits = budgets.scopes(settings, device, rule_id=facts.rule_id, senders=facts.senders)
-    return guard is Guard.BUDGET and budgets.has_room(
-        connection, {scope: limit for scope, limit in limits.items() if scope not in counted}
+    every = [budgets.scopes(settings, device, rule_id=facts.rule_id, senders=senders) for senders in facts.grounds]
+    return guard is Guard.BUDGET and any(
+        budgets.has_room(connection, {scope: limit for scope, limit in limits.items() if scope not in counted})
+        for limits in every
     )
 
 

@@ -1,7 +1,8 @@
 """What a run knows of its alerts: the facts that its guards see, and its variables; and what further alerts add to them.
 
 Severity and outcome are the gravest of any alert, the independent sources those of the alert that has the most (that two
-alerts name different senders makes no two sources of one thing), the senders all of them: each one's budget is asked. Limits:
+alerts name different senders makes no two sources of one thing), the senders all of them; those who proved success stand apart,
+for each of them is ground enough for a cut, and is asked for its own budget. Limits:
 `shown.MOST` alerts are kept by their ids, of further ones only the number.
 """
 
@@ -45,7 +46,7 @@ def of(alerts: Iterable[AlertRaised]) -> Gathered:
         "device_id": first.device_id, "subject_bound": first.subject_bound, "outcome": first.outcome,
         "sources": first.sources, "senders": list(first.senders)[:SENDERS], "rule_id": first.rule_id,
         "rule_title": first.rule_title, "alert_id": first.alert_id, "severity": first.severity, "site": first.site,
-        "tags": list(first.tags), "alerts": [first.alert_id],
+        "tags": list(first.tags), "alerts": [first.alert_id], "proved": _kept(first.device_id, _proved(first)),
     }  # fmt: skip
     return more(facts, others) if others else Gathered(facts, (first.alert_id,))
 
@@ -53,6 +54,7 @@ def of(alerts: Iterable[AlertRaised]) -> Gathered:
 def more(before: Mapping[str, Any], alerts: Iterable[AlertRaised]) -> Gathered:
     """Add alerts to the facts of a run; the rule is that of the one that made them graver last."""
     facts, new = {**before, "alerts": alerts_of(before), "senders": list(before["senders"])}, list[str]()
+    facts["proved"] = list(before.get("proved", ()))
     unkept = 0
     for alert in alerts:
         if _graver(facts, alert):
@@ -62,6 +64,7 @@ def more(before: Mapping[str, Any], alerts: Iterable[AlertRaised]) -> Gathered:
                 "sources": max(facts["sources"], alert.sources), "rule_id": alert.rule_id,
             }  # fmt: skip
         facts["senders"] += [sender for sender in alert.senders if sender not in facts["senders"]]
+        facts["proved"] += [sender for sender in _proved(alert) if sender not in facts["proved"]]
         if alert.alert_id in facts["alerts"]:
             continue
         if len(facts["alerts"]) < MOST:
@@ -69,11 +72,20 @@ def more(before: Mapping[str, Any], alerts: Iterable[AlertRaised]) -> Gathered:
             new.append(alert.alert_id)
         else:
             unkept += 1
-    facts["senders"] = facts["senders"][:SENDERS]
+    facts["senders"], facts["proved"] = facts["senders"][:SENDERS], _kept(facts["device_id"], facts["proved"])
     if unkept:
         facts["more"] = int(before.get("more", 0)) + unkept
     raised = any(facts.get(name) != before.get(name) for name in _GROWS)
     return Gathered(facts, tuple(new), changed=bool(new) or raised, raised=raised)
+
+
+def _proved(alert: AlertRaised) -> list[str]:
+    return list(alert.senders) if alert.outcome == "success" else []
+
+
+def _kept(device_id: str | None, senders: list[str]) -> list[str]:
+    """Keep the first `SENDERS`, the device itself before all others: however many speak of it, its own word is not lost."""
+    return sorted(senders, key=lambda sender: sender != f"device:{device_id}")[:SENDERS]
 
 
 def _graver(facts: Mapping[str, Any], alert: AlertRaised) -> bool:

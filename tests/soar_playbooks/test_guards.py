@@ -212,6 +212,23 @@ def test_one_sender_cannot_spend_a_sites_budget(small: Runtime) -> None:
     assert decision(small, real) is trust.Answer.QUARANTINE
 
 
+def test_a_sender_without_budget_shields_nobody_of_whom_it_speaks(small: Runtime) -> None:
+    """A flood speaks of a device first; what the device itself then proves is counted on the device alone."""
+    load(small)
+    for number in range(2):
+        raise_alert(small, new_device(small, f"cam-{number}"), senders=("collector:evil",))
+    work(small)
+    real = new_device(small, "cam-real")
+    raise_alert(small, real, senders=("collector:evil",), severity="critical", sources=2)
+    work(small)
+    assert decision(small, real) is trust.Answer.ALLOW, "it waits for a human"
+    raise_alert(small, real, senders=("collector:evil", f"device:{real.id}"), severity="critical", sources=2)
+    work(small)
+    assert decision(small, real) is trust.Answer.QUARANTINE
+    counted = {row["scope"]: row["active"] for row in rows(small, containment_budgets)}
+    assert (counted["sender:collector:evil"], counted[f"sender:device:{real.id}"]) == (2, 1)
+
+
 def test_the_budget_comes_back_with_the_release(small: Runtime) -> None:
     load(small)
     devices = [new_device(small, f"cam-{number}") for number in range(4)]
