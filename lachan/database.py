@@ -295,11 +295,6 @@ class Database:
             raise trouble from error
         outage.worked()
 
-    @property
-    def unwritable(self) -> bool:
-        """Whether the last write was not taken, for the database's sake."""
-        return self._writing.lasts
-
     def _refuse_nested(self) -> None:
         if getattr(self._inside, "yes", False):
             raise NestedUnit("Inside a transaction its own connection is used; a second one would wait for the first.")

@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -148,7 +149,8 @@ class TrustWatch:
         eye, self._eye, self._still = self._eye, None, None
         self._full = float("-inf")
         if eye is not None:
-            eye.close()
+            with suppress(sa.exc.SQLAlchemyError):  # of a server that is gone, it has nothing left to give back
+                eye.close()
 
     def _refresh(self, began: float, mark: object) -> None:
         eye = self._eye = self._eye or self._rt.db.glances()
