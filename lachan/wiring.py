@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 U = TypeVar("U", bound="str | Work")
 ROOMS = (
-    "lachan.devices", "lachan.ledger", "lachan.signer", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture", "api",
+    "lachan.work", "lachan.devices", "lachan.ledger", "lachan.signer", "pki", "ota_signing", "siem_rules", "soar_playbooks", "posture", "api",
 )  # fmt: skip
 GROUND_TABLES = (
     "lachan.devices.models",

@@ -132,6 +132,19 @@ def free(connection: sa.Connection) -> int:
     return _FREE.execute(connection, now_=ahead(), most_=ahead(_LEASE + SLACK))
 
 
+def put_right(connection: sa.Connection) -> int:
+    """Bring what was put off under a clock that was ahead then to its distance from now; tell how many jobs.
+
+    It goes through all that is put off: for a start, and for when a clock was seen to go back.
+    """
+    return _PUT_RIGHT.execute(connection, now_=ahead(), soon_=ahead(SLACK))
+
+
+def not_later(connection: sa.Connection, key: str, seconds: float) -> bool:
+    """Have recurring work be due at most so many seconds from now, whatever clock put it off; tell whether it was later."""
+    return _NOT_LATER.execute(connection, key_=key, now_=ahead(), most_=ahead(seconds + SLACK)) > 0
+
+
 def settle(connection: sa.Connection, settled: Sequence[Settlement]) -> list[Job]:
     """Write what became of jobs, each under its fence: whoever has taken one over since decides about it.
 
@@ -243,6 +256,22 @@ def _promote(dialect: str) -> sa.Update:
     return jobs.update().where(_page(dialect, due, _C.due_at)).values(turn_at=sa.type_coerce(turn, _C.turn_at.type))
 
 
+def _put_right(dialect: str) -> sa.Update:
+    if dialect == "postgresql":
+        distance: Any = bind("now_") + sa.func.extract("epoch", _C.due_at - _C.set_at)
+    else:
+        days = sa.func.julianday(_C.due_at) - sa.func.julianday(_C.set_at)
+        distance = sa.func.round(bind("now_") + days * sa.literal_column("86400.0"), sa.literal_column("3"))
+    due = moment(dialect, distance)
+    ahead_of = sa.and_(OPEN, _C.lease_until.is_(None), _C.turn_at.is_(None), _C.set_at > _now(dialect, "soon_"))
+    return jobs.update().where(ahead_of).values(due_at=due, set_at=_now(dialect))
+
+
+def _not_later(dialect: str) -> sa.Update:
+    late = sa.and_(_C.key == sa.bindparam("key_"), _C.lease_until.is_(None), _C.due_at > _now(dialect, "most_"))
+    return jobs.update().where(late).values(due_at=_now(dialect), set_at=_now(dialect), turn_at=None)
+
+
 def _free(dialect: str) -> sa.Update:
     turn = sa.func.coalesce(_C.turn_at, _C.due_at)
     return jobs.update().where(_page(dialect, _ended(dialect), _C.lease_until)).values(lease_until=None, turn_at=turn)
@@ -266,6 +295,8 @@ _TOP = Statement(
 )
 _PROMOTE = Statement(_promote)
 _FREE = Statement(_free)
+_PUT_RIGHT = Statement(_put_right)
+_NOT_LATER = Statement(_not_later)
 _CLAIM = Statement(
     lambda dialect: (
         jobs.update()
@@ -279,6 +310,7 @@ _BACK = Statement(jobs.update().where(*_mine()).values(lease_until=None))
 _LATER = Statement(
     lambda dialect: jobs.update().where(*_mine()).values(
         due_at=moment(dialect, bind("in_")), set_at=_now(dialect), turn_at=None, lease_until=None,
+        fence=_C.fence + 1,  # whoever goes on with it past its deadline has an old one
         failures=sa.bindparam("failures_", type_=sa.Integer), state=sa.bindparam("state_", type_=sa.String),
         last_error=sa.func.coalesce(sa.bindparam("error_", type_=sa.Text), _C.last_error),
     )

@@ -143,11 +143,16 @@ def run(rt: "Runtime", together: list[Job]) -> dict[str, datetime]:
 
 
 def plan(rt: "Runtime") -> bool:
-    """Make sure that all recurring work has its row; call once at a worker's start. Return True: it has."""
+    """Make sure that all recurring work has its row and is due within its period, whatever clocks said; return True.
+
+    Call it at a worker's start, when a clock was seen to go back, and now and then.
+    """
 
     def unit(connection: sa.Connection) -> None:
-        for name in rt.wiring.recurring:
-            enqueue(connection, f"every:{name}", {}, key=f"every:{name}")
+        queue.put_right(connection)
+        for name, each in rt.wiring.recurring.items():
+            if enqueue(connection, f"every:{name}", {}, key=f"every:{name}") is None:
+                queue.not_later(connection, f"every:{name}", each.seconds)
 
     rt.db.run(unit)
     return True
