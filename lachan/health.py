@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from lachan import clock
+from lachan.database import metadata
 from lachan.errors import LachanError
 from lachan.log import get as get_logger
 from lachan.wiring import resolve
-from lachan.work.outbox import events
 
 if TYPE_CHECKING:
     from lachan.runtime import Runtime
@@ -196,6 +196,7 @@ def disk(rt: "Runtime") -> Iterable[Standstill]:
 
 def time_of_day(rt: "Runtime") -> Iterable[Standstill]:
     """See whether the clock is where it was when the newest fact was recorded, and where PostgreSQL's is."""
+    events = metadata.tables["events"]
     with rt.db.read() as connection:
         newest = connection.execute(sa.select(events.c.recorded_at).order_by(events.c.seq.desc()).limit(1)).scalar()
         theirs = (

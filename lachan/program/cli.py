@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "release": ("soar_playbooks.cli:release", "what waits for release, and who agreed"),
     "engagement": ("posture.cli:engagement", "permission to probe: request, list, stop"),
     "posture": ("posture.cli:posture", "criteria, assessments, verdicts"),
-    "jobs": ("lachan.work.cli:main", "due work: what waits, what was given up; retry"),
+    "jobs": ("lachan.program.jobs:main", "due work: what waits, what was given up; retry"),
     "ledger": ("lachan.ledger.cli:main", "export and verify the evidence"),
 }
 

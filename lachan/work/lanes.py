@@ -328,7 +328,7 @@ class Gang:
 
 def _settle(settled: Sequence[Settlement], connection: sa.Connection) -> None:
     for job in queue.settle(connection, settled):
-        log.warning("a job was taken over before it was done", kind=job.kind, job=job.id)
+        log.info("a job was taken over before it was done", kind=job.kind, job=job.id)
 
 
 def _threads(settings: Settings) -> dict[Lane, int]:

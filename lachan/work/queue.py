@@ -184,6 +184,11 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+# SQLite would walk all that is due of a lane: it takes the index that it likes, not the one that was made for this.
+_BY_READY = ("INDEXED BY ix_jobs_ready", "sqlite")
+_BY_PUT_OFF = ("INDEXED BY ix_jobs_put_off", "sqlite")
+
+
 def _now(dialect: str, name: str = "now_") -> sa.ColumnElement[Any]:
     return moment(dialect, bind(name))
 
@@ -196,11 +201,13 @@ def _ended(dialect: str) -> sa.ColumnElement[bool]:
 def _look(dialect: str) -> Any:
     columns: list[sa.ColumnElement[Any]] = []
     for lane in Lane:
-        ready = sa.exists(sa.select(sa.literal_column("1")).where(READY, _C.lane == str(lane)).correlate(None))
+        ready: Any = sa.select(sa.literal_column("1")).where(READY, _C.lane == str(lane)).with_hint(jobs, *_BY_READY)
         put_off: Any = sa.select(sa.literal_column("1")).where(
             PUT_OFF, _C.lane == str(lane), _C.due_at <= _now(dialect)
         )
-        columns.append(sa.or_(ready, sa.exists(put_off.correlate(None))).label(str(lane)))
+        put_off = put_off.with_hint(jobs, *_BY_PUT_OFF)
+        either = sa.or_(sa.exists(ready.correlate(None)), sa.exists(put_off.correlate(None)))
+        columns.append(either.label(str(lane)))
     lost = sa.exists(sa.select(sa.literal_column("1")).where(_ended(dialect)).correlate(None))
     return sa.select(*columns, lost.label("lost"))
 
@@ -239,8 +246,11 @@ def _heads(start: str) -> sa.Select[Any]:
     return sa.select(*_COLUMNS).join(found, found.c.id == _C.id).order_by(found.c.n)
 
 
-def _page(dialect: str, where: sa.ColumnElement[bool], order: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+def _page(
+    dialect: str, where: sa.ColumnElement[bool], order: sa.ColumnElement[Any], *, by: tuple[str, str] | None = None
+) -> sa.ColumnElement[bool]:
     q = sa.select(_C.id).where(where).order_by(order).limit(sa.literal_column(str(PAGE)))
+    q = q.with_hint(jobs, *by) if by else q
     return _C.id.in_(
         (q.with_for_update(skip_locked=True) if dialect == "postgresql" else q).correlate(None).scalar_subquery()
     )
@@ -253,7 +263,8 @@ def _promote(dialect: str) -> sa.Update:
     else:
         back = sa.func.printf(sa.literal_column("'%d seconds'"), _C.severity * sa.literal_column(f"-{STEP:g}"))
         turn = sa.func.strftime(sa.literal_column("'%Y-%m-%d %H:%M:%f000'"), _C.due_at, back)
-    return jobs.update().where(_page(dialect, due, _C.due_at)).values(turn_at=sa.type_coerce(turn, _C.turn_at.type))
+    page = _page(dialect, due, _C.due_at, by=_BY_PUT_OFF)
+    return jobs.update().where(page).values(turn_at=sa.type_coerce(turn, _C.turn_at.type))
 
 
 def _put_right(dialect: str) -> sa.Update:

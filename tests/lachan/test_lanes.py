@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from lachan import clock, wiring
+from lachan.program import jobs as jobs_cli
 from lachan.runtime import Runtime
 from lachan.wiring import Every, Lane, Rank, Wiring, Work
-from lachan.work import cli as jobs_cli
 from lachan.work import health, jobs, lanes, queue
 from lachan.work.worker import Worker, plan
 from tests.support.wait import until

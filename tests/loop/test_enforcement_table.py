@@ -11,11 +11,11 @@ from api import routing
 from api.device import routes
 from api.device.access import Verified, check_trust
 from api.device.app import build
-from api.device.trustwatch import View
-from lachan import clock, trust
+from lachan import trust
 from lachan.enforcement import Level, Target
 from lachan.errors import LachanError
 from lachan.runtime import Runtime
+from lachan.trust_view import Against, Standing, View
 from pki import service
 from pki.enforcement import CertificateHold
 from pki.errors import HolderContained
@@ -67,16 +67,14 @@ def door_says(operation: str, level: Level) -> str:
     """What the device door's own guard does with an operation of a device under a level."""
     if operation in routes.OPEN:
         return "yes"
-    signal = trust.Signal(
-        device_id="d", source="containment", answer=answer(level), reason="r", ref="c", since=clock.now()
-    )
-    decision = trust.decide("d", [signal], at=clock.now())
-    snapshot = trust.Snapshot(version=1, at=clock.now(), decisions={"d": decision}, refused_certificates={})
+    said = answer(level)
+    stands = None if said is trust.Answer.ALLOW else Standing(said, (Against(said, "containment", "r", "c"),))
+    view = cast(View, SimpleNamespace(refusal=lambda _keys: None, standing=lambda _device: stands))
     device = cast(
         Verified, SimpleNamespace(device_id="d", keys=trust.CertificateKeys(tbs_sha256="t", issuer_serial="i"))
     )
     try:
-        check_trust(View(snapshot, ()), device, operation=operation)
+        check_trust(view, device, operation=operation)
     except LachanError:
         return "no"
     return "yes"
