@@ -1,8 +1,12 @@
 """Alerts: how findings become rows and facts; what people do with them stands in `siem_rules.service`.
 
-One alert is one episode of one rule and group. `record` is the only way in, inside the detector's transaction: it opens
-an alert and says `AlertRaised`, or lets an open episode grow. A second `AlertRaised` of the same alert is said only when
-the number of independent sources grows from one to two, because that changes what may be done about it.
+One alert is one *episode* of one rule and group, however its lines are dated and whatever the time between them. Only a
+person's close or the end of the device's containment cuts it: what was *received* after the cut opens a new alert, and what
+was received before it joins the old one, whenever it is looked at. So a sender cannot make more alerts by dating its lines, and
+the same attack after a release is news. `record` is the only way in, inside the detector's transaction.
+
+`AlertRaised` is said again of an alert that is known when its independent sources grow from one to two, because that changes what may
+be done about it, and when it goes on after `QUIET` seconds without a line: then its sources count anew.
 """
 
 import hashlib
@@ -14,17 +18,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.events import AlertRaised
+from lachan.events import AlertRaised, ContainmentEnded
 from lachan.identity.principal import system
 from lachan.ids import new_id
 from lachan.work import outbox
-from siem_rules.engine import Finding
+from siem_rules.engine import EVIDENCE, Finding
 from siem_rules.models import alerts
 from siem_rules.schema.event import Place
+from siem_rules.schema.times import iso
 
 DETECTOR = system("detector")
 _LINE = 2000  # characters of one line of evidence
 _SENDERS = 50
+#: Seconds of receipts without a line after which an episode that goes on is told again.
+QUIET = 900.0
+_TOGETHER = 10.0
 Fetch = Callable[[Place], dict[str, Any] | None]
 
 
@@ -37,83 +45,108 @@ def record(connection: sa.Connection, finding: Finding, fetch: Fetch) -> str:
         fetch: reads a line of evidence from the log.
     """
     group = hashlib.sha256("\0".join((finding.rule.id, *finding.group)).encode()).hexdigest()
-    first, last = (datetime.fromtimestamp(at, UTC) for at in (finding.first, finding.last))
-    known = _episodes(connection, finding, group)
-    if not known:
-        return _open(connection, finding, fetch, group=group, first=first, last=last)
-    kept, *swallowed = known
-    senders = sorted({*kept["senders"], *finding.senders})[:_SENDERS]
-    sources = len(senders) if finding.binding.bound else kept["sources"]
-    for other in swallowed:  # a late line joined two episodes
-        connection.execute(
-            alerts.update()
-            .where(alerts.c.id == other["id"])
-            .values(merged_into=kept["id"], state="closed", verdict="duplicate")
-        )
-    connection.execute(
-        alerts.update()
-        .where(alerts.c.id == kept["id"])
-        .values(
-            first_at=min(first, kept["first_at"], *(other["first_at"] for other in swallowed)),
-            last_at=max(last, kept["last_at"], *(other["last_at"] for other in swallowed)),
-            matches=kept["matches"] + finding.moments + sum(other["matches"] for other in swallowed),
-            senders=senders, sources=sources,
-        )
-    )  # fmt: skip
-    if finding.binding.bound and kept["sources"] < 2 <= sources:
-        _raise(connection, finding, kept["id"], senders=senders, sources=sources)
+    kept, cut = _episode(connection, finding, group)
+    if kept is None:
+        return _open(connection, _since(finding, cut), fetch, group=group)
+    _grow(connection, finding, fetch, kept)
     return str(kept["id"])
 
 
 def deduplicated(findings: Iterable[Finding]) -> list[Finding]:
-    """Give the same findings with those of one episode made one, in order of the first: a flood becomes few writes."""
-    made: dict[tuple[str, ...], list[Finding]] = {}
-    order: list[list[Finding]] = []
+    """Give the same findings with those of one episode made one, in order of the first: a flood becomes few writes.
+
+    Those that were received `_TOGETHER` seconds apart stay apart, since a cut may lie between them.
+    """
+    made: dict[tuple[object, ...], Finding] = {}
     for finding in findings:
-        key = (finding.rule.id, *finding.group)
-        if key not in made:
-            made[key] = []
-            order.append(made[key])
-        known, span = made[key], finding.rule.span
-        if known and finding.first <= known[-1].last + span and known[-1].first <= finding.last + span:
-            before = known[-1]
-            known[-1] = replace(
-                before, first=min(before.first, finding.first), last=max(before.last, finding.last),
-                moments=before.moments + finding.moments, senders=before.senders | finding.senders,
-            )  # fmt: skip
-        else:
-            known.append(finding)
-    return [finding for group in order for finding in group]
+        key = (finding.rule.id, *finding.group, finding.received // _TOGETHER)
+        known = made.get(key)
+        made[key] = finding if known is None else replace(
+            known, first=min(known.first, finding.first), last=max(known.last, finding.last),
+            moments=known.moments + finding.moments, heard=known.heard | finding.heard,
+            received=max(known.received, finding.received),
+        )  # fmt: skip
+    return list(made.values())
 
 
-def _episodes(connection: sa.Connection, finding: Finding, group: str) -> list[Any]:
-    span = finding.rule.span
-    low, high = datetime.fromtimestamp(finding.first - span, UTC), datetime.fromtimestamp(finding.last + span, UTC)
+def _since(finding: Finding, cut: datetime | None) -> Finding:
+    """Leave out who was heard before a cut only: a new episode has no witnesses of the one before."""
+    if cut is None:
+        return finding
+    return replace(finding, heard={label: at for label, at in finding.heard.items() if _moment(at) > cut})
+
+
+def _episode(connection: sa.Connection, finding: Finding, group: str) -> tuple[Any, datetime | None]:
+    """Find the alert that a finding belongs to by the time of its receipt; None if there is none, or after which cut."""
+    c = alerts.c
     query = (
         sa.select(alerts)
-        .where(alerts.c.rule_id == finding.rule.id, alerts.c.group_key == group, alerts.c.merged_into.is_(None))
-        .where(alerts.c.last_at >= low, alerts.c.first_at <= high)
-        .order_by(alerts.c.created_at, alerts.c.id)
+        .where(c.rule_id == finding.rule.id, c.group_key == group, c.merged_into.is_(None))
+        .order_by(c.received_first.desc(), c.id.desc())
+        .limit(2)
     )
-    return list(connection.execute(query).mappings())
+    rows, received = connection.execute(query).mappings().all(), _moment(finding.received)
+    if not rows:
+        return None, None
+    newest, before = rows[0], rows[1] if len(rows) > 1 else None
+    cut = _cut(connection, newest)
+    if cut is not None and received > cut:
+        return None, cut
+    if before is not None and received < newest["received_first"]:
+        cut = _cut(connection, before)
+        return newest if cut is not None and received > cut else before, None
+    return newest, None
 
 
-def _open(
-    connection: sa.Connection, finding: Finding, fetch: Fetch, *, group: str, first: datetime, last: datetime
-) -> str:
+def _cut(connection: sa.Connection, alert: Any) -> datetime | None:
+    """Tell when an alert's episode was cut: by a person who closed it, or by the end of its device's containment."""
+    cut: datetime | None = alert["cut_at"]
+    if alert["device_id"] is None:
+        return cut
+    c = outbox.events.c
+    ended = sa.and_(
+        c.device_id == alert["device_id"], c.name == ContainmentEnded.__name__, c.happened_at >= alert["received_first"]
+    )
+    released: datetime | None = connection.execute(sa.select(sa.func.min(c.happened_at)).where(ended)).scalar_one()
+    return min((at for at in (cut, released) if at is not None), default=None)
+
+
+def _grow(connection: sa.Connection, finding: Finding, fetch: Fetch, kept: Any) -> None:
+    received = _moment(finding.received)
+    again = (received - kept["received_last"]).total_seconds() > max(QUIET, finding.rule.span)
+    heard = _since(finding, kept["received_last"]).heard if again else {*kept["senders"], *finding.heard}
+    senders = sorted(heard)[:_SENDERS]
+    sources = max(1, len(senders)) if finding.binding.bound else kept["sources"]
+    values: dict[str, Any] = {
+        "first_at": min(_moment(finding.first), kept["first_at"]), "last_at": max(_moment(finding.last), kept["last_at"]),
+        "received_last": max(received, kept["received_last"]), "matches": kept["matches"] + finding.moments,
+        "senders": senders, "sources": sources,
+    }  # fmt: skip
+    if again:
+        values["evidence"] = [*kept["evidence"], *_evidence(finding, fetch)][-2 * EVIDENCE :]
+        values["state"] = "open" if kept["state"] == "acknowledged" else kept["state"]
+    connection.execute(alerts.update().where(alerts.c.id == kept["id"]).values(**values))
+    if kept["state"] != "closed" and (again or (finding.binding.bound and kept["sources"] < 2 <= sources)):
+        _raise(connection, finding, kept["id"], senders=senders, sources=sources)
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC)
+
+
+def _open(connection: sa.Connection, finding: Finding, fetch: Fetch, *, group: str) -> str:
     rule, binding = finding.rule, finding.binding
-    senders = sorted(finding.senders)[:_SENDERS]
+    senders = sorted(finding.heard)[:_SENDERS]
     sources = max(1, len(senders)) if binding.bound else 1
     key = hashlib.sha256(f"{group}\0{finding.opener}".encode()).hexdigest()
-    evidence = [line for line in map(fetch, finding.places) if line is not None]
-    for line in evidence:
-        line["line"] = line["line"][:_LINE]
+    received = _moment(finding.received)
     why = {
         "rule": {"id": rule.id, "name": rule.name, "title": rule.title, "file": rule.file, "author": rule.author},
         "description": rule.description, "false_positives": list(rule.false_positives),
         "fields": {name: _short(value) for name, value in finding.fields.items()},
         "group": finding.values, "count": finding.count, "window_seconds": rule.span,
         "condition": getattr(rule, "kind", "single"),
+        "time": {"trusted": finding.claimed is None, "claimed": None if finding.claimed is None else iso(finding.claimed)},
     }  # fmt: skip
     alert_id = new_id()
     connection.execute(
@@ -122,7 +155,8 @@ def _open(
             tags=list(rule.tags), group_key=group, group_values=finding.values,
             device_id=binding.device.id if binding.device else None, vendor=binding.device.vendor if binding.device else None,
             site=binding.site, subject=binding.subject, subject_bound=binding.bound, senders=senders, sources=sources,
-            first_at=first, last_at=last, matches=finding.moments, why=why, evidence=evidence, state="open", verdict="",
+            first_at=_moment(finding.first), last_at=_moment(finding.last), received_first=received, received_last=received,
+            cut_at=None, matches=finding.moments, why=why, evidence=_evidence(finding, fetch), state="open", verdict="",
             assignee="", merged_into=None, created_at=clock.now(),
         )
     )  # fmt: skip
@@ -137,7 +171,12 @@ def _raise(connection: sa.Connection, finding: Finding, alert_id: str, *, sender
         severity=rule.level, site=binding.site, subject_bound=binding.bound, outcome=str(rule.outcome), sources=sources,
         senders=tuple(senders), tags=rule.tags,
     )  # fmt: skip
-    outbox.append(connection, fact, actor=DETECTOR, happened_at=datetime.fromtimestamp(finding.last, UTC))
+    outbox.append(connection, fact, actor=DETECTOR, happened_at=_moment(finding.last))
+
+
+def _evidence(finding: Finding, fetch: Fetch) -> list[dict[str, Any]]:
+    lines = [line for line in map(fetch, finding.places) if line is not None]
+    return [line | {"line": line["line"][:_LINE]} for line in lines]
 
 
 def _short(value: Any) -> Any:

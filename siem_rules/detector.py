@@ -37,6 +37,7 @@ from siem_rules.engine import Engine, Finding
 from siem_rules.errors import DetectorReplaced
 from siem_rules.rebuild import past
 from siem_rules.schema.event import Place, parse
+from siem_rules.schema.times import Clocks
 from siem_rules.settings import SiemSettings
 from siem_rules.stream import LogStream
 
@@ -120,7 +121,7 @@ class Detector:
         self._rt, self._log, self.rules = rt, segments.opened(rt), rules
         self.doubt = False  # whether a commit had no answer: it may stand all the same
         self.engine = Engine(rules, partial(_bind, Registry(rt.db)))
-        self._seen = Seen()
+        self._seen, self._clocks = Seen(), Clocks()
         with rt.db.read() as connection:
             self._checkpoint = LogPlaces(connection, self._log, horizon=rules.horizon + _LATENESS)
         self._backlog = Backlog(self._log, self._checkpoint.positions)
@@ -207,8 +208,8 @@ class Detector:
         for finding in self._findings[self._judged :]:
             key = (finding.rule.id, *finding.group)
             last, senders = self._told.get(key, (float("-inf"), frozenset()))
-            urgent = urgent or finding.first > last + finding.rule.span or not finding.senders <= senders
-            self._told[key] = (max(last, finding.last), senders | finding.senders)
+            urgent = urgent or finding.received > last + alerts.QUIET or not finding.heard.keys() <= senders
+            self._told[key] = (max(last, finding.received), senders | finding.heard.keys())
         self._judged = len(self._findings)
         if len(self._told) > _TOLD:
             self._told.clear()
@@ -242,7 +243,7 @@ class Detector:
             return []
         self.counters["events"] += 1
         try:
-            event = parse(delivery, number, stream=place.stream, offset=place.offset)
+            event = parse(delivery, number, clocks=self._clocks, stream=place.stream, offset=place.offset)
             return self.engine.process(event, received=now)
         except (sa.exc.OperationalError, DatabaseAway):
             if key is not None:

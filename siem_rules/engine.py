@@ -2,11 +2,13 @@
 
 Steps for each event: the plain rules of its log source; for each match, whom it speaks of (`siem_rules.binding`); the match
 joins the group (rule, principal, group-by values) of its own rule and of each correlation that counts it; satisfied moments of
-a correlation are in turn matches for the correlations above it; new or grown episodes of alerting rules are findings.
+a correlation are in turn matches for the correlations above it; new or grown episodes of alerting rules are findings. An event
+whose time is not trusted is matched by the plain rules and found as of its receipt, and no correlation counts it: what
+somebody dated at will must not look like things that happened together.
 
-Limits, all counted in `Engine.counters`: `GROUPS` groups and `ENTRIES` remembered matches in all, the least recently
-touched go first; at most `ALERT_GROUPS` live groups per rule and principal become findings of their own, what comes beyond is one
-finding "many", so that a flood of made-up names or addresses is one alert and not a thousand.
+Limits: groups and matches are remembered as `siem_rules.memory` shares them out; at most `ALERT_GROUPS` live groups per rule
+and principal become findings of their own, what comes beyond is one finding "many", so that a flood of made-up names or
+addresses is one alert and not a thousand.
 """
 
 from collections import Counter
@@ -14,17 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from siem_rules import memory
 from siem_rules.binding import Binding
 from siem_rules.matcher import text
 from siem_rules.ruleset import Correlation, Rule, RuleSet
 from siem_rules.schema.event import LogEvent, Place
 from siem_rules.windows import Change, Condition, Entry, EventCount, Group
 
-GROUPS = 20_000
-ENTRIES = 200_000
 ALERT_GROUPS = 20
 #: Lines of evidence that a finding names.
 EVIDENCE = 20
+#: Matches at each end of a window in which its senders are looked for.
+_ENDS = 64
 _MANY = ("(many)",)
 _ANY = "any"
 #: A group is forgotten when this many seconds beyond its span passed without a new line of it.
@@ -32,10 +35,10 @@ _IDLE = 120.0
 
 
 class Hit(NamedTuple):
-    """What a group remembers of a match: where the lines lie and who delivered them."""
+    """What a group remembers of a match: where the lines lie, and who delivered them when."""
 
     places: tuple[Place, ...]
-    senders: frozenset[str]
+    heard: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,11 @@ class Finding:
         moments: how many moments are new.
         fields: fields and values of the event that completed it.
         places: the lines that satisfied it.
-        senders: labels of those who delivered them.
+        heard: label of each who delivered them → when it delivered the last one.
         opener: the line that completed it.
         count: matches in the window.
+        received: when the line that completed it was delivered.
+        claimed: the time which that line says, if it is not trusted.
     """
 
     rule: Rule | Correlation
@@ -66,9 +71,11 @@ class Finding:
     moments: int
     fields: dict[str, Any]
     places: tuple[Place, ...]
-    senders: frozenset[str]
+    heard: dict[str, float]
     opener: Place
     count: int
+    received: float
+    claimed: float | None
 
 
 class _Match(NamedTuple):
@@ -93,9 +100,10 @@ class Engine:
         for correlation in rules.correlations.values():
             for slot, identity in enumerate(correlation.inputs):
                 self._above.setdefault(identity, []).append((correlation, slot))
-        self._groups: dict[tuple[str, ...], Group[Hit]] = {}
+        most, claims = memory.GROUPS, memory.CLAIM_GROUPS
+        self.bound = memory.Pool(groups=most, entries=memory.ENTRIES, floor=memory.FLOOR, ceiling=memory.CEILING)
+        self.claims = memory.Pool(groups=claims, entries=memory.CLAIM_ENTRIES, floor=0, ceiling=claims)
         self._alert_groups: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-        self._entries = 0
         self.counters: Counter[str] = Counter()
 
     def process(self, event: LogEvent, *, received: float) -> list[Finding]:
@@ -116,20 +124,26 @@ class Engine:
         for rule in rules:
             if rule.matcher.test(event.fields):
                 self.counters["matches"] += 1
-                match = _Match(rule, event.at, Hit((event.place,), frozenset((event.sender.label,))), {})
+                match = _Match(rule, event.at, Hit((event.place,), {event.sender.label: event.received}), {})
                 self._matched(match, event, received, findings)
         return findings
 
     def expire(self, received: float) -> None:
         """Forget groups without a line since their span; call now and then with the present moment."""
-        for key, group in list(self._groups.items()):
-            if group.touched + group.span + _IDLE < received:
-                self._drop(key)
+        for pool in (self.bound, self.claims):
+            for key in pool.idle(lambda group: group.touched + group.span + _IDLE < received):
+                self.counters["entries_evicted"] += pool.drop(key).evicted
+                self._closed(key)
 
     @property
     def groups(self) -> int:
         """How many groups are remembered."""
-        return len(self._groups)
+        return len(self.bound) + len(self.claims)
+
+    @property
+    def forgotten(self) -> Counter[tuple[str, str]]:
+        """Give (what, label of the sender) → how much went for want of room."""
+        return self.bound.forgotten + self.claims.forgotten
 
     def _matched(self, match: _Match, event: LogEvent, received: float, findings: list[Finding]) -> None:
         rule = match.rule
@@ -140,6 +154,9 @@ class Engine:
             self._add(
                 match, event, received, findings, key, slot=0, target=rule, binding=binding, values={}, fields=explained
             )
+        if not event.trusted:
+            self.counters["untrusted_times"] += 1
+            return
         for correlation, slot in self._above.get(rule.id, ()):
             names = correlation.group_by[slot]
             values = {name: event.fields.get(name) for name in names}
@@ -177,40 +194,35 @@ class Engine:
         values: dict[str, str],
         fields: dict[str, Any],
     ) -> None:
-        group = self._group(key, target)
+        pool = self.bound if binding.bound else self.claims
+        group = self._group(pool, key, target, event, binding)
         group.touched = received
         before = len(group.entries)
         changes = group.add(match.at, slot, match.hit)
-        self._entries += len(group.entries) - before
-        self._shrink(key)
+        pool.grew(key, len(group.entries) - before)
         for change in changes:
             if target.alerts:
-                findings.append(self._finding(target, binding, key, values, group, change, fields, event.place))
+                findings.append(self._finding(target, binding, key, values, group, change, fields, event))
             if target.id in self._above:
                 for moment in change.moments:
                     entries = group.window(moment)
                     self._matched(_Match(target, moment, _merge(entries), fields), event, received, findings)
+        pool.shrink(self._closed)
 
-    def _group(self, key: tuple[str, ...], target: Rule | Correlation) -> Group[Hit]:
-        group = self._groups.pop(key, None)
-        if group is None:
-            condition: Condition = target.condition if isinstance(target, Correlation) else EventCount(1)
-            group = Group(condition, target.span)
-        self._groups[key] = group  # newest last
+    def _group(
+        self, pool: memory.Pool, key: tuple[str, ...], target: Rule | Correlation, event: LogEvent, binding: Binding
+    ) -> Group[Hit]:
+        group = pool.get(key)
+        if group is not None:
+            pool.touch(key, event.sender)
+            return group
+        condition: Condition = target.condition if isinstance(target, Correlation) else EventCount(1)
+        group = Group(condition, target.span)
+        pool.open(key, group, event.sender, binding.device.id if binding.device else "")
         return group
 
-    def _shrink(self, keep: tuple[str, ...]) -> None:
-        while len(self._groups) > GROUPS or (self._entries > ENTRIES and len(self._groups) > 1):
-            oldest = next(iter(self._groups))
-            if oldest == keep:
-                return
-            self.counters["groups_evicted"] += 1
-            self._drop(oldest)
-
-    def _drop(self, key: tuple[str, ...]) -> None:
-        group = self._groups.pop(key)
-        self._entries -= len(group.entries)
-        self.counters["entries_evicted"] += group.evicted
+    def _closed(self, key: tuple[str, ...]) -> None:
+        """A group is gone: its place among the alerts of its rule and principal is free."""
         alert_group = _alert_group(key)
         if alert_group in self._alert_groups:
             self._alert_groups[alert_group].discard(key)
@@ -226,7 +238,7 @@ class Engine:
         group: Group[Hit],
         change: Change,
         fields: dict[str, Any],
-        opener: Place,
+        event: LogEvent,
     ) -> Finding:
         alert_groups = self._alert_groups.setdefault(_alert_group(key), set())
         group_key, named = key[1:], values
@@ -236,11 +248,12 @@ class Engine:
                 group_key, named = (*_alert_group(key)[1:], *_MANY), dict.fromkeys(values, _MANY[0])
             else:
                 alert_groups.add(key)
-        entries = group.window(change.moments[0])
+        entries = group.window(change.at)
         merged = _merge(entries)
         return Finding(
-            target, binding, group_key, named, change.episode.first, change.episode.last, len(change.moments), fields,
-            merged.places, merged.senders, opener, len(entries),
+            target, binding, group_key, named, change.episode.first, change.episode.last, max(1, len(change.moments)), fields,
+            merged.places or (event.place,), merged.heard | {event.sender.label: event.received}, event.place, len(entries),
+            event.received, None if event.trusted else event.claimed,
         )  # fmt: skip
 
 
@@ -254,11 +267,14 @@ def _concerns(rule: Rule, source: dict[str, str]) -> bool:
 
 
 def _merge(entries: list[Entry[Hit]]) -> Hit:
-    places: list[Place] = []
-    senders: set[str] = set()
-    for entry in entries:
-        senders |= entry.what.senders
-        places += [place for place in entry.what.places if place not in places]
-    if len(places) > EVIDENCE:  # the beginning and the end tell the story
+    """Give the lines at both ends, which tell the story, and who was heard there."""
+    ends = entries if len(entries) <= 2 * _ENDS else [*entries[:_ENDS], *entries[-_ENDS:]]
+    heard: dict[str, float] = {}
+    for entry in ends:
+        for label, received in entry.what.heard.items():
+            heard[label] = max(received, heard.get(label, received))
+    told = ends if len(ends) <= EVIDENCE else [*ends[: EVIDENCE // 2], *ends[-EVIDENCE // 2 :]]
+    places = list(dict.fromkeys(place for entry in told for place in entry.what.places))
+    if len(places) > EVIDENCE:
         places = places[: EVIDENCE // 2] + places[-EVIDENCE // 2 :]
-    return Hit(tuple(places), frozenset(senders))
+    return Hit(tuple(places), heard)

@@ -92,6 +92,10 @@ class Holders:
         if held >= self._floor:
             self._count(path, -1)
 
+    def account(self, account: str) -> int:
+        """Tell how much of an account's can be taken."""
+        return self._accounts.of(account)
+
     def excess(self, account: str, sender: str) -> int:
         """Tell how much of a sender's can be taken."""
         return self._senders[account].of(sender) if account in self._senders else 0

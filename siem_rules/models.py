@@ -29,6 +29,10 @@ alerts = sa.Table(
     sa.Column("sources", sa.Integer, nullable=False),
     sa.Column("first_at", UtcDateTime, nullable=False),
     sa.Column("last_at", UtcDateTime, nullable=False),
+    # When its lines were delivered; what was delivered after the cut belongs to another alert.
+    sa.Column("received_first", UtcDateTime, nullable=False),
+    sa.Column("received_last", UtcDateTime, nullable=False),
+    sa.Column("cut_at", UtcDateTime),
     sa.Column("matches", sa.Integer, nullable=False),
     sa.Column("why", Json, nullable=False),
     sa.Column("evidence", Json, nullable=False),

@@ -21,6 +21,7 @@ from siem_rules.engine import Engine
 from siem_rules.errors import RuleInvalid
 from siem_rules.ruleset import RULES, RuleSet
 from siem_rules.schema.event import parse
+from siem_rules.schema.times import Clocks
 
 _CAMERA = Known("0", "camera", "sample", "sample")
 _SPEAKER = Sender("device:0", PrincipalKind.DEVICE, "0", "camera")
@@ -79,6 +80,7 @@ def raised(rules: RuleSet, lines: list[dict[str, Any]]) -> set[str]:
         rules, lambda event, subject: bind(event, subject, lambda claim, _: (_CAMERA,) if claim == "0" else ())
     )
     found: set[str] = set()
+    clocks = Clocks()
     received = clock.now()
     begin = received - timedelta(hours=1)
     for document in lines:
@@ -86,8 +88,8 @@ def raised(rules: RuleSet, lines: list[dict[str, Any]]) -> set[str]:
         for number in range(document.get("repeat", 1)):
             at = begin + timedelta(seconds=document.get("after", 0) + number * document.get("every", 0))
             line = orjson.dumps({"@timestamp": at.isoformat(), **words})
-            delivery = Delivery(_SPEAKER, received, "", (None,), (line,))
-            event = parse(delivery, 0, offset=engine.counters["lines"])
+            delivery = Delivery(_SPEAKER, min(at, received), "", (None,), (line,))  # told as it happens
+            event = parse(delivery, 0, clocks=clocks, offset=engine.counters["lines"])
             engine.counters["lines"] += 1
             found |= {finding.rule.name for finding in engine.process(event, received=received.timestamp())}
     return found

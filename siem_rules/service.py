@@ -126,14 +126,14 @@ def comment(connection: sa.Connection, principal: Principal, alert_id: str, *, t
 
 
 def close(connection: sa.Connection, principal: Principal, alert_id: str, *, verdict: str) -> None:
-    """Close it with one of `VERDICTS`.
+    """Close it with one of `VERDICTS`; what is received from now on opens another one.
 
     Raises:
         AlertUnknown: there is none that the principal may see.
         AlertClosedAlready: it is closed.
     """
     row = _for_work(connection, principal, alert_id)
-    _set(connection, alert_id, state="closed", verdict=verdict)
+    _set(connection, alert_id, state="closed", verdict=verdict, cut_at=clock.now())
     outbox.append(
         connection, AlertClosed(device_id=row["device_id"], alert_id=alert_id, verdict=verdict), actor=principal
     )

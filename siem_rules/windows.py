@@ -7,7 +7,8 @@ never taken back, a late event can only add moments, and the set of moments afte
 
 An *episode* is a run of satisfied moments with gaps of at most one span. It is what becomes one alert.
 
-Limits: at most `EVENTS` events per group are remembered; the oldest go first and are counted.
+Limits: at most `EVENTS` events per group are remembered (`SINGLES` where one event is enough); of the input that has most the
+oldest goes first and is counted.
 """
 
 import math
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 EVENTS = 4096
+SINGLES = 64
 _EPISODES = 64
 T = TypeVar("T")
 
@@ -91,10 +93,17 @@ class Episode:
 
 @dataclass(slots=True)
 class Change:
-    """An episode that began, grew, or swallowed others; ``moments`` are the newly satisfied ones."""
+    """An episode that began, grew, or swallowed others.
+
+    Attributes:
+        episode: as it is now.
+        moments: those that are newly satisfied.
+        at: the moment that the event stands for: the first of them, or a known one that the event falls on again.
+    """
 
     episode: Episode
     moments: list[float]
+    at: float
 
 
 @dataclass(slots=True)
@@ -108,6 +117,7 @@ class Group(Generic[T]):
         times: the same times per slot.
         moments: satisfied moments, sorted.
         evicted: events forgotten because the group was full.
+        most: how many events are remembered.
         touched: when lines of it were last received, for expiry.
     """
 
@@ -118,23 +128,34 @@ class Group(Generic[T]):
     moments: list[float] = field(default_factory=list)
     episodes: list[Episode] = field(default_factory=list)
     evicted: int = 0
+    most: int = EVENTS
     touched: float = 0.0
     _number: int = 0
     _known: set[float] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.times = [[] for _ in range(self.condition.slots)]
+        if isinstance(self.condition, EventCount) and self.condition.at_least == 1:
+            self.most = SINGLES
 
     def add(self, at: float, slot: int, what: T) -> list[Change]:
         """Take an event in, wherever in time it belongs; return what changed in the episodes."""
         self._number += 1
         insort(self.entries, Entry(at, self._number, slot, what))
         insort(self.times[slot], at)
-        if len(self.entries) > EVENTS:
-            oldest = self.entries.pop(0)
-            self.times[oldest.slot].pop(0)
-            self.evicted += 1
-        return self._extend(at)
+        changes = self._extend(at)  # before anything goes: the event may be the oldest, and counts all the same
+        if len(self.entries) > self.most:
+            self._drop_one()
+        return changes
+
+    def trim(self, keep: int) -> int:
+        """Forget all but the newest events; tell how many went."""
+        gone = self.entries[: max(0, len(self.entries) - keep)]
+        del self.entries[: len(gone)]
+        for slot, times in enumerate(self.times):
+            del times[: sum(entry.slot == slot for entry in gone)]
+        self.evicted += len(gone)
+        return len(gone)
 
     def window(self, end: float) -> list[Entry[T]]:
         """Give the events of the window that ends at a moment."""
@@ -142,7 +163,7 @@ class Group(Generic[T]):
         return self.entries[low : bisect_right(self.entries, (end, math.inf))]
 
     def _extend(self, at: float) -> list[Change]:
-        start, end = at - self.span, at + self.span
+        start, end, known = at - self.span, at + self.span, at in self._known
         # Each window that the event may complete lies in this one, and conditions are monotone.
         if not self.condition.satisfied(self.times, start, end):
             return []
@@ -154,12 +175,25 @@ class Group(Generic[T]):
                 self._known.add(moment)
                 found.append(moment)
                 self._join(moment)
-        for moment in self.moments[: max(0, len(self.moments) - EVENTS)]:
-            self._known.discard(moment)
-        del self.moments[: max(0, len(self.moments) - EVENTS)]
+        if len(self.moments) > self.most:
+            self._known.difference_update(self.moments[: -self.most])
+            del self.moments[: -self.most]
+        changes = []
+        for episode in self.episodes:
+            moments = [moment for moment in found if episode.first <= moment <= episode.last]
+            if moments:
+                changes.append(Change(episode, moments, moments[0]))
+            elif known and episode.first <= at <= episode.last:
+                changes.append(Change(episode, [], at))
         del self.episodes[: max(0, len(self.episodes) - _EPISODES)]
-        changes = ((episode, [m for m in found if episode.first <= m <= episode.last]) for episode in self.episodes)
-        return [Change(episode, moments) for episode, moments in changes if moments]
+        return changes
+
+    def _drop_one(self) -> None:
+        """Forget the oldest event of the input that has most: a flood of one input leaves the others their memory."""
+        slot = max(range(len(self.times)), key=lambda number: len(self.times[number]))
+        place = next(place for place, entry in enumerate(self.entries) if entry.slot == slot)
+        del self.entries[place], self.times[slot][0]
+        self.evicted += 1
 
     def _join(self, moment: float) -> None:
         near = [e for e in self.episodes if e.first - self.span <= moment <= e.last + self.span]

@@ -1,21 +1,19 @@
 """`LogEvent`: one log line as rules see it: flat ECS fields, its log source, its time, and who delivered it.
 
 Steps: flatten the sender's JSON to dotted names; read the syslog text in ``message``; read what the program says
-(`siem_rules.schema.programs`); settle the event's time. ECS 8 names throughout; what ECS has no name for stands under
+(`siem_rules.schema.programs`); class what it says of its time (`siem_rules.schema.times`). ECS 8 names throughout; what ECS has no name for stands under
 ``lachan.``. A sender cannot write ``lachan.*`` fields: those are ours.
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
 
 from siem_rules.delivery import Delivery, Sender
 from siem_rules.schema import programs, syslog
+from siem_rules.schema.times import Clocks, claim_of, iso
 
-#: A line may be this far ahead of our clock; beyond it the time of receipt counts and the line says so.
-AHEAD = timedelta(minutes=5)
 #: Nested deeper than this is not a log line.
 _DEPTH = 12
 _FIELDS = 400
@@ -38,9 +36,12 @@ class LogEvent:
     Attributes:
         fields: dotted ECS names to values (text, numbers, booleans, lists of those).
         sender: who delivered it.
-        at: its own time as seconds since the epoch, after the check against our clock.
+        at: what orders it, seconds since the epoch: its own time if that is trusted, else its receipt.
         place: where the line lies in the log.
         source: log source, ``product``, ``category``, ``service``, as Sigma names them.
+        received: when it was delivered.
+        claimed: its own time as it says; None when it says none.
+        trusted: whether ``at`` may be compared with other events' times.
     """
 
     fields: dict[str, Any]
@@ -48,10 +49,23 @@ class LogEvent:
     at: float
     place: Place
     source: dict[str, str] = field(default_factory=dict)
+    received: float = 0.0
+    claimed: float | None = None
+    trusted: bool = True
 
 
-def parse(delivery: Delivery, number: int, *, stream: str = "", offset: int = 0) -> LogEvent:
-    """The event of one line of a batch. A line that is no JSON object becomes an event with its text as ``message``."""
+def parse(
+    delivery: Delivery, number: int, *, clocks: Clocks | None = None, stream: str = "", offset: int = 0
+) -> LogEvent:
+    """The event of one line of a batch. A line that is no JSON object becomes an event with its text as ``message``.
+
+    Args:
+        delivery: the batch.
+        number: which of its lines.
+        clocks: what is known of the senders' clocks; nothing without it.
+        stream: where the batch lies,
+        offset: and at which place.
+    """
     raw = delivery.lines[number]
     fields: dict[str, Any] = {}
     try:
@@ -64,12 +78,13 @@ def parse(delivery: Delivery, number: int, *, stream: str = "", offset: int = 0)
         del fields[name]
     message = fields.get("message", fields.get("event.original"))
     if isinstance(message, str):
-        for name, value in syslog.parse(message, received=delivery.received).items():
+        for name, value in syslog.parse(message).items():
             fields.setdefault(name, value)
         # The words of the program without the syslog head: rules read these, people read `message`.
         programs.enrich(fields, fields.get("lachan.text", message))
-    at = _time(fields, delivery.received)
-    return LogEvent(fields, delivery.sender, at, Place(stream, offset, number), _source(fields))
+    event = LogEvent(fields, delivery.sender, 0.0, Place(stream, offset, number), _source(fields))
+    _time(event, delivery.received.timestamp(), clocks or Clocks())
+    return event
 
 
 def _flatten(document: dict[str, Any], prefix: str, into: dict[str, Any], depth: int) -> None:
@@ -90,25 +105,24 @@ def _storable(value: Any) -> Any:
     return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
-def _time(fields: dict[str, Any], received: datetime) -> float:
-    told = fields.get("@timestamp")
-    at = None
-    if isinstance(told, str):
-        try:
-            moment = datetime.fromisoformat(told)
-            at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            fields["lachan.time.unreadable"] = True
-    elif isinstance(told, int | float) and not isinstance(told, bool):
-        at = told / 1000  # Elasticsearch reads a bare number as milliseconds
-    now = received.timestamp()
-    if at is None:
-        return now
-    if not 0 < at <= now + AHEAD.total_seconds():
-        fields["lachan.time.clamped"] = True
-        fields["lachan.time.ahead_seconds"] = round(at - now)
-        return now
-    return at
+def _time(event: LogEvent, received: float, clocks: Clocks) -> None:
+    fields = event.fields
+    told, head = fields.get("@timestamp"), fields.get("lachan.time.local")
+    claim = claim_of(told)
+    if told is not None and claim is None:
+        fields["lachan.time.unreadable"] = True
+    host = fields.get("host.name") or fields.get("log.syslog.hostname") or ""
+    heard = syslog.moment(head) if claim is None and isinstance(head, str) else None
+    moment = clocks.judge(
+        event.sender, host[:100] if isinstance(host, str) else "", received, heard if claim is None else claim
+    )
+    event.received, event.at, event.claimed, event.trusted = received, moment.at, moment.claimed, moment.trusted
+    if heard is not None and moment.claimed is not None:
+        fields["@timestamp"] = iso(moment.claimed)
+    if not moment.trusted and moment.claimed is not None:
+        off = round(max(-1e12, min(1e12, moment.claimed - received)))
+        fields["lachan.time.trusted"] = False
+        fields["lachan.time.ahead_seconds" if off > 0 else "lachan.time.late_seconds"] = abs(off)
 
 
 def _source(fields: dict[str, Any]) -> dict[str, str]:

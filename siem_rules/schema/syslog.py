@@ -1,11 +1,11 @@
 """Read the head of a syslog line: RFC 5424, RFC 3164, and the file format of busybox syslogd.
 
-Limits: RFC 3164 times have no year and no zone; the sender's ``@timestamp`` is preferred, and without one the year of
-receipt and UTC are assumed. Structured data is kept as text.
+Limits: RFC 3164 times have no year and no zone: they are given as they stand (``lachan.time.local``) and read by
+`siem_rules.schema.times`. Structured data is kept as text.
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 _PRIORITY = r"(?:<(?P<pri>\d{1,3})>)?"
@@ -21,7 +21,7 @@ _RFC3164 = re.compile(
 _SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 
-def parse(message: str, *, received: datetime) -> dict[str, Any]:
+def parse(message: str) -> dict[str, Any]:
     """Give the head's fields, and the words behind it as ``lachan.text``; empty for text without a syslog head."""
     found = _RFC5424.match(message)
     if found:
@@ -37,9 +37,7 @@ def parse(message: str, *, received: datetime) -> dict[str, Any]:
     if found["level"]:
         fields["log.syslog.facility.name"], _, fields["log.syslog.severity.name"] = found["level"].partition(".")
     _priority(fields, found["pri"])
-    moment = _short_time(found["time"], received)
-    if moment is not None:
-        fields["@timestamp"] = moment.isoformat()
+    fields["lachan.time.local"] = found["time"]
     return fields
 
 
@@ -64,10 +62,9 @@ def _priority(fields: dict[str, Any], text: str | None) -> None:
         fields.setdefault("log.syslog.severity.name", _SEVERITIES[int(text) & 7])
 
 
-def _short_time(text: str, received: datetime) -> datetime | None:
+def moment(text: str) -> datetime | None:
+    """Read the time of an RFC 3164 head, year and zone made up; None for a day that no month has."""
     try:
-        moment = datetime.strptime(f"{received.year} {text}", "%Y %b %d %H:%M:%S").replace(tzinfo=UTC)
+        return datetime.strptime(f"2000 {text}", "%Y %b %d %H:%M:%S").replace(tzinfo=UTC)
     except ValueError:
         return None
-    # December's last lines arrive in January.
-    return moment.replace(year=received.year - 1) if moment > received + timedelta(days=2) else moment

@@ -146,7 +146,7 @@ def _alerts(made: Console) -> None:
                     outcome="success" if bound else "attempt", tags=["attack.t1110.001"], group_key="g",
                     group_values={"host.name": "cam-0042"}, device_id=device.id if bound else None,
                     vendor=device.vendor if bound else None, site="hoan-kiem", subject=HOSTILE[:100], subject_bound=bound,
-                    senders=[f"device:{device.id}"], sources=1, first_at=now - timedelta(seconds=40), last_at=now, matches=12,
+                    senders=[f"device:{device.id}"], sources=1, first_at=now - timedelta(seconds=40), last_at=now, received_first=now, received_last=now, matches=12,
                     why=why, evidence=evidence, state="open", verdict="", assignee="", created_at=now,
                 )
             )  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 
 from lachan.identity.principal import PrincipalKind
 from lachan.runtime import Runtime
-from siem_rules import detector, engine, ruleset, segments
+from siem_rules import detector, engine, memory, ruleset, segments
 from siem_rules.binding import Binding
 from siem_rules.delivery import Sender
 from siem_rules.engine import Engine
@@ -38,20 +38,21 @@ def new_engine() -> Engine:
 
 
 def test_groups_are_capped_and_eviction_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "GROUPS", 10)
+    monkeypatch.setattr(memory, "CLAIM_GROUPS", 10)
     made = new_engine()
     refusals(made, addresses=50)
     assert made.groups == 10
-    assert made.counters["groups_evicted"] == 40
-    assert made._entries == 10
+    assert made.forgotten == {("groups", SENDER.label): 40}
+    assert made.claims.entries == 10
 
 
 def test_remembered_matches_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ENTRIES", 60)
+    monkeypatch.setattr(memory, "CLAIM_ENTRIES", 400)
     made = new_engine()
-    refusals(made, addresses=50, each=5)
-    assert made._entries <= 60
-    assert made.counters["groups_evicted"] >= 35
+    refusals(made, addresses=10, each=60)
+    assert 300 <= made.claims.entries <= 400
+    assert made.groups == 20, "ten storms, and ten that wait for a login"
+    assert made.forgotten["matches", SENDER.label] >= 600 - made.claims.entries
 
 
 def test_one_group_is_capped_and_still_counts() -> None:
@@ -70,7 +71,7 @@ def test_idle_groups_are_forgotten_by_the_time_of_receipt() -> None:
     made.expire(1000.0 + 60)
     assert made.groups == 5
     made.expire(1000.0 + 600)
-    assert (made.groups, made._entries, made._alert_groups) == (0, 0, {})
+    assert (made.groups, made.claims.entries, made._alert_groups) == (0, 0, {})
 
 
 def test_story_slots_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,10 @@ What guards do with these facts is tested with the playbooks; here the facts the
 bound, what was proven, how many independent sources there are, and who sent it.
 """
 
-from datetime import timedelta
 from typing import Any
 
 import orjson
 import pytest
-import sqlalchemy as sa
 
 from lachan import clock
 from lachan.events import AlertRaised
@@ -18,7 +16,6 @@ from lachan.identity.principal import NOBODY
 from lachan.runtime import Runtime
 from lachan.work import outbox
 from siem_rules import engine
-from siem_rules.models import alerts
 from tests.siem_rules.support import (
     RECORDING,
     collector,
@@ -203,17 +200,3 @@ def test_sender_cannot_write_our_own_fields(open_rt: Runtime) -> None:
     send(open_rt, camera, documents(lie | {"@timestamp": clock.iso(clock.now())}))
     detect(open_rt)
     assert not facts(open_rt)
-
-
-def test_late_line_that_joins_two_episodes_leaves_one_alert(open_rt: Runtime) -> None:
-    camera, now = device(open_rt, "cam-a"), clock.now()
-    for ago in (24, 0):
-        send(open_rt, camera, documents(about("cam-a") | {"@timestamp": clock.iso(now - timedelta(minutes=ago))}))
-        detect(open_rt)
-    assert len(facts(open_rt)) == 2
-    send(open_rt, camera, documents(about("cam-a") | {"@timestamp": clock.iso(now - timedelta(minutes=12))}))
-    detect(open_rt)
-    with open_rt.db.read() as connection:
-        rows = connection.execute(sa.select(alerts).where(alerts.c.merged_into.is_(None))).mappings().all()
-    assert [(row["matches"], row["last_at"] - row["first_at"]) for row in rows] == [(3, timedelta(minutes=24))]
-    assert len(facts(open_rt)) == 2

@@ -252,7 +252,7 @@ def ask_us(
         one = LogEvent({"source.ip": ip, "what": what}, SENDER, at, Place("s", 0, number), {"product": "test"})
         findings += engine.process(one, received=at)
     found: dict[str, set[tuple[str, float]]] = {one.name: set() for one in rules.correlations.values()}
-    for key, group in engine._groups.items():
+    for key, group in engine.claims.items():
         if key[0] in rules.correlations:
             found[rules.correlations[key[0]].name] |= {(key[-1], round(moment, 3)) for moment in group.moments}
     return found, findings

@@ -72,7 +72,7 @@ def test_nested_documents_are_flat_and_ours_is_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "at", "clamped"),
+    ("told", "at", "untrusted"),
     [
         ("2026-11-22T16:29:00Z", NOW - timedelta(minutes=1), None),
         ("2026-11-22T23:29:00+07:00", NOW - timedelta(minutes=1), None),
@@ -87,10 +87,11 @@ def test_nested_documents_are_flat_and_ours_is_ours() -> None:
         (True, NOW, None),
     ],
 )
-def test_time_is_the_lines_own_unless_it_cannot_be(told: Any, at: datetime, clamped: bool | None) -> None:
+def test_time_is_the_lines_own_unless_it_cannot_be(told: Any, at: datetime, untrusted: bool | None) -> None:
     found = parsed({"@timestamp": told, "message": "x"})
     assert found.at == at.timestamp()
-    assert found.fields.get("lachan.time.clamped") is clamped
+    assert found.trusted is not untrusted
+    assert found.fields.get("lachan.time.trusted") is (False if untrusted else None)
 
 
 def test_december_lines_arrive_in_january() -> None:

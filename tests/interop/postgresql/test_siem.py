@@ -6,8 +6,14 @@ from tests.siem_rules.test_detector import (  # noqa: F401
     test_detector_that_was_replaced_writes_nothing,
     test_sent_twice_raises_once,
 )
+from tests.siem_rules.test_episodes import (  # noqa: F401
+    moving,
+    test_a_close_and_the_end_of_a_containment_cut,
+    test_an_episode_that_goes_on_after_a_quiet_time_is_told_again,
+    test_dates_make_no_alerts_and_delay_nobody,
+    test_what_was_received_before_the_cut_joins_what_was_cut,
+)
 from tests.siem_rules.test_framing import (  # noqa: F401
-    test_late_line_that_joins_two_episodes_leaves_one_alert,
     test_second_independent_source_is_told,
 )
 from tests.siem_rules.test_killed import test_killed_detector_loses_and_doubles_nothing  # noqa: F401
