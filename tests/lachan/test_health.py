@@ -181,8 +181,6 @@ def test_a_full_disk_has_a_name_wherever_it_is_met() -> None:
 
 
 def test_a_full_database_is_no_room_and_away_for_who_waits(rt: Runtime) -> None:
-    if rt.db.dialect != "sqlite":
-        pytest.skip("SQLite's page limit stands for its full disk")
     happen(rt, 1)
 
     def unit(connection: sa.Connection) -> None:

@@ -121,8 +121,6 @@ def test_the_engine_opens_its_transactions_through_the_journal_only() -> None:
 
 
 def test_who_decides_on_a_containment_finds_its_runs_by_index(rt: Runtime) -> None:
-    if rt.db.dialect != "sqlite":
-        pytest.skip("plans of a small table tell nothing on PostgreSQL")
     seen: list[tuple[str, Any]] = []
     listen = sa.event.listens_for(rt.db.engine, "before_cursor_execute")
     listen(lambda _c, _cursor, text, given, _context, _many: seen.append((text, given)))
@@ -130,8 +128,11 @@ def test_who_decides_on_a_containment_finds_its_runs_by_index(rt: Runtime) -> No
         service.resume_runs(connection, "nothing")
     (text, given) = next(found for found in seen if "runs" in found[0])
     with rt.db.read() as connection:
-        (plan,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given).all()
-    assert "ix_runs_waiting_for" in plan[3]
+        if rt.db.dialect == "postgresql":  # of a small table it reads all, unless that is forbidden
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN QUERY PLAN" if rt.db.dialect == "sqlite" else "EXPLAIN"
+        plan = connection.exec_driver_sql(f"{explain} {text}", given).all()
+    assert "ix_runs_waiting_for" in str(plan)
 
 
 def test_the_sweep_finds_idle_runs_by_index_in_their_order(rt: Runtime) -> None:
