@@ -57,7 +57,12 @@ class Settings(BaseSettings):
         120, ge=0, le=3600, description="Seconds that `lachan serve` waits at its start for a database that is away."
     )
 
-    work_urgent: int = Field(2, ge=1, le=32, description="Threads of the role work for what may lead to containment.")
+    work_urgent: int = Field(
+        4,
+        ge=3,
+        le=32,
+        description="Threads of the role work for what may lead to containment; two may wait for points.",
+    )
     work_ordinary: int = Field(2, ge=1, le=32, description="Threads of the role work for facts, sealing and lists.")
     work_slow: int = Field(
         6, ge=1, le=64, description="Threads of the role work for what waits for others: webhooks, probes, imports."

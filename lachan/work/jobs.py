@@ -86,7 +86,7 @@ jobs = sa.Table(
     _index("ix_jobs_ready", "lane", "rank", "vendor", "sender", "turn_at", where=READY),
     _index("ix_jobs_put_off", "lane", "due_at", where=PUT_OFF),
     _index("ix_jobs_leased", "lease_until", where=LEASED),
-    _index("ix_jobs_due", "lane", "due_at", where=OPEN),
+    _index("ix_jobs_due", "lane", "due_at", where=READY),
     _index("ix_jobs_given_up", "kind", where=GIVEN_UP),
 )
 _GIVEN = ("id", "kind", "key", "payload", "lane", "rank", "vendor", "site", "sender", "severity")
@@ -250,6 +250,15 @@ def poke(connection: sa.Connection, name: str) -> None:
 def poisoned(connection: sa.Connection) -> int:
     """Tell how many jobs were given up."""
     return connection.execute(sa.select(sa.func.count()).select_from(jobs).where(GIVEN_UP)).scalar_one()
+
+
+def oldest(connection: sa.Connection, lane: Lane) -> datetime | None:
+    """Tell when the work of a lane that is free and due, or put off, fell or falls due first; None: there is none."""
+    found: list[datetime] = []
+    for free in (READY, PUT_OFF):  # each by its own index
+        first = sa.select(jobs.c.due_at).where(free, jobs.c.lane == str(lane)).order_by(jobs.c.due_at).limit(1)
+        found += connection.execute(first).scalars()
+    return min(found, default=None)
 
 
 def _revive(dialect: str) -> sa.Update:

@@ -11,6 +11,8 @@ put right since: it is as good as ended.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
@@ -184,86 +186,110 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-# SQLite would walk all that is due of a lane: it takes the index that it likes, not the one that was made for this.
-_BY_READY = ("INDEXED BY ix_jobs_ready", "sqlite")
-_BY_PUT_OFF = ("INDEXED BY ix_jobs_put_off", "sqlite")
+# The columns of a row that is read through one index (`_by`).
+_Q = SimpleNamespace(**{one.name: sa.literal_column(f"q.{one.name}", type_=one.type) for one in jobs.columns})
 
 
 def _now(dialect: str, name: str = "now_") -> sa.ColumnElement[Any]:
     return moment(dialect, bind(name))
 
 
-def _ended(dialect: str) -> sa.ColumnElement[bool]:
-    ends = sa.or_(_C.lease_until < _now(dialect), _C.lease_until > _now(dialect, "most_"))
-    return sa.and_(LEASED, OPEN, ends)
+def _by(dialect: str, index: str) -> sa.TextClause:
+    """Give the jobs, named q, through an index.
+
+    SQLite would take one that it likes as well and walk all that is due of a lane; SQLAlchemy gives it no hint.
+    """
+    return sa.text(f"jobs AS q INDEXED BY ix_jobs_{index}" if dialect == "sqlite" else "jobs AS q")
 
 
 def _look(dialect: str) -> Any:
+    def some(index: str, *where: Any) -> sa.ColumnElement[bool]:
+        return sa.exists(sa.select(sa.literal_column("1")).select_from(_by(dialect, index)).where(*where))
+
     columns: list[sa.ColumnElement[Any]] = []
     for lane in Lane:
-        ready: Any = sa.select(sa.literal_column("1")).where(READY, _C.lane == str(lane)).with_hint(jobs, *_BY_READY)
-        put_off: Any = sa.select(sa.literal_column("1")).where(
-            PUT_OFF, _C.lane == str(lane), _C.due_at <= _now(dialect)
-        )
-        put_off = put_off.with_hint(jobs, *_BY_PUT_OFF)
-        either = sa.or_(sa.exists(ready.correlate(None)), sa.exists(put_off.correlate(None)))
-        columns.append(either.label(str(lane)))
-    lost = sa.exists(sa.select(sa.literal_column("1")).where(_ended(dialect)).correlate(None))
-    return sa.select(*columns, lost.label("lost"))
+        here = _Q.lane == str(lane)
+        due = some("put_off", PUT_OFF, here, _Q.due_at <= _now(dialect))
+        columns.append(sa.or_(some("ready", READY, here), due).label(str(lane)))
+    leased = (
+        sa.select(_Q.lease_until).select_from(_by(dialect, "leased")).where(LEASED, OPEN).limit(sa.literal_column("1"))
+    )
+    first, last = (leased.order_by(order).scalar_subquery() for order in (_Q.lease_until, _Q.lease_until.desc()))
+    return sa.select(*columns, sa.or_(first < _now(dialect), last > _now(dialect, "most_")).label("lost"))
 
 
-def _walk(q: Any, bound: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Give the first id, in the order of the index, of a sender within a bound."""
-    here = (READY, q.c.lane == sa.bindparam("lane_"), q.c.rank == sa.bindparam("rank_"), bound)
-    return sa.select(q.c.id).where(*here).order_by(q.c.vendor, q.c.sender, q.c.turn_at).limit(1)
+def _walk(dialect: str, *bound: sa.ColumnElement[bool], within: Any = None) -> Any:
+    """Give the first id, in the order of the index, of a sender within a bound; one that the index can be asked for."""
+    here = (READY, _Q.lane == sa.bindparam("lane_"), _Q.rank == sa.bindparam("rank_"), *bound)
+    found = sa.select(_Q.id).select_from(_by(dialect, "ready")).where(*here)
+    found = found.order_by(_Q.vendor, _Q.sender, _Q.turn_at).limit(1)
+    return (found if within is None else found.correlate(within)).scalar_subquery()
 
 
-def _heads(start: str) -> sa.Select[Any]:
+def _next(dialect: str, vendor: Any, sender: Any, within: Any = None) -> sa.ColumnElement[Any]:
+    """Give the first id of the sender after one: the vendor's next, or the next vendor's first.
+
+    A comparison of pairs would be asked of the index by its first half only, and walk all that one vendor has waiting.
+    """
+    of_vendor = _walk(dialect, _Q.vendor == vendor, _Q.sender > sender, within=within)
+    return sa.func.coalesce(of_vendor, _walk(dialect, _Q.vendor > vendor, within=within))
+
+
+def _job(dialect: str, id_: Any, name: str) -> Any:
+    """Give the row of an id for a join; on PostgreSQL one that cannot become a look at all rows, whatever it guesses."""
+    if dialect == "sqlite":
+        return jobs.alias(name)
+    return sa.select(jobs).where(_C.id == id_).limit(sa.literal_column("1")).lateral(name)
+
+
+def _heads(dialect: str, start: str) -> sa.Select[Any]:
     """Give the first job of each sender: those after a place, up to it, or of vendors above or below one."""
-    q, first, following = jobs.alias("q"), jobs.alias("first"), jobs.alias("following")
     vendor, sender = (sa.bindparam(f"{name}_", type_=_C[name].type) for name in ("vendor", "sender"))
-    place, here = sa.tuple_(vendor, sender), sa.tuple_(q.c.vendor, q.c.sender)
-    within: dict[str, sa.ColumnElement[bool]] = {
-        "after": here > place, "up_to": here <= place, "above": q.c.vendor > vendor, "below": q.c.vendor < vendor,
+    begin: dict[str, Any] = {
+        "after": _next(dialect, vendor, sender), "above": _walk(dialect, _Q.vendor > vendor),
+        "up_to": _walk(dialect), "below": _walk(dialect),
     }  # fmt: skip
-    begin = _walk(q, within[start]).scalar_subquery()
-    walk = sa.select(first.c.id, first.c.vendor, first.c.sender, sa.literal_column("1").label("n")).where(
-        first.c.id == begin
-    )
-    found = walk.cte("heads", recursive=True)
-    q = jobs.alias("q")
-    bound = sa.tuple_(q.c.vendor, q.c.sender) > sa.tuple_(found.c.vendor, found.c.sender)
-    if start == "up_to":
-        bound = sa.and_(bound, sa.tuple_(q.c.vendor, q.c.sender) <= place)
-    elif start == "below":
-        bound = sa.and_(bound, q.c.vendor < vendor)
-    step = _walk(q, bound).correlate(found).scalar_subquery()
-    following_row = sa.select(
-        following.c.id, following.c.vendor, following.c.sender, found.c.n + sa.literal_column("1")
-    )
+
+    def reached(row: Any) -> sa.ColumnElement[bool]:
+        """Whether the walk has not come to its end with this row; it is not looked beyond it."""
+        if start == "up_to":
+            return sa.tuple_(row.c.vendor, row.c.sender) <= sa.tuple_(vendor, sender)
+        return row.c.vendor < vendor if start == "below" else sa.true()
+
+    one: Any = sa.literal_column("1")
+    first = jobs.alias("first")
+    found = sa.select(first.c.id, first.c.vendor, first.c.sender, one.label("n"))
+    walk = found.where(first.c.id == begin[start], reached(first)).cte("heads", recursive=True)
+    step = _next(dialect, walk.c.vendor, walk.c.sender, within=walk)
+    following = _job(dialect, step, "following")
+    row = sa.select(following.c.id, following.c.vendor, following.c.sender, walk.c.n + one)
+    row = row.select_from(walk.join(following, following.c.id == step if dialect == "sqlite" else sa.true()))
     most = sa.bindparam("most_", type_=sa.Integer)
-    found = found.union_all(following_row.where(following.c.id == step, found.c.n < most))
-    return sa.select(*_COLUMNS).join(found, found.c.id == _C.id).order_by(found.c.n)
+    walk = walk.union_all(row.where(walk.c.n < most, reached(following)))
+    head = _job(dialect, walk.c.id, "head")
+    columns = [head.c[column.name] for column in _COLUMNS]
+    return sa.select(*columns).select_from(walk.join(head, head.c.id == walk.c.id)).order_by(walk.c.n)
 
 
-def _page(
-    dialect: str, where: sa.ColumnElement[bool], order: sa.ColumnElement[Any], *, by: tuple[str, str] | None = None
-) -> sa.ColumnElement[bool]:
-    q = sa.select(_C.id).where(where).order_by(order).limit(sa.literal_column(str(PAGE)))
-    q = q.with_hint(jobs, *by) if by else q
-    return _C.id.in_(
-        (q.with_for_update(skip_locked=True) if dialect == "postgresql" else q).correlate(None).scalar_subquery()
+def _page(dialect: str, index: str, order: sa.ColumnElement[Any], *where: Any) -> sa.ColumnElement[bool]:
+    page = (
+        sa.select(_Q.id)
+        .select_from(_by(dialect, index))
+        .where(*where)
+        .order_by(order)
+        .limit(sa.literal_column(str(PAGE)))
     )
+    return _C.id.in_((page.with_for_update(skip_locked=True) if dialect == "postgresql" else page).scalar_subquery())
 
 
 def _promote(dialect: str) -> sa.Update:
-    due = sa.and_(PUT_OFF, _C.lane == sa.bindparam("lane_"), _C.due_at <= _now(dialect))
     if dialect == "postgresql":
         turn = _C.due_at - _C.severity * sa.literal_column(f"interval '{STEP:g} second'")
     else:
         back = sa.func.printf(sa.literal_column("'%d seconds'"), _C.severity * sa.literal_column(f"-{STEP:g}"))
         turn = sa.func.strftime(sa.literal_column("'%Y-%m-%d %H:%M:%f000'"), _C.due_at, back)
-    page = _page(dialect, due, _C.due_at, by=_BY_PUT_OFF)
+    due = (PUT_OFF, _Q.lane == sa.bindparam("lane_"), _Q.due_at <= _now(dialect))
+    page = _page(dialect, "put_off", _Q.due_at, *due)
     return jobs.update().where(page).values(turn_at=sa.type_coerce(turn, _C.turn_at.type))
 
 
@@ -285,7 +311,9 @@ def _not_later(dialect: str) -> sa.Update:
 
 def _free(dialect: str) -> sa.Update:
     turn = sa.func.coalesce(_C.turn_at, _C.due_at)
-    return jobs.update().where(_page(dialect, _ended(dialect), _C.lease_until)).values(lease_until=None, turn_at=turn)
+    ended = sa.or_(_Q.lease_until < _now(dialect), _Q.lease_until > _now(dialect, "most_"))
+    page = _page(dialect, "leased", _Q.lease_until, LEASED, OPEN, ended)
+    return jobs.update().where(page).values(lease_until=None, turn_at=turn)
 
 
 def _mine(*more: Any) -> tuple[Any, ...]:
@@ -297,7 +325,9 @@ def _leased_until(dialect: str) -> sa.ColumnElement[Any]:
 
 
 _LOOK = Statement(_look)
-_AFTER, _UP_TO, _ABOVE, _BELOW = (Statement(_heads(start)) for start in ("after", "up_to", "above", "below"))
+_AFTER, _UP_TO, _ABOVE, _BELOW = (
+    Statement(partial(_heads, start=start)) for start in ("after", "up_to", "above", "below")
+)
 _TOP = Statement(
     sa.select(*_COLUMNS)
     .where(READY, *(_C[name] == sa.bindparam(f"{name}_") for name in ("lane", "rank", "vendor", "sender")))

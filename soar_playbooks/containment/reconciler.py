@@ -324,7 +324,7 @@ def _again(connection: sa.Connection, row: Wish) -> None:
 
 
 def _enqueue(connection: sa.Connection, row: Wish, *, key: str | None) -> None:
-    jobs.enqueue(connection, "soar.enforce", row.key, key=key)
+    jobs.enqueue(connection, "soar.enforce", row.key, key=key, sender=f"point:{row.point}")
 
 
 def _target(rt: Runtime, device_id: str) -> Target:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -116,6 +117,43 @@ def test_a_senders_many_stand_behind_anothers_one(town: Runtime) -> None:
     assert Worker(town).run_due(limit=32) == 32
     assert DONE[0] == ("first", "flood"), "a human's act and enforcement go first"
     assert ("cut", "quiet") in DONE[:3]
+
+
+def effort(rt: Runtime, what: Callable[[sa.Connection], object]) -> int:
+    """What a database does for some statements: SQLite's steps, a hundred each; rows of the queue that PostgreSQL looked at."""
+    seen = sa.text("SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables WHERE relname = 'jobs'")
+    steps: list[None] = []
+    with rt.db.read() as connection:
+        if rt.db.dialect == "postgresql":
+            what(connection)
+            return int(connection.execute(seen).scalar_one())
+        driver: Any = connection.connection.driver_connection
+        driver.set_progress_handler(lambda: steps.append(None), 100)
+        what(connection)
+        driver.set_progress_handler(None, 0)
+    return len(steps)
+
+
+@pytest.mark.parametrize("senders", [1, 1000])
+def test_what_waits_makes_a_look_no_dearer(town: Runtime, senders: int) -> None:
+    def look(connection: sa.Connection) -> None:
+        assert Lane.URGENT in queue.look(connection).lanes
+        first = queue.heads(connection, Lane.URGENT, {Rank.TURN: ("", "")}, most=8)[Rank.TURN]
+        assert first
+        assert queue.rest(connection, Lane.URGENT, Rank.TURN, [("", row.sender) for row in first], most=8)
+
+    cost = []
+    for _ in range(2):
+        for number in range(8):
+            due(town, "cut", sender=f"s{number % min(senders, 8):03}")
+        cost.append(effort(town, look))
+        many = [{"id": f"{n:08}", "kind": "cut", "key": f"{n}", "payload": {}, "lane": "urgent", "rank": 1, "turn_at": clock.now(),
+                 "sender": f"s{n % senders:03}", "due_at": clock.now(), "set_at": clock.now()} for n in range(3000)]  # fmt: skip
+        if len(cost) == 1:
+            with town.db.engine.begin() as connection:
+                connection.execute(jobs.jobs.insert(), many)
+                connection.exec_driver_sql("ANALYZE")  # as autovacuum does
+    assert cost[1] <= 2 * cost[0] + 20, cost
 
 
 def test_of_one_sender_the_gravest_and_each_five_seconds_are_a_step(town: Runtime) -> None:

@@ -10,6 +10,7 @@ from tests.lachan.test_lanes import (  # noqa: F401
     test_of_one_sender_the_gravest_and_each_five_seconds_are_a_step,
     test_recurring_work_put_off_for_weeks_by_whatever_clock_is_due,
     test_what_hangs_in_one_lane_holds_no_other,
+    test_what_waits_makes_a_look_no_dearer,
     test_what_was_given_up_is_listed_and_made_due_again,
     test_who_goes_on_past_the_deadline_is_abandoned_and_holds_no_lane,
     town,
