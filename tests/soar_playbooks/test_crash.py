@@ -17,7 +17,7 @@ from soar_playbooks.faults import Boundary
 from soar_playbooks.models import run_journal, runs
 from soar_playbooks.playbooks import Mode
 from soar_playbooks.runs import decisions
-from tests.soar_playbooks.peer import Peer, serving
+from tests.soar_playbooks.peer import Peer
 from tests.soar_playbooks.points import FilePoint
 from tests.soar_playbooks.support import (
     BINH,
@@ -36,12 +36,6 @@ IDEMPOTENT = "action--11111111-1111-4111-8111-111111111111"
 COUNTER = "action--22222222-2222-4222-8222-222222222222"
 ASK = "if-condition--33333333-3333-4333-8333-333333333333"
 STEP = 200  # seconds of clock between two scenarios; leases are 30
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with serving() as found:
-        yield found
 
 
 @pytest.fixture

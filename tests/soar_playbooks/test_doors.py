@@ -1,15 +1,11 @@
 """The people door: runs, playbooks and containments over real TLS, with real sessions; tokens may look and not approve."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from lachan import trust
 from lachan.identity import Role
-from lachan.runtime import Runtime
 from soar_playbooks.playbooks import Mode
 from tests.api.support import Town
 from tests.soar_playbooks.support import (
@@ -24,19 +20,6 @@ from tests.soar_playbooks.support import (
     trusted_key,
     work,
 )
-
-
-@pytest.fixture
-def town(rt: Runtime, tmp_path: Path) -> Iterator[Town]:
-    found = Town(rt, tmp_path / "authority")
-    with found.open():
-        yield found
-
-
-@pytest.fixture
-def web(town: Town) -> Iterator[httpx.Client]:
-    with town.client("people") as client:
-        yield client
 
 
 def test_two_persons_release_over_http_and_a_token_cannot(town: Town, web: httpx.Client) -> None:

@@ -1,6 +1,5 @@
 """HTTP steps and the signed webhook, against a peer that counts: what is sent, what is refused, what is asked of a human."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +13,7 @@ from soar_playbooks.errors import FourEyes, NotWaiting
 from soar_playbooks.models import run_journal, webhook_deliveries
 from soar_playbooks.playbooks import Mode
 from soar_playbooks.runs import decisions
-from tests.soar_playbooks.peer import Peer, serving
+from tests.soar_playbooks.peer import Peer
 from tests.soar_playbooks.support import (
     AN,
     BINH,
@@ -32,12 +31,6 @@ from tests.soar_playbooks.support import (
 )
 
 ASK = "action--11111111-1111-4111-8111-111111111111"
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with serving() as found:
-        yield found
 
 
 @pytest.fixture

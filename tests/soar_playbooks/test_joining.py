@@ -1,7 +1,5 @@
 """Alerts join the one open run of their device and playbook; the guards judge again; nothing is approved unseen (decision 17)."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +18,7 @@ from soar_playbooks.models import containment_budgets, run_alerts, run_journal, 
 from soar_playbooks.playbooks import Mode
 from soar_playbooks.runs import decisions, triggers
 from tests.api.support import Town
-from tests.soar_playbooks.peer import Peer, serving
+from tests.soar_playbooks.peer import Peer
 from tests.soar_playbooks.support import (
     AN,
     BINH,
@@ -109,19 +107,6 @@ def test_whoever_was_taken_over_takes_no_alerts(rt: Runtime) -> None:
 
 
 # propose mode: an approval covers the alerts that were shown
-
-
-@pytest.fixture
-def town(rt: Runtime, tmp_path: Path) -> Iterator[Town]:
-    found = Town(rt, tmp_path / "authority")
-    with found.open():
-        yield found
-
-
-@pytest.fixture
-def web(town: Town) -> Iterator[httpx.Client]:
-    with town.client("people") as client:
-        yield client
 
 
 def test_an_alert_that_joins_makes_what_was_shown_stale(town: Town, web: httpx.Client) -> None:
@@ -254,12 +239,6 @@ def test_two_senders_of_two_alerts_are_not_two_sources_of_one_thing(rt: Runtime)
 
 
 # past the deciding step
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with serving() as found:
-        yield found
 
 
 @pytest.fixture

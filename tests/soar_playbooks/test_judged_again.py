@@ -4,9 +4,7 @@ A later end is a proposal like a harder level; who approves is asked with what w
 lives is cut by nobody's old word. The first are ported attacks, through the real people door.
 """
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -42,19 +40,6 @@ from tests.soar_playbooks.support import (
 )
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def town(rt: Runtime, tmp_path: Path) -> Iterator[Town]:
-    found = Town(rt, tmp_path / "authority")
-    with found.open():
-        yield found
-
-
-@pytest.fixture
-def web(town: Town) -> Iterator[httpx.Client]:
-    with town.client("people") as client:
-        yield client
 
 
 def test_nobody_alone_lets_a_containment_last_longer(town: Town, web: httpx.Client) -> None:

@@ -1,6 +1,5 @@
 """When a containment ends, what its run did at peers is undone, newest first, once; what fails pages a human."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ from lachan.work.jobs import jobs
 from soar_playbooks.cacao.model import EXTENSION
 from soar_playbooks.containment import approvals
 from soar_playbooks.models import containments
-from tests.soar_playbooks.peer import Peer, serving
+from tests.soar_playbooks.peer import Peer
 from tests.soar_playbooks.support import (
     AN,
     BINH,
@@ -31,12 +30,6 @@ from tests.soar_playbooks.support import (
 
 FIRST = "action--11111111-1111-4111-8111-111111111111"
 SECOND = "action--22222222-2222-4222-8222-222222222222"
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    with serving() as found:
-        yield found
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Runs, guards, budgets, crashes and the reconciler on PostgreSQL (Must show 8 and 9)."""
 
+from tests.soar_playbooks.conftest import peer, town, web  # noqa: F401
 from tests.soar_playbooks.test_crash import *  # noqa: F403
 from tests.soar_playbooks.test_guards import *  # noqa: F403
 from tests.soar_playbooks.test_http import *  # noqa: F403
