@@ -268,7 +268,16 @@ def _heads(dialect: str, start: str) -> sa.Select[Any]:
     walk = walk.union_all(row.where(walk.c.n < most, reached(following)))
     head = _job(dialect, walk.c.id, "head")
     columns = [head.c[column.name] for column in _COLUMNS]
-    return sa.select(*columns).select_from(walk.join(head, head.c.id == walk.c.id)).order_by(walk.c.n)
+    in_turn = walk.outerjoin(head, head.c.id == walk.c.id)  # each is there; SQLite begins with what stands on the left
+    return sa.select(*columns).select_from(in_turn).order_by(walk.c.n)
+
+
+def _top(dialect: str) -> sa.Select[Any]:
+    here = (getattr(_Q, name) == sa.bindparam(f"{name}_") for name in ("lane", "rank", "vendor", "sender"))
+    found = sa.select(*(getattr(_Q, column.name).label(column.name) for column in _COLUMNS)).select_from(
+        _by(dialect, "ready")
+    )
+    return found.where(READY, *here).order_by(_Q.turn_at).limit(sa.bindparam("most_", type_=sa.Integer))
 
 
 def _page(dialect: str, index: str, order: sa.ColumnElement[Any], *where: Any) -> sa.ColumnElement[bool]:
@@ -328,12 +337,7 @@ _LOOK = Statement(_look)
 _AFTER, _UP_TO, _ABOVE, _BELOW = (
     Statement(partial(_heads, start=start)) for start in ("after", "up_to", "above", "below")
 )
-_TOP = Statement(
-    sa.select(*_COLUMNS)
-    .where(READY, *(_C[name] == sa.bindparam(f"{name}_") for name in ("lane", "rank", "vendor", "sender")))
-    .order_by(_C.turn_at)
-    .limit(sa.bindparam("most_", type_=sa.Integer))
-)
+_TOP = Statement(_top)
 _PROMOTE = Statement(_promote)
 _FREE = Statement(_free)
 _PUT_RIGHT = Statement(_put_right)

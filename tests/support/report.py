@@ -3,8 +3,7 @@
 Loaded by ``lachan test`` (``-p tests.support.report``). It prints ``run N`` and ``skipped N`` with every reason, and fails a run
 that passed but broke a rule:
 
-* skips stand in ``tests/interop`` and ``tests/browser`` only (where third-party programs are met);
-* in a whole run at most 10 % of the tests are skipped;
+* a skip says what is missing and how to have it (`tests.support.need`), or it fails the run;
 * under ``CI=true`` nothing is skipped.
 
 With ``LACHAN_TEST_COUNTS=FILE`` it also appends one JSON line to that file (``.ci/run`` adds them up).
@@ -14,15 +13,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from lachan.launch.testcmd import ALL_MARKS, DEFAULT_MARKS
-
-MAY_SKIP = ("tests/interop/", "tests/browser/")
-SHARE = 0.10
+NEEDS = re.compile(r"needs [^:]+: \S")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,22 +45,12 @@ class Report:
         if report.skipped:
             self.skipped[report.nodeid] = reason(report)
 
-    @property
-    def whole(self) -> bool:
-        """All of tests/, not a part that somebody chose."""
-        option = self.config.option
-        chosen = option.keyword or getattr(option, "lf", False) or option.markexpr not in ("", ALL_MARKS, DEFAULT_MARKS)
-        return self.config.args_source is pytest.Config.ArgsSource.TESTPATHS and not chosen
-
     def broken(self) -> list[str]:
         """Which house rules this run breaks, as sentences."""
         found = []
-        wrong = sorted(test for test in self.skipped if not test.startswith(MAY_SKIP))
+        wrong = sorted(test for test, why in self.skipped.items() if not NEEDS.match(why))
         if wrong:
-            found.append(f"only tests/interop and tests/browser may skip, but these did: {', '.join(wrong)}")
-        total = len(self.run | set(self.skipped))
-        if self.whole and len(self.skipped) > SHARE * total:
-            found.append(f"{len(self.skipped)} of {total} tests were skipped; {SHARE:.0%} is the most the house allows")
+            found.append(f"who skips says what to install, but these did not: {', '.join(wrong)}")
         if self.skipped and os.environ.get("CI") == "true":
             found.append(f"CI=true, so nothing may be skipped, but {len(self.skipped)} were; install what they name")
         return found
