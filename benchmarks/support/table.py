@@ -44,6 +44,11 @@ class Goal:
         return ", ".join([*parts, *([f"aim {sign} {self.aim:g}{unit}"] if self.aim is not None else [])])
 
 
+URGENT = (
+    "half load of ingest", "import of 100 000 rows", "4 cameras silent, one hostile, assessed", "dead webhook receiver",
+    "16 threads enrolling", "the device renewing in a burst", "TUF of 20 000 releases", "500 alerts of others waiting",
+    "5 000 alerts of others waiting", "50 000 lines dated hours apart", "a hostile vendor's 1 000 devices",
+)  # fmt: skip
 _OLD, _STEP, _FLOOR = "990b298", "step-ca", "floor"
 GOALS: dict[tuple[str, str], Goal] = {
     ("enrol kept ×4, SQLite", _OLD): Goal(5),
@@ -87,6 +92,11 @@ GOALS: dict[tuple[str, str], Goal] = {
        for what, bound in (("change seen by four doors, longest", 100), ("door at rest, the busiest", 8),
                            ("memory of a door, the largest", 250), ("answers other than 200", 0))
        for where in ("SQLite", "PostgreSQL")},
+    **{(f"idle over the floor, {where}, {part}", ""): Goal(bound, of="ours", most=True)
+       for part, bound in (("p50", 60), ("p99", 150)) for where in ("SQLite", "PostgreSQL")},
+    **{(f"{load}, {where}, {part}", ""): Goal(bound, of="ours", most=True)
+       for load in (*URGENT, "idle") for part, bound in (("p99", 1000), ("errors of others", 0))
+       for where in ("SQLite", "PostgreSQL") if (load, part) != ("idle", "p99")},
     **{(f"growth 10^4 → 10^6, {role}, {where}", ""): Goal(1.3, of="ours", most=True)
        for role in ("sign", "doors", "detect", "work", "postgresql", "supervisor", "all")
        for where in ("SQLite", "PostgreSQL")},
