@@ -7,6 +7,7 @@ What nobody could verify (wording, clause numbers, dates) is listed on the row a
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -20,6 +21,7 @@ import rfc8785
 from posture import content
 from posture.errors import ContentInvalid
 
+_ONE = threading.Lock()
 _FILES = {
     "instruments.yaml": "instruments", "groups.yaml": "groups", "camera.yaml": "camera", "system.yaml": "system",
     "bindings.yaml": "bindings", "credentials.yaml": "credentials", "paths.yaml": "paths",
@@ -141,9 +143,14 @@ class Catalogue:
         return tuple(self.instruments[i] for i, _ in criterion.instruments if self.instruments[i].holds(as_of))
 
 
-@cache
 def catalogue() -> Catalogue:
-    """Give the catalogue that lies beside the code, loaded once."""
+    """Give the catalogue that lies beside the code, loaded once, however many ask at once."""
+    with _ONE:
+        return _beside()
+
+
+@cache
+def _beside() -> Catalogue:
     return load(content.FOLDER)
 
 

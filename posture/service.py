@@ -38,7 +38,7 @@ from posture.engagements import Engagement
 from posture.errors import AssessmentNotFound, Superseded
 from posture.evaluate import Basis, Declaration, Result, Verdict, evaluate, legal_day
 from posture.models import assessments, catalogues, verdicts
-from posture.probes import run as probes
+from posture.probes import process
 from posture.probes.observation import Observation
 from posture.probes.target import ProbeTarget
 
@@ -219,7 +219,7 @@ def _look(rt: Runtime, basis: _Basis) -> tuple[Observation, ...]:
         deadline=time.monotonic() + TIME_BOX, vendor=basis.device.vendor, try_lockout=basis.engagement.lockout,
         lockout="lockout" in document.get("authentication", {}),
     )  # fmt: skip
-    return probes.run(target, paths=catalogue().paths, pairs=catalogue().pairs)
+    return process.look(target, paths=catalogue().paths, pairs=catalogue().pairs)
 
 
 def _record(

@@ -110,6 +110,8 @@ class Scope:
         burst: connections at once before the rate bites.
         standing: called before each connection; raises :class:`SocketRefused` with ``stopped`` when the scope was
             withdrawn in the meantime.
+        pace: called before each connection with the target's address and the seconds that it may wait for its turn;
+            raises :class:`SocketRefused` with ``rate_limited``. None: by this process's own buckets.
     """
 
     name: str
@@ -121,6 +123,18 @@ class Scope:
     rate: float = 5.0
     burst: int = 5
     standing: Callable[[], None] = field(default=_stands, compare=False, repr=False)
+    pace: Callable[[str, float], None] | None = field(default=None, compare=False, repr=False)
+
+    def wait_turn(self, address: str, patience: float) -> None:
+        """Take a target's next turn, waiting at most ``patience`` seconds for it.
+
+        Raises:
+            SocketRefused: ``rate_limited``: it comes later than that.
+        """
+        if self.pace is None:
+            _METER.take(self, address, patience=patience)
+        else:
+            self.pace(address, patience)
 
     def check_standing(self) -> None:
         """Check window and standing alone; asks nobody on the network.
@@ -209,7 +223,7 @@ def connect(scope: Scope, host: str, port: int, *, timeout: float, method: str) 
     """
     address = permit(scope, host, port, method=method)
     deadline = time.monotonic() + timeout
-    _METER.take(scope, str(address), patience=timeout)
+    scope.wait_turn(str(address), timeout)
     scope.check_standing()  # waiting for a token may have outlived the window, or somebody pressed stop
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)

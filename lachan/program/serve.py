@@ -9,7 +9,8 @@ Several processes may answer at the doors (``--doors N``): they are called ``doo
 sockets and share the memory in which the doors' limits are counted. One that is killed costs its own connections.
 
 ``lachan serve --role R`` runs one role in this process (or N processes of ``doors``), so that each scales alone; a signer under a user of its own is
-served that way by a unit of its own (docs/limitations.md says what one shared user does not protect).
+served that way by a unit of its own (docs/limitations.md says what one shared user does not protect). ``probe`` is the process of one look at one device: the role
+``work`` starts it, bounds it and ends it (`posture.probes.process`).
 """
 
 import contextlib
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lachan.database import Database
 
 ROLES = ("sign", "doors", "detect", "work")
+PROBE = "probe"  # on demand: the role work starts one for each device that is looked at
 READY_WITHIN = 120.0  # seconds
 AGAIN = 1.0  # seconds between two tries to reach a database that is away
 STOP_WITHIN = 10.0  # seconds
@@ -43,9 +45,13 @@ DOORS = ("people", "device", "status")
 def main(argv: list[str]) -> int:
     """``lachan serve [--role R] [--doors N]``."""
     parser = cliutil.parser("serve", "Start lachan: all roles as child processes, or one role here.")
-    parser.add_argument("--role", choices=ROLES, help="run only this role, in this process")
+    parser.add_argument("--role", choices=(*ROLES, PROBE), help="run only this role, in this process")
     parser.add_argument("--doors", type=int, metavar="N", help="processes that answer at the doors (setting: doors)")
     args = parser.parse_args(argv)
+    if args.role == PROBE:  # it knows of no installation
+        from lachan.wiring import resolve
+
+        return int(resolve("posture.probes.process:main")())
     settings = Settings.load(args.data, **({} if args.doors is None else {"doors": args.doors}))
     if not (settings.data / "initialised").exists():
         raise Unavailable(f"{settings.data} is no lachan installation; run: lachan init --data {settings.data}")

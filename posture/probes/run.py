@@ -6,7 +6,7 @@ says why; nothing here raises for a device's sake.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from posture.probes import banner, login, sweep, tls, web
 from posture.probes.observation import Observation, Outcome, observe
@@ -32,14 +32,28 @@ def run(
     Returns:
         Observations in the order they were made; at least one for every probe of every approved method.
     """
+    return tuple(looked(target, paths=paths, pairs=pairs))
+
+
+def looked(
+    target: ProbeTarget, *, paths: Iterable[Mapping[str, str]], pairs: Iterable[Mapping[str, str]]
+) -> Iterator[Observation]:
+    """Give the observations of `run` as they are made: what was seen is not lost with who saw it."""
     inputs = Inputs(target, tuple(paths), tuple(pairs))
     found: list[Observation] = []
     for probe in TABLE:
         if probe is sweep.PROBE or (inputs.opened and target.allows(probe.method)):
-            found += probe.look(inputs)
+            seen = probe.look(inputs)
+            found += seen
+            yield from seen
+    for probe, name in unsaid(found):
+        yield _why(inputs, name, probe.method, found)
+
+
+def unsaid(found: Iterable[Observation]) -> list[tuple[Probe, str]]:
+    """Give each probe's names of which no observation speaks."""
     said = {observation.probe for observation in found}
-    found += [_why(inputs, name, probe.method, found) for probe in TABLE for name in probe.names if name not in said]
-    return tuple(found)
+    return [(probe, name) for probe in TABLE for name in probe.names if name not in said]
 
 
 def _why(inputs: Inputs, name: str, method: str, found: list[Observation]) -> Observation:
