@@ -5,7 +5,7 @@ addresses, ports and methods, when, how fast. The steps, in this order, so that 
 
 1. the scope still stands (not stopped) and the clock is inside its window;
 2. method and port are allowed;
-3. the name is resolved once (a literal address asks nobody);
+3. the name is resolved once, within a deadline (`lachan.net.names`; a literal address asks nobody);
 4. the address found is in scope, and is not loopback, link-local, multicast, metadata, reserved or this machine's own,
    unless an entry of the scope names exactly that;
 5. the target's token bucket has a token;
@@ -30,6 +30,7 @@ from enum import StrEnum
 from lachan import clock, patterns
 from lachan.buckets import Buckets
 from lachan.errors import LachanError
+from lachan.net import names
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -265,10 +266,9 @@ def _resolve(scope: Scope, name: str, port: int) -> Address:
     except ValueError:
         pass
     try:
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        return _plain(names.resolve(name))
     except OSError as error:
         raise _refused(Refusal.UNRESOLVABLE, scope, name, port) from error
-    return _plain(ipaddress.ip_address(str(found[0][4][0]).partition("%")[0]))
 
 
 def _plain(address: Address) -> Address:
