@@ -171,7 +171,10 @@ def _raise(connection: sa.Connection, finding: Finding, alert_id: str, *, sender
         severity=rule.level, site=binding.site, subject_bound=binding.bound, outcome=str(rule.outcome), sources=sources,
         senders=tuple(senders), tags=rule.tags,
     )  # fmt: skip
-    outbox.append(connection, fact, actor=DETECTOR, happened_at=_moment(finding.last))
+    decided = max(
+        finding.heard, key=lambda label: finding.heard[label], default=None
+    )  # who delivered the line that decided
+    outbox.append(connection, fact, actor=DETECTOR, happened_at=_moment(finding.last), sender=decided)
 
 
 def _evidence(finding: Finding, fetch: Fetch) -> list[dict[str, Any]]:

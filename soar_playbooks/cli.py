@@ -26,10 +26,11 @@ from lachan.errors import Invalid
 from lachan.files import write_new
 from lachan.runtime import Runtime
 from soar_playbooks import playbooks as library
-from soar_playbooks import schemas, service
+from soar_playbooks import receivers, schemas, service
 from soar_playbooks.cacao import jss, reader
 from soar_playbooks.containment import approvals
 from soar_playbooks.errors import PlaybookInvalid
+from soar_playbooks.settings import SoarSettings
 
 Run = Callable[[Runtime, argparse.Namespace], None]
 
@@ -58,6 +59,10 @@ def playbooks(argv: list[str]) -> int:
     trust.add_argument("--name", default="", help="whose key it is")
     distrust = command("distrust", "take a signer off the trust list for good", _distrust)
     distrust.add_argument("thumbprint")
+    webhook = command("webhook", "what is known of the webhook's receiver", _webhook)
+    webhook.add_argument(
+        "--resume", action="store_true", help="send to it again, and first what it missed while it was gone"
+    )
     words = made.parse_args(argv)
     if getattr(words, "offline", None) is not None:
         words.offline(words)
@@ -199,6 +204,22 @@ def _mode(rt: Runtime, words: argparse.Namespace) -> None:
     mode, operator = library.Mode(words.mode), cliutil.operator()
     row = rt.db.run(lambda c: library.set_mode(c, operator, playbook_id=words.playbook, mode=mode))
     cliutil.show(_shown(row), as_json=words.json)
+
+
+def _webhook(rt: Runtime, words: argparse.Namespace) -> None:
+    url = SoarSettings.of(rt.settings).webhook_url
+    if not url:
+        raise Invalid("no webhook is configured; set webhook_url")
+    if words.resume:
+        missed = rt.db.run(lambda c: receivers.resume(c, url))
+        rt.wake()
+        cliutil.show({"url": url, "sent_again": len(missed)}, as_json=words.json)
+        return
+    with rt.db.read() as connection:
+        known = receivers.state(connection, url)
+    cliutil.show(
+        {name: str(value or "") if name != "failures" else value for name, value in known.items()}, as_json=words.json
+    )
 
 
 def _trust(rt: Runtime, words: argparse.Namespace) -> None:

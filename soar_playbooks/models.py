@@ -209,3 +209,13 @@ webhook_deliveries = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
 )
+
+webhook_receivers = sa.Table(
+    "webhook_receivers",
+    metadata,
+    sa.Column("url", sa.String(2000), primary_key=True),
+    sa.Column("gone_at", UtcDateTime),
+    sa.Column("not_before", UtcDateTime),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+)

@@ -2,7 +2,7 @@
 
 Standard Webhooks (standardwebhooks.com, v1): ``webhook-id`` is the ledger event's id and stays the same over all tries,
 ``webhook-timestamp`` is the try's, ``webhook-signature`` is HMAC-SHA-256 over both and the body. A delivery is a row and a
-job with growing pauses. The URL must be on the operator's allow-list; redirects are not followed. Limits: one URL, one
+job with growing pauses; a receiver that is gone, or asks to be left alone, is (`soar_playbooks.receivers`). The URL must be on the operator's allow-list; redirects are not followed. Limits: one URL, one
 secret (``<data>/soar/webhook.secret``); a receiver must drop ids that it has seen.
 """
 
@@ -12,7 +12,7 @@ import base64
 import json
 import secrets
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ from lachan.files import write_new
 from lachan.net.fetch import http_request
 from lachan.net.sockets import operator_scope
 from lachan.work import jobs, outbox
-from soar_playbooks import faults
+from soar_playbooks import faults, receivers
 from soar_playbooks.models import webhook_deliveries
+from soar_playbooks.receivers import Answered
 from soar_playbooks.settings import SoarSettings
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 TIMEOUT = 5.0  # seconds for one try
 TRIES = 12  # with doubling pauses: about 17 hours
 LONGEST = timedelta(hours=8)
+OLDEST = timedelta(days=14)  # after which it is given up, however often it could be tried
 
 
 def tell(rt: Runtime, connection: sa.Connection, event: Event, *, actor: Actor) -> str:
@@ -65,7 +67,8 @@ def queue(rt: Runtime, connection: sa.Connection, stored: StoredEvent) -> None:
         "created_at": now, "updated_at": now,
     }  # fmt: skip
     if insert_ignore(connection, webhook_deliveries, values, index=("id",)):
-        jobs.enqueue(connection, "soar.webhook", {"id": stored.id})
+        whose = receivers.sender(SoarSettings.of(rt.settings).webhook_url)
+        jobs.enqueue(connection, "soar.webhook", {"id": stored.id}, sender=whose)
         after_commit(connection, rt.wake_workers)
 
 
@@ -75,22 +78,47 @@ def deliver(rt: Runtime, job: jobs.Job) -> None:
     Raises:
         lachan.work.jobs.Again: it was not taken.
     """
+    url = SoarSettings.of(rt.settings).webhook_url
     with rt.db.read() as connection:
         query = sa.select(webhook_deliveries).where(webhook_deliveries.c.id == job.payload["id"])
         row = connection.execute(query).mappings().one()
+        receiver = receivers.state(connection, url)
     if row["state"] != "pending":
         return
-    status, error = _post(rt, row["id"], row["body"])
-    faults.done(rt, faults.Effect.WEBHOOK)
-    attempts = row["attempts"] + 1
-    taken = status is not None and 200 <= status < 300
-    state = "delivered" if taken else "failed" if attempts >= TRIES else "pending"
-    values = {"state": state, "attempts": attempts, "last_status": status, "last_error": error[:2000]}
+    if receiver["gone_at"] is not None:
+        answered, tried = Answered(None, receivers.GONE), 0
+    elif receiver["not_before"] is not None and receiver["not_before"] > clock.now():
+        raise jobs.Again(receiver["not_before"])
+    else:
+        answered, tried = _post(rt, url, row["id"], row["body"]), 1
+        faults.done(rt, faults.Effect.WEBHOOK)
+    again = faults.run(
+        rt, faults.Record.DELIVERY, lambda connection: _record(connection, url, dict(row), answered, tried)
+    )
+    if again is not None:
+        raise jobs.Again(again)
+
+
+def _record(
+    connection: sa.Connection, url: str, row: dict[str, Any], answered: Answered, tried: int
+) -> datetime | None:
+    """Write what became of a try, and of its receiver; gives when it is tried again, None for never."""
+    attempts, now = row["attempts"] + tried, clock.now()
+    not_before = receivers.note(connection, url, answered) if tried else None
+    gone = answered.status == 410 or not tried
+    if answered.taken:
+        state = "delivered"
+    else:
+        state = "failed" if gone or attempts >= TRIES or now - row["created_at"] > OLDEST else "pending"
+    values = {
+        "state": state, "attempts": attempts, "last_status": answered.status,
+        "last_error": receivers.GONE if gone else answered.error[:2000],
+    }  # fmt: skip
     done = webhook_deliveries.update().where(webhook_deliveries.c.id == row["id"])
-    done = done.values(**values, updated_at=clock.now())
-    faults.run(rt, faults.Record.DELIVERY, lambda connection: connection.execute(done).rowcount)
-    if state == "pending":
-        raise jobs.Again(clock.now() + min(timedelta(seconds=2.0**attempts), LONGEST))
+    connection.execute(done.values(**values, updated_at=now))
+    if state != "pending":
+        return None
+    return max(not_before or now, now + min(timedelta(seconds=2.0**attempts), LONGEST))
 
 
 def secret(data: Path) -> str:
@@ -104,7 +132,7 @@ def secret(data: Path) -> str:
     return path.read_text().strip()
 
 
-def _post(rt: Runtime, webhook_id: str, body: str) -> tuple[int | None, str]:
+def _post(rt: Runtime, url: str, webhook_id: str, body: str) -> Answered:
     moment = clock.now()
     signature = Webhook(secret(rt.settings.data)).sign(msg_id=webhook_id, timestamp=moment, data=body)
     headers = {
@@ -114,12 +142,12 @@ def _post(rt: Runtime, webhook_id: str, body: str) -> tuple[int | None, str]:
     try:
         scope = operator_scope(rt.settings.outgoing_allow)
         answer = http_request(
-            scope, "POST", SoarSettings.of(rt.settings).webhook_url, timeout=TIMEOUT, method="webhook", headers=headers,
-            body=body.encode(),
+            scope, "POST", url, timeout=TIMEOUT, method="webhook", headers=headers, body=body.encode()
         )  # fmt: skip
     except LachanError as error:
-        return None, f"{error.code}: {error.detail}"
-    return answer.status, "" if 200 <= answer.status < 300 else f"status {answer.status}"
+        return Answered(None, f"{error.code}: {error.detail}")
+    why = "" if 200 <= answer.status < 300 else f"status {answer.status}"
+    return Answered(answer.status, why, answer.header("retry-after"))
 
 
 def _dotted(name: str) -> str:

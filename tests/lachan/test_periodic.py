@@ -50,6 +50,7 @@ FEW = {
     "siem_checkpoints": "streams",
     "signer_reconciled": "one row",
     "soar_kill_switch": "one row",
+    "webhook_receivers": "a row for each URL that was ever configured",
     "trust_pruned": "one row",
 }
 WHOLE = {"ota.tuf.audit": "reads every release again on purpose, once an hour"}

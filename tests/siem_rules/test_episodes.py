@@ -11,6 +11,7 @@ from lachan.events import AlertRaised, ContainmentEnded
 from lachan.identity import Principal, Role, system
 from lachan.runtime import Runtime
 from lachan.work import outbox
+from lachan.work.jobs import jobs as job_rows
 from siem_rules import alerts as alert_rows
 from siem_rules import ruleset, service
 from siem_rules.detector import Detector
@@ -179,3 +180,15 @@ def test_an_episode_that_goes_on_after_a_quiet_time_is_told_again(open_rt: Runti
     send(open_rt, camera, documents(probe()))
     detect(open_rt)
     assert [fact.sources for fact in facts(open_rt)] == [1, 1, 2], "two that speak now are two"
+
+
+def test_an_alert_waits_in_the_turn_of_who_delivered_the_line_that_decided(open_rt: Runtime) -> None:
+    """Not of the first by name of all who were heard: that one would pay for another's flood."""
+    camera, gateway = device(open_rt, "cam-a"), collector("gw")
+    for sender in (gateway, camera):
+        send(open_rt, sender, documents(probe(host={"name": "cam-a"})))
+        detect(open_rt)
+    assert [fact.senders for fact in facts(open_rt)] == [(gateway.label,), tuple(sorted((gateway.label, camera.label)))]
+    with open_rt.db.read() as connection:
+        query = sa.select(job_rows.c.sender).where(job_rows.c.kind == "soar.alert").order_by(job_rows.c.id)
+        assert list(connection.execute(query).scalars()) == [gateway.label, camera.label]

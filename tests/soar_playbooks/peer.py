@@ -13,12 +13,13 @@ from typing import Any
 
 
 class Peer:
-    """What arrived. ``answers`` maps a path to the statuses to give first, before 200."""
+    """What arrived. ``answers`` maps a path to the statuses to give first, before 200; 429 and 503 say ``retry_after``."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         self.answers: dict[str, list[int]] = {}
+        self.retry_after = ""
 
     @property
     def base(self) -> str:
@@ -55,6 +56,8 @@ def serving() -> Iterator[Peer]:
                 self.close_connection = True
                 return
             self.send_response(status)
+            if status in {429, 503} and peer.retry_after:
+                self.send_header("Retry-After", peer.retry_after)
             if status in {301, 302, 307}:
                 self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "2")

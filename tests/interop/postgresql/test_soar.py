@@ -9,6 +9,7 @@ from tests.soar_playbooks.test_journal import *  # noqa: F403
 from tests.soar_playbooks.test_judged_again import *  # noqa: F403
 from tests.soar_playbooks.test_looking import *  # noqa: F403
 from tests.soar_playbooks.test_race import *  # noqa: F403
+from tests.soar_playbooks.test_receivers import *  # noqa: F403
 from tests.soar_playbooks.test_reconciler import *  # noqa: F403
 from tests.soar_playbooks.test_spine import *  # noqa: F403
 from tests.soar_playbooks.test_undo import *  # noqa: F403
