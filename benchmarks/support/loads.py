@@ -205,17 +205,14 @@ def waiting(count: int) -> Load:
         query = "SELECT count(*) FROM containments WHERE site = 'quarter'"
 
         def more(left: int) -> None:
-            while left > 0:
-                quarter.deliver(min(500, left))
-                left -= 500
+            for some in (min(500, left - start) for start in range(0, left, 500)):
+                with contextlib.suppress(StopIteration):  # no device is left that did not turn
+                    quarter.deliver(some)
 
         def loop(stop: threading.Event) -> None:
             while not stop.wait(0.2):
                 if quarter.alerts - quarter.rows.one(query) < count // 2:
-                    try:
-                        more(count // 2)
-                    except StopIteration:  # no device is left that did not turn
-                        return
+                    more(count // 2)
 
         with quarter.held():
             more(count)

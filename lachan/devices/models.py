@@ -65,9 +65,13 @@ devices = sa.Table(
     sa.Column("folded", sa.Text, nullable=False, server_default="", default=_folded),
     sa.UniqueConstraint("vendor", "serial_number", name="uq_devices_vendor_serial_number"),
     sa.Index("ix_devices_name_folded", "name", "folded").ddl_if(dialect="sqlite"),
-    sa.Index("ix_devices_folded", "folded", postgresql_using="gin", postgresql_ops={"folded": "gin_trgm_ops"}).ddl_if(
-        dialect="postgresql"
-    ),
+    sa.Index(
+        "ix_devices_folded",
+        "folded",
+        postgresql_using="gin",
+        postgresql_ops={"folded": "gin_trgm_ops"},
+        postgresql_with={"gin_pending_list_limit": search.PENDING},
+    ).ddl_if(dialect="postgresql"),
 )
 for _statement in search.SQLITE:
     sa.event.listen(devices, "after_create", _ddl(_statement, "sqlite"))

@@ -82,12 +82,11 @@ def find(
         limit: most devices to return.
         filters: column name → wanted value; ``q`` is searched in `lachan.devices.search.FIELDS`.
     """
-    query = sa.select(*_COLUMNS).where(devices.c.name > after).order_by(devices.c.name).limit(limit)
-    for column, value in (filters or {}).items():
-        if column == "q":
-            query = search.narrowed(connection, query, devices, value)
-        else:
-            query = query.where(devices.c[column] == value)
+    query = sa.select(*_COLUMNS).where(devices.c.name > after).limit(limit)
+    asked = {"q": ""} | (filters or {})
+    query = search.narrowed(connection, query, devices, asked.pop("q"))
+    for column, value in asked.items():
+        query = query.where(devices.c[column] == value)
     rows = connection.execute(scope(principal, query, devices.c.vendor)).mappings()
     return [_device(row) for row in rows]
 

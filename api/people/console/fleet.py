@@ -107,13 +107,13 @@ def _devices(
     if place > 0 and decision not in (str(Answer.ALLOW), decisions.UNKNOWN):
         query = sa.select(devices).join(worst, worst.c.device_id == devices.c.id).where(worst.c.rank > 0)
         later = sa.or_(worst.c.rank < place, sa.and_(worst.c.rank == place, devices.c.name > name))
-        query = query.where(later).order_by(worst.c.rank.desc(), devices.c.name)
+        query = query.where(later)
         if decision:
             query = query.where(worst.c.rank == _rank(decision))
-        found = _read(connection, caller, query, filters, q, PAGE + 1)
+        found = _read(connection, caller, query, filters, q, PAGE + 1, worst.c.rank.desc())
     if len(found) <= PAGE and decision in ("", str(Answer.ALLOW), decisions.UNKNOWN):
         calm = devices.c.id.not_in(sa.select(worst.c.device_id).where(worst.c.rank > 0))
-        query = sa.select(devices).where(calm, devices.c.name > (name if rank == "0" else "")).order_by(devices.c.name)
+        query = sa.select(devices).where(calm, devices.c.name > (name if rank == "0" else ""))
         if decision:
             new = devices.c.state == DeviceState.REGISTERED
             query = query.where(new if decision == decisions.UNKNOWN else sa.not_(new))
@@ -126,12 +126,17 @@ def _rank(decision: str) -> int:
 
 
 def _read(
-    connection: sa.Connection, caller: Principal, query: sa.Select[Any], filters: dict[str, str], q: str, limit: int
+    connection: sa.Connection,
+    caller: Principal,
+    query: sa.Select[Any],
+    filters: dict[str, str],
+    q: str,
+    limit: int,
+    *first: sa.ColumnElement[Any],
 ) -> list[Device]:
     for column in _FILTERS:
         query = query.where(devices.c[column] == filters[column]) if column in filters else query
-    if q:
-        query = search.narrowed(connection, query, devices, q)
+    query = search.narrowed(connection, query, devices, q, *first)
     rows = connection.execute(scope(caller, query, devices.c.vendor).limit(limit)).mappings()
     return [_device(row) for row in rows]
 
