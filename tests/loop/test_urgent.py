@@ -5,15 +5,22 @@ too, so what is asked is that the usual one is refused within the second that is
 nobody else got an error. On the commit before lanes most rows fail by tens of seconds (docs/benchmarks.md).
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from benchmarks import urgent
 from benchmarks.support import loads, yardstick
-from benchmarks.support.street import POLL, SERVED, Counts, Seen, Street, get, street
+from benchmarks.support.street import POLL, SERVED, Counts, Seen, Street, bulk, get, street
+from lachan.runtime import Runtime
+from lachan.settings import Settings
+from siem_rules import logs
 from tests.support import need
+from tests.support.wait import until
 
 SAMPLES = 3
 SHORT = {  # the same load, of a size that is over when the test is
@@ -57,3 +64,49 @@ def test_a_device_that_says_nothing_of_the_kind_stays(made: Street) -> None:
     assert not made.control(who)
     with closing(made.live(who)) as live:
         assert live.ask(get(POLL))[0] in SERVED
+
+
+def storm(host: str, at: datetime, *, gap: float, success: bool = True) -> list[dict[str, Any]]:
+    """Twelve refused passwords at a device, so many seconds apart, and one that is taken."""
+    words = [f"Bad password attempt for 'root' from 198.51.100.23:{4000 + n}" for n in range(12)]
+    words += ["Password auth succeeded for 'root' from 198.51.100.23:55305"] if success else []
+    return [
+        {"@timestamp": (at + timedelta(seconds=gap * n)).isoformat(), "host": {"name": host}, "process": {"name": "dropbear"}, "message": text}
+        for n, text in enumerate(words)
+    ]  # fmt: skip
+
+
+def test_a_collector_that_was_offline_has_nobody_cut_who_was_not_attacked(made: Street) -> None:
+    """Two hours of lines at once: honest, dated into the past and the future, failures squeezed together; beside a real attack."""
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+    calm, past, future, squeezed, attacked = (f"que-{next(made.quarter.left):07}" for _ in range(5))
+    sent = {
+        calm: storm(calm, now - 2 * hour, gap=590), past: storm(past, now - timedelta(days=8), gap=1),
+        future: storm(future, now + 3 * hour, gap=1), squeezed: storm(squeezed, now - hour, gap=0.05, success=False),
+        attacked: storm(attacked, now - timedelta(minutes=1), gap=1),
+    }  # fmt: skip
+    lines = [line for some in sent.values() for line in some]
+    body = bulk(lines).partition(b"\r\n\r\n")[2]
+    answer = made.admin.post("/_bulk", content=body, headers=made.quarter.headers).raise_for_status()
+    assert not answer.json()["errors"]
+    answers = {
+        name: f"SELECT count(*) FROM containments c JOIN devices d ON d.id = c.device_id WHERE d.name = '{name}'"
+        for name in sent
+    }
+    until(
+        lambda: made.quarter.rows.one(answers[attacked]) == 1, timeout=60, what="the control: what was attacked is cut"
+    )
+    made.lab.settle()
+    assert {name: made.quarter.rows.one(query) for name, query in answers.items()} == dict.fromkeys(sent, 0) | {
+        attacked: 1
+    }
+    url = made.lab.env.get("LACHAN_DATABASE_URL", "")
+    with closing(
+        Runtime.open(Settings.load(made.lab.data, database_url=url, people_port=0, device_port=0, status_port=0))
+    ) as rt:
+        kept = [json.loads(line.line) for line in logs.newest(rt, limit=5000, sender="collector:gw")]
+    for name, given in sent.items():
+        found = [line["@timestamp"] for line in kept if line["host"]["name"] == name]
+        assert sorted(found) == sorted(line["@timestamp"] for line in given), (
+            "nothing is lost, and the claimed time is kept"
+        )
