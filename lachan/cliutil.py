@@ -35,7 +35,7 @@ def common(made: argparse.ArgumentParser, *, suppress: bool = False) -> None:
 
 
 def safe(text: object) -> str:
-    """A text that an attacker may have written, made inert for a terminal: control and bidi characters are shown."""
+    """Give a text that an attacker may have written, made inert for a terminal: control and bidi characters are shown."""
     return _UNSAFE.sub(lambda found: f"\\x{ord(found.group()):02x}", str(text))
 
 
@@ -150,7 +150,7 @@ def opened(data: str | None) -> Iterator[Any]:
 
 
 def operator() -> Any:
-    """The principal of whoever runs commands on this machine: they own the data folder, so they act as administrator.
+    """Give the principal of whoever runs commands on this machine: they own the data folder, so they act as administrator.
 
     Approvals still need a person's session: nobody approves from a shell.
     """

@@ -48,7 +48,7 @@ def set_of(*parts: bytes) -> bytes:
 
 
 def explicit(number: int, *parts: bytes) -> bytes:
-    """Constructed context-specific tag ``[number]``: EXPLICIT, or IMPLICIT of a constructed type."""
+    """Give the constructed context-specific tag ``[number]``: EXPLICIT, or IMPLICIT of a constructed type."""
     return tlv(0xA0 | number, *parts)
 
 
@@ -72,7 +72,7 @@ def integer(value: int) -> bytes:
 
 
 def enumerated(value: int) -> bytes:
-    """ENUMERATED of a small non-negative value."""
+    """Give an ENUMERATED of a small non-negative value."""
     return tlv(0x0A, bytes((value,)))
 
 

@@ -366,6 +366,15 @@ class AlertAssigned(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceForgotten(Event):
+    """The detector forgot so much of what a sender's lines had shown within an hour, for want of room; told by `siem_rules.forgotten`."""
+
+    what: str
+    sender: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlertCommented(Event):
     """A person wrote on an alert; told by `siem_rules.service`."""
 

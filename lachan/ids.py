@@ -48,7 +48,7 @@ def _octets(count: int) -> bytes:
 
 
 def _forget() -> None:
-    """A child must not give what its parent gives."""
+    """Give a child must not give what its parent gives."""
     global _used
     _used = _POOL
 

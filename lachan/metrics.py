@@ -28,6 +28,18 @@ health = Gauge(
     ["check"],
     multiprocess_mode="mostrecent",
 )
+jobs_waited = Gauge(
+    "lachan_jobs_oldest_seconds",
+    "How long the oldest due job of a lane has waited, in seconds.",
+    ["lane"],
+    multiprocess_mode="mostrecent",
+)
+forgotten = Gauge(
+    "lachan_evidence_forgotten",
+    "What the detector forgot for want of room since the installation began; groups and matches can hide something.",
+    ["what"],
+    multiprocess_mode="mostrecent",
+)
 contained = Gauge("lachan_contained_devices", "Devices that are contained now.", multiprocess_mode="mostrecent")
 
 

@@ -148,7 +148,7 @@ def _put(
 
 @cache
 def _named(text: str) -> tuple[bytes, bytes]:
-    """A statement's name, the same on every connection of the process, and its text with numbered parameters."""
+    """Give a statement's name, the same on every connection of the process, and its text with numbered parameters."""
     numbers = count(1)
     numbered = re.sub("%([%s])", lambda found: "%" if found[1] == "%" else f"${next(numbers)}", text)
     return f"lachan_{next(_numbers)}".encode(), numbered.encode()

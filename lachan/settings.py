@@ -26,7 +26,7 @@ class RoomSettings(BaseModel):
 
     @classmethod
     def of(cls, settings: "Settings") -> Self:
-        """These settings, known to hold the room's part.
+        """Give these settings, known to hold the room's part.
 
         Raises:
             TypeError: they were not read by `Settings.load`.

@@ -69,7 +69,7 @@ class SharedMemory:
 
     @classmethod
     def inherited(cls) -> SharedMemory:
-        """The memory that ``lachan serve`` handed down; one of its own without."""
+        """Give the memory that ``lachan serve`` handed down; one of its own without."""
         words = os.environ.get(ENV, "").split(",")
         return cls(int(words[0]), place=int(words[1])) if len(words) > 1 else cls.alone()
 

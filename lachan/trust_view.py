@@ -316,7 +316,7 @@ def _now(connection: sa.Connection) -> Horizon:
 
 
 def _changes(dialect: str) -> sa.Select[Any]:
-    """The changes behind a position, which on PostgreSQL is read with them: one statement, one snapshot."""
+    """Give the changes behind a position, which on PostgreSQL is read with them: one statement, one snapshot."""
     columns = (_C.id, _C.device_id, _C.tbs_sha256, _C.issuer_serial)
     pruned = sa.select(trust_pruned.c.number).scalar_subquery().label("pruned")
     if dialect == "sqlite":
@@ -346,7 +346,7 @@ def _changes(dialect: str) -> sa.Select[Any]:
 
 
 def _state(dialect: str) -> sa.CompoundSelect[Any]:
-    """What devices and certificates are now: their signals, and their refusals by device and by either key."""
+    """Tell what devices and certificates are now: their signals, and their refusals by device and by either key."""
     text = sa.literal_column("''", sa.String)
     signals = sa.select(
         sa.literal_column("0", sa.Integer).label("kind"), _S.device_id, _S.source.label("b"), _S.ref.label("c"),

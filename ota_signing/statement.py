@@ -53,7 +53,7 @@ class ReleaseStatement:
         )  # fmt: skip
 
     def encode(self) -> bytes:
-        """The canonical bytes (RFC 8785); for flat objects of text, whole numbers and flags orjson writes the same."""
+        """Give the canonical bytes (RFC 8785); for flat objects of text, whole numbers and flags orjson writes the same."""
         words = {name: getattr(self, name) for name in _FIELDS}
         return orjson.dumps({"type": "lachan-firmware-release/1", **words}, option=orjson.OPT_SORT_KEYS)
 

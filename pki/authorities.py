@@ -126,7 +126,7 @@ _remembered: WeakKeyDictionary[Database, tuple[float, Hierarchy]] = WeakKeyDicti
 
 
 def folder(settings: Settings) -> Path:
-    """The signer's own folder of certificates and of the record of linted profiles."""
+    """Give the signer's own folder of certificates and of the record of linted profiles."""
     return settings.signer_home / "pki"
 
 
@@ -138,7 +138,7 @@ def keep(settings: Settings, name: str, certificate: bytes) -> None:
 
 
 def kept(settings: Settings, name: str) -> x509.Certificate:
-    """The signer's copy of a certificate.
+    """Give the signer's copy of a certificate.
 
     Raises:
         AuthorityMissing: there is none.
@@ -150,7 +150,7 @@ def kept(settings: Settings, name: str) -> x509.Certificate:
 
 
 def kept_authority(settings: Settings, name: str) -> Authority:
-    """An issuing authority as the signer knows it.
+    """Give an issuing authority as the signer knows it.
 
     Raises:
         AuthorityMissing: the signer has none of that name.
@@ -162,7 +162,7 @@ def kept_authority(settings: Settings, name: str) -> Authority:
 
 
 def issuer(settings: Settings, line: str) -> Authority:
-    """The authority that issues for the profiles of a line, as the signer knows it.
+    """Give the authority that issues for the profiles of a line, as the signer knows it.
 
     Raises:
         AuthorityMissing: the signer has none of that line.
@@ -171,7 +171,7 @@ def issuer(settings: Settings, line: str) -> Authority:
 
 
 def current(found: tuple[Authority, ...], line: str) -> Authority:
-    """The newest authority of a line.
+    """Give the newest authority of a line.
 
     Raises:
         AuthorityMissing: none of them belongs to it.
@@ -200,7 +200,7 @@ def forget(db: Database) -> None:
 
 
 def every(db: Database) -> tuple[Authority, ...]:
-    """The issuing authorities from the database: by line, in each the newest first; none before `pki.setup` has run."""
+    """Give the issuing authorities from the database: by line, in each the newest first; none before `pki.setup` has run."""
     try:
         return hierarchy(db).authorities
     except AuthorityMissing:
@@ -208,7 +208,7 @@ def every(db: Database) -> tuple[Authority, ...]:
 
 
 def get(db: Database, name: str) -> Authority:
-    """The issuing authority of that name.
+    """Give the issuing authority of that name.
 
     Raises:
         AuthorityMissing: there is none.
@@ -221,7 +221,7 @@ def get(db: Database, name: str) -> Authority:
 
 
 def issuer_of(db: Database, certificate: x509.Certificate) -> Authority:
-    """The authority whose name a certificate of ours carries as its issuer.
+    """Give the authority whose name a certificate of ours carries as its issuer.
 
     Raises:
         AuthorityMissing: none has that name.
@@ -234,7 +234,7 @@ def issuer_of(db: Database, certificate: x509.Certificate) -> Authority:
 
 
 def service_certificate(db: Database, name: str) -> x509.Certificate:
-    """The present certificate of a service (`Authority.service`: ``ocsp-responder``, ``firmware-signing``).
+    """Give the present certificate of a service (`Authority.service`: ``ocsp-responder``, ``firmware-signing``).
 
     Raises:
         AuthorityMissing: `pki.setup` has not run.
@@ -302,7 +302,7 @@ def _authorities_in_folder(settings: Settings) -> tuple[Authority, ...]:
 
 
 def _standing(settings: Settings) -> tuple[Path, int]:
-    """The signer's folder and when it changed last, by which what was read of it is remembered."""
+    """Give the signer's folder and when it changed last, by which what was read of it is remembered."""
     place = folder(settings)
     try:
         return place, place.stat().st_mtime_ns

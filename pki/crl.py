@@ -74,7 +74,7 @@ def content(rt: Runtime, found: Published) -> bytes:
 
 
 def latest(rt: Runtime, authority: str) -> Published:
-    """The CRL in force of an authority (``issuing``, ``root`` …).
+    """Give the CRL in force of an authority (``issuing``, ``root`` …).
 
     Raises:
         NoCertificate: no such authority has a CRL.
@@ -129,7 +129,7 @@ def publish(rt: Runtime, authority: str = authorities.FIRST) -> Published:
 
 
 def publish_due(rt: Runtime, job: Job) -> None:
-    """The job of one revision: publish until a CRL in force has seen it."""
+    """Do the job of one revision: publish until a CRL in force has seen it."""
     authority = job.payload.get("authority", authorities.FIRST)
     while True:
         with rt.db.read() as connection:

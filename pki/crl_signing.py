@@ -73,7 +73,7 @@ def crl(signer: SignerContext, request: dict[str, Any]) -> dict[str, Any]:
 def crl_body(
     authority: Authority, entries: Sequence[bytes], *, number: int, this_update: datetime, next_update: datetime
 ) -> list[bytes]:
-    """The TBSCertList of a version 2 CRL (RFC 5280 5.1.2) in pieces; without entries the list itself is left out."""
+    """Give the TBSCertList of a version 2 CRL (RFC 5280 5.1.2) in pieces; without entries the list itself is left out."""
     front = b"".join(
         (der.integer(1), ECDSA_SHA256, authority.subject, der.moment(this_update), der.moment(next_update))
     )
@@ -97,7 +97,7 @@ def _hashed(parts: Sequence[bytes]) -> bytes:
 
 
 def _written(signer: SignerContext, body: Sequence[bytes], signature: bytes) -> tuple[io.BufferedIOBase, int]:
-    """The signed CRL as a file that nobody else can find, at its beginning, and its size."""
+    """Give the signed CRL as a file that nobody else can find, at its beginning, and its size."""
     end = ECDSA_SHA256 + der.bits(signature)
     front = der.head(0x30, sum(map(len, body)) + len(end))
     file: Any = tempfile.TemporaryFile(dir=signer.folder)  # noqa: SIM115 - it travels, and is closed when it has

@@ -128,7 +128,7 @@ class CertificateHold:
         return PointLook(dict.fromkeys(found, Level.QUARANTINE), last)
 
     def observe(self, rt: Runtime) -> dict[str, Level]:
-        """The devices with at least one certificate that this point holds."""
+        """Give the devices with at least one certificate that this point holds."""
         # From the holds to their certificates: of a join, SQLite makes a walk over all certificates.
         held = sa.select(holds.c.certificate_id).where(holds.c.holder == Holder.CONTAINMENT)
         query = sa.select(certificates.c.device_id).where(certificates.c.id.in_(held))
@@ -158,7 +158,7 @@ def _held_in(connection: sa.Connection, target: Target) -> list[str]:
 
 
 def _ocsp_status(rt: Runtime, authority: str, serial_number: str) -> str:
-    """What the responder says: good, revoked, unknown; or why it says nothing."""
+    """Tell what the responder says: good, revoked, unknown; or why it says nothing."""
     try:
         name, key = authorities.get(rt.db, authority).hashes["sha256"]
     except LachanError as error:

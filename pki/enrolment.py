@@ -315,7 +315,7 @@ class _Exchange:
         return row
 
     def _same_answer(self, row: standing.Row) -> Script[Issued | None]:
-        """The certificate that this used-up secret brought, for the same key and within `standing.AGAIN`."""
+        """Give the certificate that this used-up secret brought, for the same key and within `standing.AGAIN`."""
         if row.consumed_at <= clock.now() - standing.AGAIN:
             return None
         found = yield from standing.certificate(row.certificate_id)

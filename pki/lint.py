@@ -34,7 +34,7 @@ EXPECTED = (
 
 
 def findings(certificate: bytes) -> list[str]:
-    """What pkilint says about one certificate, warnings and worse, as ``code: message``.
+    """Tell what pkilint says about one certificate, warnings and worse, as ``code: message``.
 
     Args:
         certificate: DER.

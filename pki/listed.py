@@ -43,7 +43,7 @@ _UNSPECIFIED = _REASONS[Reason.UNSPECIFIED]
 
 
 def entry(serial: int, since: datetime, reason: bytes) -> bytes:
-    """A revokedCertificates element (RFC 5280 5.1) of any serial number."""
+    """Give a revokedCertificates element (RFC 5280 5.1) of any serial number."""
     return der.sequence(der.integer(serial), der.moment(since), reason)
 
 
@@ -109,11 +109,11 @@ class Listed:
         self._seen = _Seen(revision, horizon, seen.whole_at)
 
     def parts(self) -> list[bytes]:
-        """The entries in pieces, in no order."""
+        """Give the entries in pieces, in no order."""
         return [part for part in (*self._pages, self._unrecorded) if part]
 
     def _touched(self, db: Database, seen: _Seen, horizon: datetime) -> set[int]:
-        """The pages in which something changed."""
+        """Give the pages in which something changed."""
         c = certificates.c
         mine = c.authority == self.authority
         changed = sa.select(c.serial_number).where(mine, sa.text("revision > 0"), c.revision > seen.revision)

@@ -43,7 +43,7 @@ class Identity:
 
 
 def device(*, device_id: str, name: str, vendor: str, serial_number: str, domain: str) -> Identity:
-    """The identity of a registered device.
+    """Give the identity of a registered device.
 
     Raises:
         NameUnfit: the name is no DNS label, the serial number no PrintableString, or one is too long (X.520: 64).
@@ -72,7 +72,7 @@ def _organisation(vendor: str) -> bytes:
 
 
 def server(names: list[str]) -> Identity:
-    """The identity of one of our doors; the first name is also the CN."""
+    """Give the identity of one of our doors; the first name is also the CN."""
     dns, addresses = [], []
     for name in names:
         try:
@@ -86,14 +86,14 @@ def server(names: list[str]) -> Identity:
 
 
 def service(common_name: str) -> Identity:
-    """The identity of a part of lachan that signs."""
+    """Give the identity of a part of lachan that signs."""
     organisation = der.relative_name(ORGANISATION, der.utf8("lachan"))
     subject = der.sequence(organisation, der.relative_name(COMMON_NAME, der.utf8(common_name)))
     return Identity(subject, b"", _text((COMMON_NAME, common_name), _OURS))
 
 
 def _text(*attributes: tuple[str, str]) -> str:
-    """A subject's attributes, the last one first, as RFC 4514 writes them; by hand where nothing is to be escaped."""
+    """Give a subject's attributes, the last one first, as RFC 4514 writes them; by hand where nothing is to be escaped."""
     if all(_is_plain(value) for _, value in attributes):
         return ",".join(f"{_SHORT.get(kind, kind)}={value}" for kind, value in attributes)
     named = [x509.NameAttribute(x509.ObjectIdentifier(kind), value) for kind, value in reversed(attributes)]

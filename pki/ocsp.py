@@ -162,7 +162,7 @@ async def replying(ways: Ways, question: Question, *, source: str = "") -> OcspA
 
 
 def _asked_about(known: tuple[Authority, ...], question: Question) -> Authority | None:
-    """The authority whose certificates all parts of the question are about, by the hashes of its name and key."""
+    """Give the authority whose certificates all parts of the question are about, by the hashes of its name and key."""
     for authority in known:
         if all(authority.hashes[c.hash] == (c.name_hash, c.key_hash) for c in question.certificates):
             return authority
@@ -271,7 +271,7 @@ async def _remembered(ways: Ways, authority: Authority, question: Question, sour
 
 
 def _state_version(authority: str, serial: str, connection: sa.Connection) -> int | str | None:
-    """Changes with every change of the certificate's status; None while nobody knows it."""
+    """Give what changes with every change of the certificate's status; None while nobody knows it."""
     version: int | None = _VERSION.scalar(connection, serial=serial, authority=authority)
     if version is not None:
         return version

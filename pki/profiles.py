@@ -101,7 +101,7 @@ class Template:
         key_id: bytes,
         san: bytes,
     ) -> bytes:
-        """The TBSCertificate (RFC 5280 4.1.2).
+        """Give the TBSCertificate (RFC 5280 4.1.2).
 
         Args:
             serial: positive serial number.
@@ -129,7 +129,7 @@ class Template:
 
 @lru_cache(maxsize=32)
 def compile_template(profile: Profile, issuer: Issuer) -> Template:
-    """The octets that all certificates of ``profile`` under ``issuer`` share."""
+    """Give the octets that all certificates of ``profile`` under ``issuer`` share."""
     authority = issuer.authority
     parts = [
         der.extension("2.5.29.19", x509.BasicConstraints(ca=False, path_length=None).public_bytes(), critical=True),
@@ -159,7 +159,7 @@ def load() -> dict[str, Profile]:
 
 
 def get(name: str) -> Profile:
-    """The profile of that name.
+    """Give the profile of that name.
 
     Raises:
         ProfileUnknown: there is none.

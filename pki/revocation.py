@@ -199,7 +199,7 @@ class _Revisions:
         self._numbers: dict[str, int] = {}
 
     def next(self, authority: str) -> int:
-        """The revision of this transaction's changes."""
+        """Give the revision of this transaction's changes."""
         if authority not in self._numbers:
             self._numbers[authority] = self._count(authority)
         return self._numbers[authority]
@@ -222,7 +222,7 @@ class _Revisions:
 def _rows(
     connection: sa.Connection, principal: Principal, device_id: str, serial_number: str | None
 ) -> Iterable[dict[str, Any]]:
-    """The device's certificates that are neither expired nor revoked, locked in the order every writer uses."""
+    """Give the device's certificates that are neither expired nor revoked, locked in the order every writer uses."""
     devices.get(connection, device_id, principal=principal)
     devices.lock(connection, [device_id])  # comes first everywhere, so that racing writers cannot deadlock
     c = certificates.c

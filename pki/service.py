@@ -50,7 +50,7 @@ class CertificateRow:
 
 
 def certificates_of(rt: Runtime, principal: Principal, device_id: str) -> list[CertificateRow]:
-    """A device's certificates, newest first.
+    """Give a device's certificates, newest first.
 
     Raises:
         Forbidden: the principal lacks ``pki:read``.

@@ -100,7 +100,7 @@ def add_authority(context: InitContext, root: Root, name: str) -> Authority:
 
 
 def make_root() -> Root:
-    """A self-signed P-384 root; its key exists only in the answer."""
+    """Give a self-signed P-384 root; its key exists only in the answer."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name("lachan root")
     certificate = (
@@ -113,7 +113,7 @@ def make_root() -> Root:
 
 
 def sign_issuing(root: Root, public: Any, name: str = authorities.FIRST) -> x509.Certificate:
-    """An issuing authority's certificate: pathLen 0, so that it can certify no further authority."""
+    """Give an issuing authority's certificate: pathLen 0, so that it can certify no further authority."""
     key_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     return (
         _builder(root.certificate.subject, _name(f"lachan {name.replace('-', ' ')}"), public, ISSUING_LIFE)
@@ -139,7 +139,7 @@ def store_offline(root: Root, folder: Path) -> None:
 
 
 def _write_root(connection: sa.Connection, root: Root) -> None:
-    """The root's row and its CRL, which is small and made here once: it stays in its row."""
+    """Give the root's row and its CRL, which is small and made here once: it stays in its row."""
     now = clock.now()
     empty = x509.CertificateRevocationListBuilder(root.certificate.subject, now, now + ROOT_CRL_LIFE)
     key_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

@@ -168,7 +168,7 @@ def _press(signer: SignerContext, request: dict[str, Any]) -> Press:
 
 
 def _authority(signer: SignerContext, profile: Profile, request: dict[str, Any]) -> Authority:
-    """The newest of the profile's line; for a service the one that is asked for."""
+    """Give the newest of the profile's line; for a service the one that is asked for."""
     try:
         if profile.names is Names.SERVICE and request.get("authority") is not None:
             return authorities.kept_authority(signer.settings, request["authority"])

@@ -50,7 +50,7 @@ def _any(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
 
 
 def _standing() -> list[sa.ColumnElement[Any]]:
-    """What both ways of asking must know of the device; ``at`` and ``spki`` are given."""
+    """Tell what both ways of asking must know of the device; ``at`` and ``spki`` are given."""
     against = sa.select(sa.func.count()).select_from(trust.trust_signals).where(_t.device_id == _d.id)
     lasting = (_o.device_id == _d.id, _o.not_after > _moment("at"))
     same_key = _o.spki_sha256 == bindparam("spki")

@@ -96,7 +96,7 @@ ocsp = Handler(look, sign)
 
 @lru_cache(maxsize=16)
 def _responder(certificate: x509.Certificate) -> tuple[bytes, bytes]:
-    """The ResponderID byKey of a responder, and its certificate as answers include it."""
+    """Give the ResponderID byKey of a responder, and its certificate as answers include it."""
     included = der.explicit(0, der.sequence(certificate.public_bytes(Encoding.DER)))
     return der.explicit(2, der.octets(authorities.key_hash(certificate, "sha1"))), included
 
@@ -111,7 +111,7 @@ def _single(authority: Authority, algorithm: str, serial: bytes, standings: Stan
 
 
 def certificate_id(authority: Authority, algorithm: str, serial: bytes) -> bytes:
-    """The CertID of a certificate of an authority; ``serial`` as the content octets of its INTEGER."""
+    """Give the CertID of a certificate of an authority; ``serial`` as the content octets of its INTEGER."""
     name, key = authority.hashes[algorithm]
     identifier = der.sequence(der.oid(HASHES[algorithm]), der.NULL)
     return der.sequence(identifier, der.octets(name), der.octets(key), der.tlv(0x02, serial))

@@ -227,7 +227,7 @@ class _Hold(AbstractAsyncContextManager[bool]):
 
 @contextmanager
 def _opened(data: Path) -> Iterator[int]:
-    """An open file of its own, so that the lock is of this issue and not of the process (fcntl(2): F_OFD_SETLK)."""
+    """Give an open file of its own, so that the lock is of this issue and not of the process (fcntl(2): F_OFD_SETLK)."""
     file = _open(data)
     try:
         yield file

@@ -59,7 +59,7 @@ def current(connection: sa.Connection, *, vendor: str, model: str) -> Declaratio
 
 
 def find(connection: sa.Connection, *, principal: Principal, after: str = "", limit: int = 100) -> list[dict[str, Any]]:
-    """Declarations newest first, before the id ``after``, that the principal may see."""
+    """Give declarations newest first, before the id ``after``, that the principal may see."""
     query = sa.select(declarations).order_by(declarations.c.id.desc()).limit(limit)
     if after:
         query = query.where(declarations.c.id < after)

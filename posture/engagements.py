@@ -313,7 +313,7 @@ def _check_addresses(addresses: list[str], networks: list[str], *, loopback: boo
 
 
 def _check_targets(addresses: list[str], networks: list[str], *, loopback: bool) -> None:
-    """A device's address is what its manufacturer registered: it names nothing special and not this machine by itself."""
+    """Give a device's address is what its manufacturer registered: it names nothing special and not this machine by itself."""
     named = [_network(text) for text in networks]
     for text in filter(_literal, addresses):
         address = _network(text).network_address

@@ -158,7 +158,7 @@ def latest(connection: sa.Connection, device_id: str) -> Assessment:
 
 
 def current(connection: sa.Connection, device_id: str) -> list[tuple[Verdict, datetime, str]]:
-    """The present verdicts of a device with since when and from which assessment; expired ones are unknown by now."""
+    """Give the present verdicts of a device with since when and from which assessment; expired ones are unknown by now."""
     query = sa.select(verdicts).where(verdicts.c.device_id == device_id)
     rows = {row["criterion"]: row for row in connection.execute(query).mappings()}
     now = clock.now()

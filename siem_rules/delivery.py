@@ -46,7 +46,7 @@ class Sender:
 
     @classmethod
     def of(cls, principal: Principal) -> "Sender":
-        """The sender that a principal is. Only a collector's site counts: others speak of no devices but themselves."""
+        """Give the sender that a principal is. Only a collector's site counts: others speak of no devices but themselves."""
         collector = principal.kind is PrincipalKind.COLLECTOR or Role.COLLECTOR in principal.roles
         site = principal.site if collector else None
         return cls(principal.label, principal.kind, principal.id, principal.name, site, principal.vendor)

@@ -35,6 +35,7 @@ from siem_rules.dedupe import Seen
 from siem_rules.delivery import Delivery
 from siem_rules.engine import Engine, Finding
 from siem_rules.errors import DetectorReplaced
+from siem_rules.forgotten import Forgotten
 from siem_rules.rebuild import past
 from siem_rules.schema.event import Place, parse
 from siem_rules.schema.times import Clocks
@@ -121,7 +122,7 @@ class Detector:
         self._rt, self._log, self.rules = rt, segments.opened(rt), rules
         self.doubt = False  # whether a commit had no answer: it may stand all the same
         self.engine = Engine(rules, partial(_bind, Registry(rt.db)))
-        self._seen, self._clocks = Seen(), Clocks()
+        self._seen, self._clocks, self._forgotten = Seen(), Clocks(), Forgotten(rt)
         with rt.db.read() as connection:
             self._checkpoint = LogPlaces(connection, self._log, horizon=rules.horizon + _LATENESS)
         self._backlog = Backlog(self._log, self._checkpoint.positions)
@@ -273,6 +274,9 @@ class Detector:
     def _keep_house(self) -> None:
         self._kept_house = time.monotonic()
         self.engine.expire(clock.now().timestamp())
+        self._forgotten.tell(
+            self.engine.forgotten + Counter({("ids", who): n for who, n in self._seen.forgotten.items()})
+        )
         for name in self._checkpoint.positions:
             self._log.expire(
                 name, before=self._checkpoint.needed(name), keep_bytes=KEEP_BYTES,

@@ -36,7 +36,7 @@ SHARE = 16
 
 
 def instance(rt: Runtime) -> "Ingest":
-    """This process's way in, opened when first asked for and kept by the runtime."""
+    """Give this process's way in, opened when first asked for and kept by the runtime."""
     return rt.keep(Ingest, lambda: Ingest(segments.opened(rt), lag=partial(lag, rt), wake=partial(rt.wake, "detect")))
 
 

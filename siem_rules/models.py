@@ -54,6 +54,14 @@ alert_comments = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 
+#: What the detector forgot for want of room since the installation began; read by the metrics.
+forgotten = sa.Table(
+    "siem_forgotten",
+    metadata,
+    sa.Column("what", sa.String(20), primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False, server_default="0"),
+)
+
 #: How far the detector has come in each stream, and from where its memory is rebuilt; moves with the alerts.
 checkpoints = sa.Table(
     "siem_checkpoints",

@@ -101,7 +101,7 @@ def _start(log: LogStream, name: str, position: Position, wanted: int, most: int
 
 
 def _done(log: LogStream, name: str, position: Position, start: int) -> Iterator[tuple[int, bytes, int | None]]:
-    """Records that were looked at, with how many of their lines were (None: all)."""
+    """Give records that were looked at, with how many of their lines were (None: all)."""
     if start >= position.offset:
         return
     for record in log.read(name, start, limit=position.offset - start):

@@ -54,7 +54,7 @@ class SegmentLog:
         return Writer(self.root / name)
 
     def read(self, name: str, start: int, *, limit: int) -> Iterator[StreamRecord]:
-        """Records from an offset on; see `read`."""
+        """Give records from an offset on; see `read`."""
         return read(self.root / name, start, limit=limit)
 
     def record_at(self, name: str, offset: int) -> bytes | None:
@@ -191,7 +191,7 @@ class Writer:
 
 
 def read(stream: Path, start: int, *, limit: int = 4 << 20) -> Iterator[StreamRecord]:
-    """Records from an offset on, as far as they are on disk; at most about ``limit`` bytes.
+    """Give records from an offset on, as far as they are on disk; at most about ``limit`` bytes.
 
     An offset that retention has removed continues at the oldest record that is left.
 

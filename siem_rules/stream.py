@@ -64,7 +64,7 @@ class LogStream(Protocol):
         """
 
     def read(self, name: str, start: int, *, limit: int) -> Iterator[StreamRecord]:
-        """Records from an offset on, as far as they are synced; at most about ``limit`` bytes.
+        """Give records from an offset on, as far as they are synced; at most about ``limit`` bytes.
 
         An offset that retention has removed continues at the oldest record that is left.
 

@@ -10,12 +10,14 @@ from pydantic import BaseModel, Field
 
 from api.people.access import may, runtime
 from api.problems import documented
-from lachan import health, metrics, trust
+from lachan import clock, health, metrics, trust
 from lachan.errors import DatabaseAway, Unavailable
 from lachan.health import HealthState
 from lachan.identity import Permission, Principal
 from lachan.runtime import Runtime
+from lachan.wiring import Lane
 from lachan.work import jobs, outbox
+from siem_rules import forgotten
 
 router = APIRouter(tags=["health"])
 
@@ -73,8 +75,16 @@ def read_metrics(
             metrics.jobs_poisoned.set(jobs.poisoned(connection))
             metrics.events_total.set(outbox.newest(connection))
             metrics.contained.set(trust.contained(connection))
+            oldest = {lane: jobs.oldest(connection, lane) for lane in Lane}
+            gone = forgotten.counts(connection)
+        now = clock.now()
+        for lane, due in oldest.items():
+            metrics.jobs_waited.labels(str(lane)).set(max(0.0, (now - (due or now)).total_seconds()))
+        for what in ("groups", "matches", "ids"):
+            metrics.forgotten.labels(what).set(gone.get(what, 0))
     except (sa.exc.SQLAlchemyError, DatabaseAway):
-        for gauge in (metrics.jobs_poisoned, metrics.events_total, metrics.contained):
+        waited = [metrics.jobs_waited.labels(str(lane)) for lane in Lane]
+        for gauge in (metrics.jobs_poisoned, metrics.events_total, metrics.contained, *waited):
             gauge.set(float("nan"))
     found = health.now(rt)
     for one in found:

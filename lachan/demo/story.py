@@ -55,7 +55,7 @@ class Story:
         return self.people["admin"]
 
     def events(self, name: str, device: str | None = None) -> list[dict[str, Any]]:
-        """The facts of one name, oldest first: from a device's timeline, else from the feed (sealed facts only)."""
+        """Give the facts of one name, oldest first: from a device's timeline, else from the feed (sealed facts only)."""
         if device:
             shown = self.admin.get(f"/api/v1/devices/{self.device_ids[device]}/timeline?limit=200")["items"]
             return [event for event in reversed(shown) if event["name"] == name]
@@ -196,7 +196,7 @@ def enforce(story: Story) -> Proof:
 
 
 def attack(story: Story) -> Proof:
-    """The storm of the recording goes out through the turning camera's own mutual TLS: seen, but attempts never contain."""
+    """Give the storm of the recording goes out through the turning camera's own mutual TLS: seen, but attempts never contain."""
     camera = story.cameras[TURNING]
     story.lines = replay.ending(replay.BENIGN if story.broken == "attack" else replay.ATTACK, clock.now())
     for made in (camera, story.cameras[NEIGHBOUR]):
@@ -326,7 +326,7 @@ def _verify(story: Story, export: Path, key: Path) -> dict[str, Any]:
 
 
 def _tampered(text: str, event_id: str, *, spared: bool) -> str:
-    """The export with one word of one event changed, and its closing sum made to fit, as somebody who intends it would."""
+    """Give the export with one word of one event changed, and its closing sum made to fit, as somebody who intends it would."""
     lines = text.splitlines()
     for place, line in enumerate(lines):
         entry = json.loads(line)

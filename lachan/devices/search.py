@@ -74,15 +74,14 @@ def narrowed(
         return by_name
     postgresql = connection.dialect.name == "postgresql"
     if len(piece) >= SHORTEST:
-        ids = connection.execute(candidates(connection.dialect.name, devices, piece)).scalars().all()
-        if (
-            len(ids) <= FEW
-        ):  # PostgreSQL would read the registry by name until it has met a page of them: sort them instead
-            sorted_ = query.order_by(*first, devices.c.name + "") if postgresql else by_name
-            return sorted_.where(_among(devices, ids, postgresql=postgresql))
+        some = candidates(connection.dialect.name, devices, piece)
+        if postgresql:  # it would read the registry by name until it has met a page of them: have it sort them instead
+            if connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one() <= FEW:
+                return query.order_by(*first, devices.c.name + "").where(_holds(devices, piece))
+        elif len(ids := connection.execute(some).scalars().all()) <= FEW:
+            return by_name.where(_among(devices, ids))
     at = sa.func.strpos if postgresql else sa.func.instr
-    by_name = by_name.where(at(devices.c.folded, piece) > 0)
-    return by_name.with_hint(devices, "INDEXED BY ix_devices_name_folded", "sqlite")
+    return by_name.where(at(devices.c.folded, piece) > 0)
 
 
 def candidates(dialect: str, devices: sa.Table, piece: str) -> sa.Select[Any]:
@@ -93,10 +92,8 @@ def candidates(dialect: str, devices: sa.Table, piece: str) -> sa.Select[Any]:
     return sa.select(_index.c.device_id).where(sa.literal_column(TABLE).op("MATCH")(phrase)).limit(FEW + 1)
 
 
-def _among(devices: sa.Table, ids: Sequence[str], *, postgresql: bool) -> sa.ColumnElement[bool]:
+def _among(devices: sa.Table, ids: Sequence[str]) -> sa.ColumnElement[bool]:
     """Narrow to so many ids, as one argument: a list of a thousand costs more to write than to answer."""
-    if postgresql:
-        return devices.c.id == sa.any_(sa.literal(list(ids), sa.ARRAY(sa.String)))
     each = sa.func.json_each(json.dumps(list(ids))).table_valued("value")
     return devices.c.id.in_(sa.select(each.c.value))
 

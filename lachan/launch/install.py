@@ -87,7 +87,7 @@ def _why(have: dict[str, str], lock: str) -> str:
 
 
 def _python_with_pip() -> str:
-    """This Python, or the one under it when an active environment carries no pip (uv makes such).
+    """Give this Python, or the one under it when an active environment carries no pip (uv makes such).
 
     Raises:
         CannotStart: neither has pip.

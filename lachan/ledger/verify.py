@@ -224,7 +224,7 @@ class _Check:
             self._extends(self.old)
 
     def _extends(self, old: Checkpoint) -> None:
-        """This tree against an earlier checkpoint."""
+        """Check this tree against an earlier checkpoint."""
         size = self.point.size
         if old.size > size:
             detail = f"the ledger had {old.size} events at the earlier checkpoint and has {size} here: its tail was cut"

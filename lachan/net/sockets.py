@@ -279,7 +279,7 @@ def _plain(address: Address) -> Address:
 
 
 def _carried(address: Address) -> Address:
-    """The IPv4 address that a translator would reach for this one (NAT64, 6to4, Teredo), else the address itself."""
+    """Give the IPv4 address that a translator would reach for this one (NAT64, 6to4, Teredo), else the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
@@ -336,7 +336,7 @@ def special(address: Address) -> bool:
 
 
 def is_own(address: Address) -> bool:
-    """True when the kernel would bind the address; sends nothing."""
+    """Tell whether the kernel would bind the address; sends nothing."""
     address = _plain(address)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
 
 
 def check(data: str | None) -> Iterator[tuple[str, str, str]]:
-    """(what, ok/missing/unknown/absent, advice) for each thing; ``absent`` things are optional."""
+    """Give (what, ok/missing/unknown/absent, advice) for each thing; ``absent`` things are optional."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield "python", "ok" if sys.version_info >= (3, 11) else "missing", f"{version}; 3.11 or newer is needed"
     for program, use in (("openssl", "to check signatures by hand"), ("mosquitto", "an MQTT broker that is driven")):

@@ -57,7 +57,7 @@ class Waker(Protocol):
 
 @contextmanager
 def reachable(path: Path) -> Iterator[str]:
-    """A name for a Unix socket that the kernel takes: at most 107 bytes, so a long path goes through its folder's number.
+    """Give a name for a Unix socket that the kernel takes: at most 107 bytes, so a long path goes through its folder's number.
 
     Raises:
         OSError: the folder cannot be opened.

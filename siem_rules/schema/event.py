@@ -57,7 +57,7 @@ class LogEvent:
 def parse(
     delivery: Delivery, number: int, *, clocks: Clocks | None = None, stream: str = "", offset: int = 0
 ) -> LogEvent:
-    """The event of one line of a batch. A line that is no JSON object becomes an event with its text as ``message``.
+    """Give the event of one line of a batch. A line that is no JSON object becomes an event with its text as ``message``.
 
     Args:
         delivery: the batch.

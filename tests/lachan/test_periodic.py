@@ -49,6 +49,7 @@ FEW = {
     "playbook_versions": "what was loaded",
     "siem_checkpoints": "streams",
     "signer_reconciled": "one row",
+    "siem_forgotten": "three rows",
     "soar_kill_switch": "one row",
     "webhook_receivers": "a row for each URL that was ever configured",
     "trust_pruned": "one row",

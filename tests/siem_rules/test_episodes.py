@@ -192,3 +192,44 @@ def test_an_alert_waits_in_the_turn_of_who_delivered_the_line_that_decided(open_
     with open_rt.db.read() as connection:
         query = sa.select(job_rows.c.sender).where(job_rows.c.kind == "soar.alert").order_by(job_rows.c.id)
         assert list(connection.execute(query).scalars()) == [gateway.label, camera.label]
+
+
+def attempts(host: str, count: int) -> list[dict[str, Any]]:
+    """Refused passwords at a device."""
+    return [
+        {"@timestamp": clock.iso(clock.now() + timedelta(milliseconds=10 * n)), "host": {"name": host}, "process": {"name": "dropbear"},
+         "message": f"Bad password attempt for 'root' from 198.51.100.23:{4000 + n}"} for n in range(count)
+    ]  # fmt: skip
+
+
+def taken(host: str) -> dict[str, Any]:
+    """A password that is taken."""
+    return attempts(host, 1)[0] | {"message": "Password auth succeeded for 'root' from 198.51.100.23:55305"}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_was_seen_before_a_release_completes_nothing_after_it(
+    open_rt: Runtime, moving: Moving, restarted: bool
+) -> None:
+    """A storm before, a login after: what was judged is not counted again; a storm and a login after it are."""
+    camera, detector = device(open_rt, "cam-a"), Detector(open_rt, ruleset.ours())
+
+    def sees(*lines: dict[str, Any]) -> set[str]:
+        nonlocal detector
+        send(open_rt, camera, documents(*lines))
+        if restarted:
+            detector = Detector(open_rt, ruleset.ours())
+        before = len(facts(open_rt))
+        detect_all(detector)
+        moving.by(seconds=1)
+        return {fact.rule_id for fact in facts(open_rt)[before:]}
+
+    names = {rule.name: rule.id for rule in ruleset.ours().all}
+    storm, success = names["ssh_login_storm"], names["ssh_login_after_storm"]
+    assert sees(*attempts("cam-a", 12)) == {storm}
+    released(open_rt, camera)
+    moving.by(seconds=1)
+    assert sees(taken("cam-a")) == set(), "the login completes nothing that was before the release"
+    assert sees(*attempts("cam-a", 3)) == set(), "nor do three more make thirteen"
+    assert sees(*attempts("cam-a", 9)) == {storm}
+    assert sees(taken("cam-a")) == {success}

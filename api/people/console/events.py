@@ -42,6 +42,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "AlertAcknowledged": ("people", N_("Alert acknowledged.")),
     "AlertAssigned": ("people", N_("Alert assigned to %(assignee)s.")),
     "AlertCommented": ("people", N_("Comment on the alert: %(comment)s")),
+    "EvidenceForgotten": ("alert", N_("The detector forgot %(count)s %(what)s of %(sender)s for want of room.")),
     "AlertClosed": ("people", N_("Alert closed: %(verdict)s.")),
     "PlaybookLoaded": ("people", N_("Playbook %(playbook_id)s loaded, version %(version)s.")),
     "PlaybookRefused": ("containment", N_("Playbook %(file)s refused: %(reason)s.")),

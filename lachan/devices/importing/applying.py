@@ -84,7 +84,7 @@ def get(connection: sa.Connection, import_id: str, *, principal: Principal | Non
 
 
 def find(connection: sa.Connection, *, principal: Principal, before: str = "", limit: int = 100) -> list[Import]:
-    """Imports that the principal may see, the newest first, older than a given one."""
+    """Give imports that the principal may see, the newest first, older than a given one."""
     query = scope(principal, sa.select(imports), imports.c.vendor).order_by(imports.c.id.desc()).limit(limit)
     if before:
         query = query.where(imports.c.id < before)
