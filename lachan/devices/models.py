@@ -44,6 +44,7 @@ def _ddl(statement: str, dialect: str) -> Any:
     return made.execute_if(dialect=dialect)
 
 
+_ADDRESSED = sa.text("address IS NOT NULL")
 devices = sa.Table(
     "devices",
     metadata,
@@ -64,6 +65,7 @@ devices = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("folded", sa.Text, nullable=False, server_default="", default=_folded),
     sa.UniqueConstraint("vendor", "serial_number", name="uq_devices_vendor_serial_number"),
+    sa.Index("ix_devices_address", "address", sqlite_where=_ADDRESSED, postgresql_where=_ADDRESSED),
     sa.Index("ix_devices_name_folded", "name", "folded").ddl_if(dialect="sqlite"),
     sa.Index(
         "ix_devices_folded",

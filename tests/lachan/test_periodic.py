@@ -25,6 +25,7 @@ from lachan.work import health
 from lachan.work.jobs import jobs
 from lachan.work.worker import Worker, plan
 from siem_rules import ruleset
+from siem_rules.binding import Registry
 from siem_rules.detector import Detector
 from tests.support import statements
 from tests.support.signer import runtime_with_signer
@@ -186,6 +187,14 @@ def test_no_role_at_rest_reads_a_big_table_whole(city: City) -> None:
     assert city.scans(lambda: Detector(rt, ruleset.ours()).round()) == []
     healthy = [resolve(name) for name in wiring.load().health.values()]
     assert city.scans(lambda: [health(rt) for health in healthy]) == []
+
+
+@pytest.mark.parametrize("claim", ["10.0.0.7", "cam-nobody", "00000007"])
+@pytest.mark.parametrize("site", [None, "00010007"])
+def test_whatever_a_line_calls_a_device_no_look_at_all_devices_finds_it(
+    city: City, claim: str, site: str | None
+) -> None:
+    assert city.scans(lambda: Registry(city.rt.db).resolve(claim, site)) == []
 
 
 def test_a_scan_is_noticed(city: City) -> None:
