@@ -102,12 +102,20 @@ class _Talk:
     found: list[Observation] = field(default_factory=list)
 
     def say(self, document: Mapping[str, Any]) -> None:
+        """Write one document, within the time box: who does not read what he asked for holds nobody."""
         assert self.process.stdin
-        try:
-            self.process.stdin.write(json.dumps(document).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            raise self._died() from None
+        handle, rest = self.process.stdin.fileno(), json.dumps(document).encode() + b"\n"
+        os.set_blocking(handle, False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(handle, selectors.EVENT_WRITE)
+            while rest:
+                self._await(selector)
+                try:
+                    rest = rest[os.write(handle, rest) :]
+                except BlockingIOError:
+                    continue
+                except BrokenPipeError:
+                    raise self._died() from None
 
     def hear(self) -> None:
         """Take what it says until it is done."""
@@ -128,7 +136,8 @@ class _Talk:
         try:
             scope.check_standing()
             if question["ask"] == "pace":
-                patience = max(0.0, min(self.target.step, float(question["patience"])))
+                left = self.target.deadline - time.monotonic()
+                patience = max(0.0, min(left, self.target.step, float(question["patience"])))
                 scope.wait_turn(str(ipaddress.ip_address(question["address"])), patience)
         except SocketRefused as refused:
             return {"refused": refused.detail, "reason": str(refused.reason)}
@@ -136,12 +145,11 @@ class _Talk:
 
     def _lines(self) -> Iterator[bytes]:
         assert self.process.stdout
-        handle, end, rest, taken = self.process.stdout.fileno(), self.target.deadline + GRACE, b"", 0
+        handle, rest, taken = self.process.stdout.fileno(), b"", 0
         with selectors.DefaultSelector() as selector:
             selector.register(handle, selectors.EVENT_READ)
             while True:
-                if (left := end - time.monotonic()) <= 0 or not selector.select(left):
-                    raise _Ended("time_box", "the probe process was ended at the time box of this run")
+                self._await(selector)
                 part = os.read(handle, 65_536)
                 taken += len(part)
                 if not part:
@@ -149,7 +157,23 @@ class _Talk:
                 if taken > MOST:
                     raise _Ended("byte_budget", "the probe process said more than one run takes in")
                 *lines, rest = (rest + part).split(b"\n")
-                yield from lines
+                for line in lines:  # many questions may come at once, and each may take its time to answer
+                    if time.monotonic() >= self._end:
+                        raise self._late()
+                    yield line
+
+    @property
+    def _end(self) -> float:
+        return self.target.deadline + GRACE
+
+    def _await(self, selector: selectors.BaseSelector) -> None:
+        """Wait until the pipe may be used; not beyond the time box."""
+        left = self._end - time.monotonic()
+        if left <= 0 or not selector.select(left):
+            raise self._late()
+
+    def _late(self) -> _Ended:
+        return _Ended("time_box", "the probe process was ended at the time box of this run")
 
     def _died(self) -> _Ended:
         with contextlib.suppress(subprocess.TimeoutExpired):

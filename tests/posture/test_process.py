@@ -79,6 +79,7 @@ def children() -> set[int]:
         ("import time; time.sleep(600)", "time_box"),
         ("import ctypes; ctypes.CDLL(None).sleep(600)", "time_box"),  # holds the GIL, hears no signal of Python's
         ("import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; time.sleep(600)", "time_box"),
+        ("while True: sys.stdout.write('{\"ask\": \"standing\"}\\n')", "time_box"),  # and reads no answer
         ("sys.exit(0)", "probe_error"),
         ("import os; os.kill(os.getpid(), 11)", "probe_error"),
         ("tell('{' * 100000)", "probe_error"),
@@ -102,6 +103,17 @@ def test_whatever_becomes_of_the_process_is_an_observation(program: str, code: s
     assert {one.code for one in rest} == {code}
     assert {one.outcome for one in rest} == {Outcome.ERROR}
     assert {one.probe for one in rest} == NAMES - {"open_ports"}
+
+
+def test_many_questions_at_once_do_not_outlast_the_time_box() -> None:
+    """Each of them waits for its turn, and all of them come in one piece."""
+    program = """tell("\\n".join(['{"ask": "pace", "address": "127.0.0.1", "patience": 5}'] * 60))
+while True: sys.stdin.readline()"""
+    made = target(1, deadline=time.monotonic() + 0.5)
+    began = time.monotonic()
+    found = look(replace(made, scope=replace(made.scope, name="turns", rate=2.0, burst=1)), program)
+    assert time.monotonic() - began < 15
+    assert {one.code for one in found[1:]} == {"time_box"}
 
 
 def test_a_process_that_does_not_begin_is_an_observation() -> None:
