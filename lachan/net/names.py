@@ -45,7 +45,11 @@ def resolve(name: str, *, within: float | None = None) -> ipaddress.IPv4Address 
             if len(_under_way) >= MOST:
                 raise TimeoutError(f"{MOST} other names are being looked up")
             found = _under_way[name] = _LookUp()
-            threading.Thread(target=_look_up, args=(name, found), daemon=True).start()
+            try:
+                threading.Thread(target=_look_up, args=(name, found), daemon=True).start()
+            except RuntimeError as error:  # no room for a thread: the name is not under way, and may be asked for again
+                del _under_way[name]
+                raise OSError(str(error)) from error
     if not found.done.wait(within):
         raise TimeoutError(f"no name server told the address of {name} within {within:g} s")
     if found.error is not None:

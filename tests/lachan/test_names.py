@@ -59,6 +59,17 @@ def test_a_connection_to_it_is_refused_in_time(silent: list[str], monkeypatch: p
     assert silent == ["hook.silent"]
 
 
+def test_a_look_up_that_could_not_begin_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full_machine:
+        full_machine.setattr(threading.Thread, "start", full)
+        with pytest.raises(OSError, match="can't start new thread"):
+            names.resolve("localhost", within=30)
+    assert str(names.resolve("localhost", within=30)) in {"127.0.0.1", "::1"}
+
+
 def test_an_unknown_name_and_one_that_is_none() -> None:
     for name in ("no-such-host.invalid", "a" * 64 + ".example"):
         with pytest.raises(OSError):
