@@ -23,6 +23,7 @@ from soar_playbooks.models import webhook_deliveries, webhook_receivers
 LONGEST = timedelta(hours=1)  # that a receiver may put us off by one answer
 PAUSE = timedelta(minutes=5)  # the longest between two tries at one that does not answer
 GONE = "the receiver said that it is gone (410)"
+OLD = "not taken in all the time that a delivery is tried"
 _C = webhook_receivers.c
 
 
@@ -46,26 +47,31 @@ class Answered:
         return self.status is not None and 200 <= self.status < 300
 
 
-def state(connection: sa.Connection, url: str) -> dict[str, Any]:
-    """Give what is known of a receiver: ``gone_at``, ``not_before``, ``failures``."""
-    row = connection.execute(sa.select(webhook_receivers).where(_C.url == url)).mappings().first()
+def state(connection: sa.Connection, url: str, *, hold: bool = False) -> dict[str, Any]:
+    """Give what is known of a receiver: ``gone_at``, ``not_before``, ``failures``; ``hold`` locks it for a change."""
+    query = sa.select(webhook_receivers).where(_C.url == url)
+    row = connection.execute(query.with_for_update() if hold else query).mappings().first()
     return dict(row) if row else {"url": url, "gone_at": None, "not_before": None, "failures": 0}
 
 
 def note(connection: sa.Connection, url: str, answered: Answered) -> datetime | None:
-    """Write down what a receiver answered; gives the moment before which nothing is sent to it, None for no such."""
+    """Write down what a receiver answered; gives the moment before which nothing is sent to it, None for no such.
+
+    A pause that it asked for is not cut short by what another try, under way meanwhile, was answered.
+    """
     now = clock.now()
     insert_ignore(connection, webhook_receivers, {"url": url, "failures": 0, "updated_at": now}, index=("url",))
-    known = state(connection, url)
+    known = state(connection, url, hold=True)
     failures = 0 if answered.taken else known["failures"] + 1
     values: dict[str, Any] = {"failures": failures, "updated_at": now}
-    not_before = None
+    not_before: datetime | None = known["not_before"]
+    if not_before is not None and not_before <= now:
+        not_before = None
     if answered.status == 410:
         values["gone_at"] = now
     elif not answered.taken:
-        not_before = now + (
-            _asked(answered.retry_after, now) or min(timedelta(seconds=2.0 ** min(failures, 12)), PAUSE)
-        )
+        pause = _asked(answered.retry_after, now) or min(timedelta(seconds=2.0 ** min(failures, 12)), PAUSE)
+        not_before = max(not_before or now, now + pause)
     connection.execute(webhook_receivers.update().where(_C.url == url).values(**values, not_before=not_before))
     return not_before
 

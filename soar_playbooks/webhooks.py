@@ -87,6 +87,8 @@ def deliver(rt: Runtime, job: jobs.Job) -> None:
         return
     if receiver["gone_at"] is not None:
         answered, tried = Answered(None, receivers.GONE), 0
+    elif clock.now() - row["created_at"] > OLDEST:  # whoever waits behind a dead receiver may never have been tried
+        answered, tried = Answered(None, receivers.OLD), 0
     elif receiver["not_before"] is not None and receiver["not_before"] > clock.now():
         raise jobs.Again(receiver["not_before"])
     else:
@@ -105,11 +107,11 @@ def _record(
     """Write what became of a try, and of its receiver; gives when it is tried again, None for never."""
     attempts, now = row["attempts"] + tried, clock.now()
     not_before = receivers.note(connection, url, answered) if tried else None
-    gone = answered.status == 410 or not tried
+    gone = answered.status == 410
     if answered.taken:
         state = "delivered"
     else:
-        state = "failed" if gone or attempts >= TRIES or now - row["created_at"] > OLDEST else "pending"
+        state = "failed" if gone or not tried or attempts >= TRIES else "pending"
     values = {
         "state": state, "attempts": attempts, "last_status": answered.status,
         "last_error": receivers.GONE if gone else answered.error[:2000],

@@ -10,8 +10,9 @@ from lachan import clock
 from lachan.runtime import Runtime
 from lachan.work import outbox
 from lachan.work.jobs import jobs
-from soar_playbooks import cli, health, webhooks
+from soar_playbooks import cli, health, receivers, webhooks
 from soar_playbooks.models import webhook_deliveries
+from soar_playbooks.receivers import Answered
 from tests.soar_playbooks.peer import Peer
 from tests.soar_playbooks.support import new_device, raise_alert, rows, work
 
@@ -106,6 +107,30 @@ def test_a_dead_receiver_costs_one_try_a_pause_whatever_waits(open_rt: Runtime, 
     with clock.travel(timedelta(seconds=140)):
         work(open_rt)
     assert {state for state, _ in states(open_rt)} == {"delivered"}
+
+
+@pytest.mark.parametrize("meanwhile", [Answered(None, "timeout"), Answered(429, "status 429", "30"), Answered(200)])
+def test_a_pause_is_not_cut_short_by_a_try_that_was_under_way(rt: Runtime, meanwhile: Answered) -> None:
+    asked, now = Answered(429, "status 429", "1800"), clock.now()
+    for answered in (asked, meanwhile):
+        with rt.db.write() as connection:
+            receivers.note(connection, "https://hook", answered)
+    with rt.db.read() as connection:
+        assert receivers.state(connection, "https://hook")["not_before"] >= now + timedelta(seconds=1800)
+    with clock.travel(timedelta(hours=1)), rt.db.write() as connection:
+        assert receivers.note(connection, "https://hook", Answered(200)) is None, "a pause that is over is over"
+
+
+def test_what_waits_behind_a_dead_receiver_ends_though_it_was_never_tried(open_rt: Runtime, peer: Peer) -> None:
+    peer.answers["/hook"] = [500] * 100
+    for number in range(5):
+        alert(open_rt, number)
+    work(open_rt)
+    with clock.travel(webhooks.OLDEST + timedelta(hours=1)):
+        work(open_rt)
+        assert states(open_rt) == [("failed", 1), *[("failed", 0)] * 4]
+        assert len(peer.hooks()) == 1
+        assert list(health.check(open_rt)) == [], "old is not gone"
 
 
 def test_deliveries_wait_in_the_receivers_own_turn(open_rt: Runtime, peer: Peer) -> None:
