@@ -36,11 +36,8 @@ _TOGETHER = 10.0
 Fetch = Callable[[Place], dict[str, Any] | None]
 
 
-def record(connection: sa.Connection, finding: Finding, fetch: Fetch) -> str | None:
+def record(connection: sa.Connection, finding: Finding, fetch: Fetch) -> str:
     """Make a finding an alert, or let the alert of its episode grow; return the alert's id.
-
-    None: what was delivered since the last cut does not suffice for it. A cut is a person's close of this rule's alert, and for
-    every rule the end of the device's containment: what was seen before it was judged.
 
     Args:
         connection: the detector's transaction.
@@ -50,9 +47,6 @@ def record(connection: sa.Connection, finding: Finding, fetch: Fetch) -> str | N
     group = hashlib.sha256("\0".join((finding.rule.id, *finding.group)).encode()).hexdigest()
     kept, cut = _episode(connection, finding, group)
     if kept is None:
-        cut = max((at for at in (cut, _released(connection, finding)) if at is not None), default=None)
-        if cut is not None and _moment(finding.since) <= cut:
-            return None
         return _open(connection, _since(finding, cut), fetch, group=group)
     _grow(connection, finding, fetch, kept)
     return str(kept["id"])
@@ -70,7 +64,7 @@ def deduplicated(findings: Iterable[Finding]) -> list[Finding]:
         made[key] = finding if known is None else replace(
             known, first=min(known.first, finding.first), last=max(known.last, finding.last),
             moments=known.moments + finding.moments, heard=known.heard | finding.heard,
-            received=max(known.received, finding.received), since=max(known.since, finding.since),
+            received=max(known.received, finding.received),
         )  # fmt: skip
     return list(made.values())
 
@@ -102,19 +96,6 @@ def _episode(connection: sa.Connection, finding: Finding, group: str) -> tuple[A
         cut = _cut(connection, before)
         return newest if cut is not None and received > cut else before, None
     return newest, None
-
-
-def _released(connection: sa.Connection, finding: Finding) -> datetime | None:
-    """Tell when the device's last containment ended before the finding was received."""
-    if finding.binding.device is None:
-        return None
-    c = outbox.events.c
-    ended = sa.and_(
-        c.device_id == finding.binding.device.id, c.name == ContainmentEnded.__name__,
-        c.happened_at <= _moment(finding.received),
-    )  # fmt: skip
-    found: datetime | None = connection.execute(sa.select(sa.func.max(c.happened_at)).where(ended)).scalar_one()
-    return found
 
 
 def _cut(connection: sa.Connection, alert: Any) -> datetime | None:

@@ -89,7 +89,7 @@ class Flow:
         return self.offsets[self.begin]
 
     def advance(self) -> None:
-        """Give the first record is done."""
+        """Note that the first record is done."""
         self.size -= self.sizes[self.begin]
         self.begin += 1
         self.line = 0

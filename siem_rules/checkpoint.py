@@ -35,7 +35,7 @@ class Lookback:
         self._lowest: dict[int, int] = {}
 
     def note(self, offset: int) -> None:
-        """Give a record at this offset is looked at now."""
+        """Note that a record at this offset is looked at now."""
         bucket = int(time.monotonic() / _BUCKET)
         if offset < self._lowest.get(bucket, offset + 1):
             self._lowest[bucket] = offset
@@ -70,7 +70,7 @@ class LogPlaces:
             self.mark(name, self.rebuild_from[name])
 
     def mark(self, name: str, offset: int) -> None:
-        """Give a record is looked at now."""
+        """Note that a record is looked at now."""
         marks = self.marks.get(name)
         if marks is None:
             marks = self.marks[name] = Lookback(self._horizon)
@@ -109,7 +109,7 @@ class LogPlaces:
                 raise DetectorReplaced(f"The checkpoint of {name} was moved by another detector.")
 
     def moved(self, positions: dict[str, Position]) -> None:
-        """Tell what `move` wrote stands."""
+        """Note that what `move` wrote stands."""
         for name, position in positions.items():
             if position != self.positions.get(name):
                 self._rounds[name] = self._rounds.get(name, 0) + 1

@@ -35,11 +35,10 @@ _IDLE = 120.0
 
 
 class Hit(NamedTuple):
-    """What a group remembers of a match: where the lines lie, who delivered them when, and since when lines were needed for it."""
+    """What a group remembers of a match: where the lines lie, and who delivered them when."""
 
     places: tuple[Place, ...]
     heard: dict[str, float]
-    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,6 @@ class Finding:
         count: matches in the window.
         received: when the line that completed it was delivered.
         claimed: the time which that line says, if it is not trusted.
-        since: lines that were delivered from then on suffice for it.
     """
 
     rule: Rule | Correlation
@@ -78,7 +76,6 @@ class Finding:
     count: int
     received: float
     claimed: float | None
-    since: float
 
 
 class _Match(NamedTuple):
@@ -127,9 +124,7 @@ class Engine:
         for rule in rules:
             if rule.matcher.test(event.fields):
                 self.counters["matches"] += 1
-                match = _Match(
-                    rule, event.at, Hit((event.place,), {event.sender.label: event.received}, event.received), {}
-                )
+                match = _Match(rule, event.at, Hit((event.place,), {event.sender.label: event.received}), {})
                 self._matched(match, event, received, findings)
         return findings
 
@@ -211,9 +206,7 @@ class Engine:
             if target.id in self._above:
                 for moment in change.moments:
                     entries = group.window(moment)
-                    self._matched(
-                        _Match(target, moment, _merge(entries, group.condition), fields), event, received, findings
-                    )
+                    self._matched(_Match(target, moment, _merge(entries), fields), event, received, findings)
         pool.shrink(self._closed)
 
     def _group(
@@ -229,7 +222,7 @@ class Engine:
         return group
 
     def _closed(self, key: tuple[str, ...]) -> None:
-        """Give a group is gone: its place among the alerts of its rule and principal is free."""
+        """A group is gone: its place among the alerts of its rule and principal is free."""
         alert_group = _alert_group(key)
         if alert_group in self._alert_groups:
             self._alert_groups[alert_group].discard(key)
@@ -256,11 +249,11 @@ class Engine:
             else:
                 alert_groups.add(key)
         entries = group.window(change.at)
-        merged = _merge(entries, group.condition)
+        merged = _merge(entries)
         return Finding(
             target, binding, group_key, named, change.episode.first, change.episode.last, max(1, len(change.moments)), fields,
             merged.places or (event.place,), merged.heard | {event.sender.label: event.received}, event.place, len(entries),
-            event.received, None if event.trusted else event.claimed, min(merged.since, event.received),
+            event.received, None if event.trusted else event.claimed,
         )  # fmt: skip
 
 
@@ -273,7 +266,7 @@ def _concerns(rule: Rule, source: dict[str, str]) -> bool:
     return all(value == _ANY or source.get(part) == value for part, value in rule.source.items())
 
 
-def _merge(entries: list[Entry[Hit]], condition: Condition) -> Hit:
+def _merge(entries: list[Entry[Hit]]) -> Hit:
     """Give the lines at both ends, which tell the story, and who was heard there."""
     ends = entries if len(entries) <= 2 * _ENDS else [*entries[:_ENDS], *entries[-_ENDS:]]
     heard: dict[str, float] = {}
@@ -284,4 +277,4 @@ def _merge(entries: list[Entry[Hit]], condition: Condition) -> Hit:
     places = list(dict.fromkeys(place for entry in told for place in entry.what.places))
     if len(places) > EVIDENCE:
         places = places[: EVIDENCE // 2] + places[-EVIDENCE // 2 :]
-    return Hit(tuple(places), heard, condition.since([(entry.slot, entry.at, entry.what.since) for entry in entries]))
+    return Hit(tuple(places), heard)

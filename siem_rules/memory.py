@@ -87,7 +87,7 @@ class Pool:
                 self.grew(key, 1)
 
     def grew(self, key: Key, by: int) -> None:
-        """Give a group remembers one match more (``by`` 1); 0 changes nothing."""
+        """Note that a group remembers one match more (``by`` 1); 0 changes nothing."""
         if by:
             home = self._homes[key]
             self._entries.add(Holding(home.account, home.sender, key))

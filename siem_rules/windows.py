@@ -15,7 +15,6 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from heapq import nlargest
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 EVENTS = 4096
@@ -43,9 +42,6 @@ class Condition(Protocol):
     def satisfied(self, times: Sequence[list[float]], start: float, end: float) -> bool:
         """Tell whether the events from ``start`` to ``end`` satisfy it; ``times`` are sorted, one list per slot."""
 
-    def since(self, events: Sequence[tuple[int, float, float]]) -> float:
-        """Tell from when on delivered events suffice, of those (slot, time, moment of delivery) that satisfy it together."""
-
 
 @dataclass(frozen=True)
 class EventCount:
@@ -58,11 +54,6 @@ class EventCount:
         """See `Condition`."""
         return sum(bisect_right(slot, end) - bisect_left(slot, start) for slot in times) >= self.at_least
 
-    def since(self, events: Sequence[tuple[int, float, float]]) -> float:
-        """See `Condition`."""
-        newest = nlargest(self.at_least, (delivered for _, _, delivered in events))
-        return newest[-1] if len(newest) == self.at_least else -math.inf
-
 
 @dataclass(frozen=True)
 class Temporal:
@@ -73,13 +64,6 @@ class Temporal:
     def satisfied(self, times: Sequence[list[float]], start: float, end: float) -> bool:
         """See `Condition`."""
         return all(bisect_right(slot, end) > bisect_left(slot, start) for slot in times)
-
-    def since(self, events: Sequence[tuple[int, float, float]]) -> float:
-        """See `Condition`."""
-        newest = [-math.inf] * self.slots
-        for slot, _, delivered in events:
-            newest[slot] = max(newest[slot], delivered)
-        return min(newest)
 
 
 @dataclass(frozen=True)
@@ -97,20 +81,6 @@ class TemporalOrdered:
                 return False
             chosen = slot[place]
         return True
-
-    def since(self, events: Sequence[tuple[int, float, float]]) -> float:
-        """See `Condition`. The later one begins, the less there is: the last beginning that leaves enough is found by halves."""
-        begins = sorted({delivered for _, _, delivered in events})
-
-        def enough(begin: float) -> bool:
-            times: list[list[float]] = [[] for _ in range(self.slots)]
-            for slot, at, delivered in events:
-                if delivered >= begin:
-                    times[slot].append(at)
-            return self.satisfied(times, -math.inf, math.inf)
-
-        place = bisect_left(begins, True, key=lambda begin: not enough(begin))
-        return begins[place - 1] if place else -math.inf
 
 
 @dataclass(slots=True)

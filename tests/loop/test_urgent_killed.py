@@ -70,7 +70,9 @@ def test_what_was_acknowledged_is_cut_once_whoever_is_killed(made: Street, role:
     for number in range(TIMES):
         who = next(made.turning)
         until(lambda: process(made, role), timeout=60, what=f"{role} is started again")
-        killed = threading.Timer(0.01 * number, lambda: os.kill(process(made, role), signal.SIGKILL))
+        pid = process(made, role)
+        assert pid > 1, "0 would be this very group of processes"
+        killed = threading.Timer(0.01 * number, os.kill, (pid, signal.SIGKILL))
         killed.start()
         until(lambda who=who: _said(made, who), timeout=60, what="its line is taken")  # type: ignore[misc]
         killed.join()
