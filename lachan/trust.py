@@ -19,7 +19,7 @@ from cryptography import x509
 
 from lachan import clock
 from lachan.database import BigSerial, Database, UtcDateTime, insert_ignore, metadata
-from lachan.statements import Call, Done, Statement, among, later, pipeline
+from lachan.statements import Call, Done, Statement, among, insert_or_replace, later, pipeline
 
 
 class Answer(StrEnum):
@@ -233,19 +233,13 @@ def refuse_certificate(
     connection: sa.Connection, *, keys: CertificateKeys, device_id: str, reason: str, until: datetime
 ) -> None:
     """Have the doors refuse a certificate until it expires; ``reason`` is suspended, revoked or superseded."""
-    values = {**keys.__dict__, "device_id": device_id, "reason": reason, "until": until}
-    if not insert_ignore(connection, trust_refused_certificates, values, index=("tbs_sha256",)):
-        where = trust_refused_certificates.c.tbs_sha256 == keys.tbs_sha256
-        connection.execute(trust_refused_certificates.update().where(where).values(reason=reason, until=until))
-    later(connection, [change_call(device_id, keys)])
+    refused = {**keys.__dict__, "device_id": device_id, "reason": reason, "until": until}
+    later(connection, [(_REFUSE, refused), change_call(device_id, keys)])
 
 
-def accept_certificate(connection: sa.Connection, *, keys: CertificateKeys) -> None:
+def accept_certificate(connection: sa.Connection, *, keys: CertificateKeys, device_id: str) -> None:
     """Stop refusing a certificate (a hold was lifted)."""
-    c = trust_refused_certificates.c
-    gone = trust_refused_certificates.delete().where(c.tbs_sha256 == keys.tbs_sha256).returning(c.device_id)
-    device_id = connection.execute(gone).scalar()
-    later(connection, [change_call(device_id, keys)])
+    later(connection, [(_ACCEPT, {"tbs_sha256_": keys.tbs_sha256}), change_call(device_id, keys)])
 
 
 def touch(connection: sa.Connection, device_id: str | None = None, *, then: Sequence[Call] = ()) -> None:
@@ -364,6 +358,9 @@ SNAPSHOT = Statement(sa.select(sa.literal_column("pg_current_snapshot()::text", 
 _CHANGE = Statement(
     lambda dialect: trust_changes.insert().values(txid=_OWN_TXID if dialect == "postgresql" else 0), columns=_CHANGED
 )
+_REFUSED = trust_refused_certificates.c
+_REFUSE = insert_or_replace(trust_refused_certificates, *_REFUSED.keys(), index=("tbs_sha256",))
+_ACCEPT = Statement(trust_refused_certificates.delete().where(_REFUSED.tbs_sha256 == sa.bindparam("tbs_sha256_")))
 _LAST = Statement(
     lambda dialect: sa.select(sa.func.max(_number(dialect))).where(
         trust_changes.c.device_id == sa.bindparam("device_id_")
@@ -379,7 +376,7 @@ LASTS = Statement(
 _OF_DEVICES = Statement(
     lambda dialect: sa.select(trust_signals).where(among(dialect, trust_signals.c.device_id, "devices"))
 )
-_INSERT = Statement(trust_signals.insert(), columns=tuple(column.name for column in trust_signals.c))
+_INSERT = Statement(trust_signals.insert(), columns=trust_signals.c.keys())
 _OF_DEVICE = Statement(sa.select(trust_signals).where(trust_signals.c.device_id == sa.bindparam("device_id_")))
 _DELETE = Statement(
     trust_signals.delete().where(

@@ -64,23 +64,17 @@ class CertificateHold:
     ) -> Evidence:
         """Hold, or lift, in the caller's unit; settled by the rows."""
         wanted = level is not None and level.rank >= Level.QUARANTINE.rank
-        rows = _LIVE.all(connection, device_id_=target.device_id, now_=clock.now())
-        if rows and wanted:
-            revocation.suspend(
-                rt, connection, ACTOR, device_id=target.device_id, reason=f"containment, intent {intent}",
-                holder=Holder.CONTAINMENT,
-            )  # fmt: skip
-        elif rows and _held_in(connection, target):
-            revocation.release(
-                rt, connection, ACTOR, device_id=target.device_id, reason=f"containment ended, intent {intent}",
-                holder=Holder.CONTAINMENT,
-            )  # fmt: skip
-        if rows:
-            rows = _LIVE.all(connection, device_id_=target.device_id, now_=clock.now())
-        held = _held_in(connection, target) if rows else []
-        seen = {row.serial_number: {"state": row.state} for row in rows}
-        settled = all(row.state != CertificateState.VALID for row in rows) if wanted else not held
-        detail = {"certificates": seen, "held": held, "nothing": not rows}
+        change, reason = (revocation.suspend, "containment") if wanted else (revocation.release, "containment ended")
+        change(
+            rt, connection, ACTOR, device_id=target.device_id, reason=f"{reason}, intent {intent}",
+            holder=Holder.CONTAINMENT,
+        )  # fmt: skip
+        mine = {"device_id_": target.device_id, "now_": clock.now()}
+        live, holding = pipeline(connection, [(_LIVE, mine), (_HOLDING, mine)])
+        held = [row.serial_number for row in holding.rows]
+        seen = {row.serial_number: {"state": row.state} for row in live.rows}
+        settled = not held if not wanted else all(row.state != CertificateState.VALID for row in live.rows)
+        detail = {"certificates": seen, "held": held, "nothing": not seen}
         return Evidence(settled=settled, detail=detail, observed_at=clock.now())
 
     def verify_all(self, rt: Runtime, wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
@@ -144,17 +138,8 @@ def _live(rt: Runtime, target: Target) -> list[Any]:
 
 def _held_here(rt: Runtime, target: Target) -> list[str]:
     with rt.db.read() as connection:
-        return _held_in(connection, target)
-
-
-def _held_in(connection: sa.Connection, target: Target) -> list[str]:
-    query = (
-        sa.select(certificates.c.serial_number)
-        .join(holds, holds.c.certificate_id == certificates.c.id)
-        .where(certificates.c.device_id == target.device_id, certificates.c.not_after > clock.now())
-        .where(holds.c.holder == Holder.CONTAINMENT)
-    )
-    return sorted(connection.execute(query).scalars())
+        rows = _HOLDING.all(connection, device_id_=target.device_id, now_=clock.now())
+        return [row.serial_number for row in rows]
 
 
 def _ocsp_status(rt: Runtime, authority: str, serial_number: str) -> str:
@@ -171,15 +156,19 @@ def _ocsp_status(rt: Runtime, authority: str, serial_number: str) -> str:
     return x509_ocsp.load_der_ocsp_response(found.content).certificate_status.name.lower()
 
 
+_HELD = sa.and_(holds.c.certificate_id == certificates.c.id, holds.c.holder == str(Holder.CONTAINMENT))
+_MINE = sa.and_(
+    certificates.c.device_id == sa.bindparam("device_id_"),
+    certificates.c.not_after > sa.bindparam("now_", type_=certificates.c.not_after.type),
+)
 _LIVE = Statement(
     sa.select(certificates.c.authority, certificates.c.serial_number, certificates.c.state)
-    .where(
-        certificates.c.device_id == sa.bindparam("device_id_"),
-        certificates.c.not_after > sa.bindparam("now_", type_=certificates.c.not_after.type),
-    )
+    .where(_MINE)
     .order_by(certificates.c.id)
 )
-_HELD = sa.and_(holds.c.certificate_id == certificates.c.id, holds.c.holder == str(Holder.CONTAINMENT))
+_HOLDING = Statement(
+    sa.select(certificates.c.serial_number).join(holds, _HELD).where(_MINE).order_by(certificates.c.serial_number)
+)
 _HELD_OF = Statement(
     lambda dialect: (
         sa.select(certificates.c.device_id, certificates.c.not_after)

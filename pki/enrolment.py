@@ -282,6 +282,7 @@ class _Exchange:
             self._named = named
         if signed is None:
             self.csr.check_key(allowed=get(row.profile).keys)
+        standing.refuse_more(row)
         standing.refuse_used_key(row)
         standing.refuse_closed(row)
         return row
@@ -362,6 +363,7 @@ class _Renewal:
         yield from standing.refuse_too_many(row)
         if signed is None:
             self.csr.check_key(allowed=get(row.profile).keys)
+        standing.refuse_more(row)
         standing.refuse_used_key(row)
         standing.refuse_closed(row)
         return row

@@ -85,6 +85,13 @@ class TooManyRenewals(TooMany):
     title, hint = "Too many renewals", "Keep the certificate you have, and wait as Retry-After says."
 
 
+class TooManyCertificates(Forbidden):
+    """The device has as many certificates as a device may have at a time."""
+
+    title = "Too many certificates"
+    hint = "Use one that the device has, or have those revoked that it needs no more: lachan pki revoke DEVICE --serial HEX."
+
+
 class HolderContained(Forbidden):
     """The trust decision on the holder is quarantine or deny: no new certificate, whatever is shown."""
 

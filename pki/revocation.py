@@ -8,17 +8,18 @@ other way round. Limits: a revoked certificate never comes back; ``removeFromCRL
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from cryptography import x509
 
 from lachan import clock, devices, trust
-from lachan.database import after_commit, for_update, insert_ignore
+from lachan.database import after_commit, insert_ignore
 from lachan.events import CertificateReleased, CertificateRevoked, CertificateSuspended
 from lachan.identity import Principal
 from lachan.runtime import Runtime
+from lachan.statements import Statement, among, insert_new, later, listed, pipeline
 from lachan.work import jobs
 from lachan.work.outbox import append
 from pki.errors import HeldByContainment, NoCertificate, RevokedForGood
@@ -52,19 +53,17 @@ def suspend(
     Raises:
         NotFound, NoCertificate, RevokedForGood: the device, or the one certificate named, is not there or is revoked.
     """
-    changed, count = [], _Revisions(rt, connection)
-    for row in _rows(connection, principal, device_id, serial_number):
-        mine = {"certificate_id": row["id"], "holder": holder}
-        values = {**mine, "reason": reason[:200], "by": principal.label, "since": clock.now()}
-        if not insert_ignore(connection, holds, values, index=("certificate_id", "holder")):
-            continue
-        if row["state"] == CertificateState.VALID:
-            _set(connection, row, CertificateState.HELD, "certificate_hold", count)
-            _refuse(connection, row, "suspended")
-        event = CertificateSuspended(device_id=device_id, serial_number=row["serial_number"], reason=reason)
-        append(connection, event, actor=principal)
-        changed.append(row["serial_number"])
-    return changed
+    rows, since = _rows(connection, principal, device_id, serial_number), clock.now()
+    mine = {"holder": str(holder), "reason": reason[:200], "by": principal.label, "since": since}
+    done = pipeline(connection, [(_HOLD, {**mine, "certificate_id": row.id}) for row in rows])
+    changed = [row for row, each in zip(rows, done, strict=True) if each.count]
+    in_force = [row for row in changed if row.state == CertificateState.VALID]
+    _set(rt, connection, in_force, CertificateState.HELD, "certificate_hold")
+    _refuse(connection, in_force, "suspended")
+    for row in changed:
+        event = CertificateSuspended(device_id=device_id, serial_number=row.serial_number, reason=reason)
+        append(connection, event, actor=principal, vendor=row.vendor)
+    return [row.serial_number for row in changed]
 
 
 def release(
@@ -88,23 +87,22 @@ def release(
         NotFound, NoCertificate, RevokedForGood: as in `suspend`.
         HeldByContainment: a person wants to lift what only a containment holds.
     """
-    changed, others, count = [], 0, _Revisions(rt, connection)
-    for row in _rows(connection, principal, device_id, serial_number):
-        mine = sa.and_(holds.c.certificate_id == row["id"], holds.c.holder == holder)
-        lifted = connection.execute(holds.delete().where(mine)).rowcount
-        left = connection.execute(sa.select(holds.c.holder).where(holds.c.certificate_id == row["id"])).first()
-        others += left is not None
-        if not lifted:
-            continue
-        if left is None:
-            _set(connection, row, CertificateState.VALID, "", count)
-            trust.accept_certificate(connection, keys=_keys(row))
-        event = CertificateReleased(device_id=device_id, serial_number=row["serial_number"], reason=reason)
-        append(connection, event, actor=principal)
-        changed.append(row["serial_number"])
-    if not changed and others and holder is Holder.REQUEST:
+    rows = _rows(connection, principal, device_id, serial_number)
+    lifts = [(_LIFT, {"certificate_id_": row.id, "holder_": str(holder)}) for row in rows]
+    mine = {"certificates": listed(connection.dialect.name, [row.id for row in rows])}
+    *done, left = pipeline(connection, [*lifts, (_HELD, mine)])
+    still = {each.certificate_id for each in left.rows}
+    changed = [row for row, each in zip(rows, done, strict=True) if each.count]
+    if not changed and still and holder is Holder.REQUEST:
         raise HeldByContainment("Only a containment holds the certificates of this device.")
-    return changed
+    free = [row for row in changed if row.id not in still]
+    _set(rt, connection, free, CertificateState.VALID, "")
+    for row in free:
+        trust.accept_certificate(connection, keys=_keys(row), device_id=device_id)
+    for row in changed:
+        event = CertificateReleased(device_id=device_id, serial_number=row.serial_number, reason=reason)
+        append(connection, event, actor=principal, vendor=row.vendor)
+    return [row.serial_number for row in changed]
 
 
 def revoke(
@@ -134,15 +132,14 @@ def revoke(
         NoCertificate: the device has no such certificate.
         RevokedForGood: the one certificate named is revoked already.
     """
-    changed, count = [], _Revisions(rt, connection)
-    for row in _rows(connection, principal, device_id, serial_number):
-        connection.execute(holds.delete().where(holds.c.certificate_id == row["id"]))
-        _set(connection, row, CertificateState.REVOKED, str(reason), count)
-        _refuse(connection, row, "revoked")
-        event = CertificateRevoked(device_id=device_id, serial_number=row["serial_number"], reason=str(reason))
-        append(connection, event, actor=principal)
-        changed.append(row["serial_number"])
-    return changed
+    rows = _rows(connection, principal, device_id, serial_number)
+    later(connection, [(_LIFT_ALL, {"certificate_id_": row.id}) for row in rows])
+    _set(rt, connection, rows, CertificateState.REVOKED, str(reason))
+    _refuse(connection, rows, "revoked")
+    for row in rows:
+        event = CertificateRevoked(device_id=device_id, serial_number=row.serial_number, reason=str(reason))
+        append(connection, event, actor=principal, vendor=row.vendor)
+    return [row.serial_number for row in rows]
 
 
 def close_unrecorded(rt: Runtime, connection: sa.Connection, *, authority: str, serial_number: str) -> bool:
@@ -171,7 +168,7 @@ def close_unrecorded(rt: Runtime, connection: sa.Connection, *, authority: str, 
     }  # fmt: skip
     if not insert_ignore(connection, unrecorded, row, index=("serial_number", "authority")):
         return False
-    _Revisions(rt, connection).next(authority)
+    _count_change(rt, connection, authority)
     return True
 
 
@@ -187,50 +184,27 @@ def revision(connection: sa.Connection, authority: str) -> int:
     return connection.execute(sa.select(revisions.c.revision).where(mine)).scalar() or 0
 
 
-class _Revisions:
-    """Counts one transaction's change of state, once for each authority, and makes the next CRL of it due.
+def _count_change(rt: Runtime, connection: sa.Connection, authority: str) -> int:
+    """Count a change of state of an authority's certificates, make its next CRL due, and give the count: the revision.
 
-    The counter's row stays locked until the commit, so revisions become visible in their order; the job's key has the
-    revision, so that no change hides behind a running job.
+    The counter's row stays locked until the commit, so revisions become visible in their order.
     """
-
-    def __init__(self, rt: Runtime, connection: sa.Connection) -> None:
-        self._rt, self._connection = rt, connection
-        self._numbers: dict[str, int] = {}
-
-    def next(self, authority: str) -> int:
-        """Give the revision of this transaction's changes."""
-        if authority not in self._numbers:
-            self._numbers[authority] = self._count(authority)
-        return self._numbers[authority]
-
-    def _count(self, authority: str) -> int:
-        connection, mine = self._connection, revisions.c.authority == authority
-        bump = revisions.update().where(mine).values(revision=revisions.c.revision + 1)
-        first = {"authority": authority, "revision": 1}
-        if connection.execute(bump).rowcount == 0 and not insert_ignore(
-            connection, revisions, first, index=("authority",)
-        ):
-            connection.execute(bump)
-        number = revision(connection, authority)
-        payload = {"authority": authority, "revision": number}
-        jobs.enqueue(connection, "pki.crl", payload, key=f"pki.crl:{authority}:{number}")
-        after_commit(connection, self._rt.wake)
-        return number
+    number: int = _COUNT.scalar(connection, authority=authority)
+    jobs.enqueue(connection, "pki.crl", {"authority": authority, "revision": number})
+    after_commit(connection, rt.wake)
+    return number
 
 
-def _rows(
-    connection: sa.Connection, principal: Principal, device_id: str, serial_number: str | None
-) -> Iterable[dict[str, Any]]:
-    """Give the device's certificates that are neither expired nor revoked, locked in the order every writer uses."""
-    devices.get(connection, device_id, principal=principal)
-    devices.lock(connection, [device_id])  # comes first everywhere, so that racing writers cannot deadlock
-    c = certificates.c
-    query = sa.select(certificates).where(c.device_id == device_id, c.not_after > clock.now()).order_by(c.id)
-    if serial_number is not None:
-        query = query.where(c.serial_number == serial_number.lower().lstrip("0"))
-    rows = [dict(row) for row in connection.execute(for_update(query, connection)).mappings()]
-    live = [row for row in rows if row["state"] != CertificateState.REVOKED]
+def _rows(connection: sa.Connection, principal: Principal, device_id: str, serial_number: str | None) -> list[Any]:
+    """Give the device's certificates that are neither expired nor revoked, in the order every writer uses.
+
+    The device's lock comes first everywhere and is enough: whoever changes the state of a certificate holds it.
+    """
+    mine = (_OF_DEVICE, {"device_id_": device_id, "now_": clock.now()})
+    _, (found,) = devices.locked_and(connection, device_id, [mine], principal=principal)
+    named = serial_number and serial_number.lower().lstrip("0")
+    rows = [row for row in found.rows if named is None or row.serial_number == named]
+    live = [row for row in rows if row.state != CertificateState.REVOKED]
     if serial_number is not None and not rows:
         raise NoCertificate(f"The device has no certificate {serial_number} in its validity.")
     if serial_number is not None and not live:
@@ -238,25 +212,66 @@ def _rows(
     return live
 
 
-def _set(
-    connection: sa.Connection, row: dict[str, Any], state: CertificateState, reason: str, count: _Revisions
-) -> None:
-    values = {
-        "state": state, "reason": reason, "state_since": clock.now().replace(microsecond=0),
-        "state_version": certificates.c.state_version + 1, "revision": count.next(row["authority"]),
-    }  # fmt: skip
-    connection.execute(certificates.update().where(certificates.c.id == row["id"]).values(**values))
+def _set(rt: Runtime, connection: sa.Connection, rows: Sequence[Any], state: CertificateState, reason: str) -> None:
+    """Give certificates a state, and their authorities' changes a number each."""
+    since = clock.now().replace(microsecond=0)
+    for authority in sorted({row.authority for row in rows}):
+        mine = [row.id for row in rows if row.authority == authority]
+        values = {
+            "certificates": listed(connection.dialect.name, mine), "state_": str(state), "reason_": reason,
+            "since_": since, "revision_": _count_change(rt, connection, authority),
+        }  # fmt: skip
+        later(connection, [(_SET, values)])
 
 
-def _refuse(connection: sa.Connection, row: dict[str, Any], reason: str) -> None:
-    trust.refuse_certificate(
-        connection,
-        keys=_keys(row),
-        device_id=row["device_id"],
-        reason=reason,
-        until=row["not_after"],
+def _refuse(connection: sa.Connection, rows: Iterable[Any], reason: str) -> None:
+    for row in rows:
+        trust.refuse_certificate(
+            connection, keys=_keys(row), device_id=row.device_id, reason=reason, until=row.not_after
+        )  # fmt: skip
+
+
+def _keys(row: Any) -> trust.CertificateKeys:
+    return trust.CertificateKeys.of(x509.load_der_x509_certificate(row.certificate))
+
+
+_C, _D = certificates.c, devices.devices.c
+_OF_DEVICE = Statement(
+    sa.select(certificates, _D.vendor)
+    .join(devices.devices, _D.id == _C.device_id)
+    .where(_C.device_id == sa.bindparam("device_id_"), _C.not_after > sa.bindparam("now_", type_=_C.not_after.type))
+    .order_by(_C.id)
+)
+_HOLD = insert_new(holds, *holds.c.keys(), index=("certificate_id", "holder"))
+_LIFT = Statement(
+    holds.delete().where(
+        holds.c.certificate_id == sa.bindparam("certificate_id_"), holds.c.holder == sa.bindparam("holder_")
     )
+)
+_LIFT_ALL = Statement(holds.delete().where(holds.c.certificate_id == sa.bindparam("certificate_id_")))
+_HELD = Statement(
+    lambda dialect: sa.select(holds.c.certificate_id).where(among(dialect, holds.c.certificate_id, "certificates"))
+)
+_SET = Statement(
+    lambda dialect: (
+        certificates.update()
+        .where(among(dialect, _C.id, "certificates"))
+        .values(
+            state=sa.bindparam("state_"), reason=sa.bindparam("reason_"), revision=sa.bindparam("revision_"),
+            state_since=sa.bindparam("since_"), state_version=_C.state_version + 1,
+        )
+    )
+)  # fmt: skip
 
 
-def _keys(row: dict[str, Any]) -> trust.CertificateKeys:
-    return trust.CertificateKeys.of(x509.load_der_x509_certificate(row["certificate"]))
+def _count(dialect: str) -> Any:
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    first = insert(revisions).values(revision=1)
+    more = first.on_conflict_do_update(index_elements=["authority"], set_={"revision": revisions.c.revision + 1})
+    return more.returning(revisions.c.revision)
+
+
+_COUNT = Statement(_count, columns=("authority",))

@@ -26,6 +26,7 @@ from pki.errors import (
     IssueClosed,
     KeyInUse,
     KeyUnfit,
+    TooManyCertificates,
     TooManyRenewals,
 )
 from pki.models import attempts, certificates, secrets, unrecorded
@@ -33,6 +34,7 @@ from pki.states import CertificateState, Reason
 
 AGAIN = timedelta(minutes=10)  # in which the same key gets the same certificate: an answer may be lost
 RENEWALS, RENEWAL_WINDOW = 20, timedelta(hours=1)  # of one device; each costs a signature, a row and a fact for ever
+CERTIFICATES = 100  # of one device, neither expired nor revoked: containing it holds each, in one unit
 Row = Any  # a row of `BY_SECRET` or `BY_CERTIFICATE`
 
 _d, _c, _s, _t, _a = devices.devices.c, certificates.c, secrets.c, trust.trust_signals.c, attempts.c
@@ -53,6 +55,7 @@ def _standing() -> list[sa.ColumnElement[Any]]:
     """Tell what both ways of asking must know of the device; ``at`` and ``spki`` are given."""
     against = sa.select(sa.func.count()).select_from(trust.trust_signals).where(_t.device_id == _d.id)
     lasting = (_o.device_id == _d.id, _o.not_after > _moment("at"))
+    usable = sa.select(sa.func.count()).select_from(_other).where(*lasting, _o.state != CertificateState.REVOKED)
     same_key = _o.spki_sha256 == bindparam("spki")
     compromised = sa.and_(_o.state == CertificateState.REVOKED, _o.reason == Reason.KEY_COMPROMISE)
     return [
@@ -60,6 +63,7 @@ def _standing() -> list[sa.ColumnElement[Any]]:
         against.correlate(devices.devices).scalar_subquery().label("against"),
         _any(*lasting, _o.state == CertificateState.HELD).label("held"),
         _any(*lasting, _o.state == CertificateState.VALID).label("in_force"),
+        usable.correlate(devices.devices).scalar_subquery().label("usable"),
         _any(same_key, sa.or_(_o.device_id.is_(None), _o.device_id != _d.id)).label("key_of_another"),
         _any(same_key, _o.device_id == _d.id, compromised).label("key_compromised"),
         sa.exists(
@@ -225,6 +229,16 @@ def refuse_used_key(row: Row) -> None:
         raise KeyInUse("Another device has a certificate for this key.")
     if row.key_compromised:
         raise KeyUnfit("A certificate for this key was revoked because the key is compromised.")
+
+
+def refuse_more(row: Row) -> None:
+    """Keep what a containment must hold, and what a CRL must then list, within bounds for each device.
+
+    Raises:
+        TooManyCertificates: it has `CERTIFICATES` that are neither expired nor revoked.
+    """
+    if row.usable >= CERTIFICATES:
+        raise TooManyCertificates(f"{row.name} has {row.usable} certificates that have not expired.")
 
 
 def refuse_too_many(row: Row) -> Script[None]:

@@ -276,7 +276,7 @@ def test_a_refused_certificate_closes_its_connection_and_is_refused_again(doors:
         until(lambda: outcome(client) in ("403", "cut"), timeout=5)
         until(lambda: ask(doors, credential).json().get("reason") == reason, timeout=5)
     with doors.rt.db.write() as connection:
-        trust.accept_certificate(connection, keys=credential.keys)
+        trust.accept_certificate(connection, keys=credential.keys, device_id=camera.id)
     until(lambda: ask(doors, credential).status_code == 200, timeout=5)
 
 

@@ -63,5 +63,5 @@ def test_refused_certificates_stand_in_a_view_until_they_expire(rt: Runtime) -> 
         assert view_of(rt.db).refusal(one) == "revoked"  # either key is enough
     with clock.travel(timedelta(days=2)):
         assert len(view_of(rt.db)) == 0
-    rt.db.run(lambda c: trust.accept_certificate(c, keys=KEYS))
+    rt.db.run(lambda c: trust.accept_certificate(c, keys=KEYS, device_id="d"))
     assert len(view_of(rt.db)) == 0

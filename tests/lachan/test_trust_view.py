@@ -71,7 +71,7 @@ def test_a_follower_sees_what_was_set_cleared_refused_and_accepted(db: Database,
     assert follower.view.refusal(KEYS[0]) == "revoked"
     assert follower.view.refusal(CertificateKeys(KEYS[1].tbs_sha256, KEYS[0].issuer_serial)) == "revoked"
     release(db, "a")
-    db.run(lambda c: trust.accept_certificate(c, keys=KEYS[0]))
+    db.run(lambda c: trust.accept_certificate(c, keys=KEYS[0], device_id="d"))
     follower.look()
     assert follower.kept_out() == {"b"}
     assert follower.view.refusal(KEYS[0]) is None
@@ -83,7 +83,7 @@ def test_two_certificates_of_one_issuer_and_serial_are_told_apart(db: Database, 
     twin = CertificateKeys(KEYS[1].tbs_sha256, KEYS[0].issuer_serial)
     refuse(db, KEYS[0], "d")
     refuse(db, twin, "e")
-    db.run(lambda c: trust.accept_certificate(c, keys=KEYS[0]))
+    db.run(lambda c: trust.accept_certificate(c, keys=KEYS[0], device_id="d"))
     follower.look()
     assert follower.view.refusal(twin) == "revoked"
     assert follower.view.refusal(CertificateKeys(KEYS[2].tbs_sha256, KEYS[0].issuer_serial)) == "revoked"
@@ -206,7 +206,7 @@ def test_one_look_reads_one_moment(db: Database, follower: Follower) -> None:
     def swap(connection: sa.Connection, *, contained: bool) -> None:
         if contained:
             trust.set_signal(connection, signal("d"))
-            trust.accept_certificate(connection, keys=KEYS[0])
+            trust.accept_certificate(connection, keys=KEYS[0], device_id="d")
         else:
             day = clock.now() + timedelta(days=1)
             trust.refuse_certificate(connection, keys=KEYS[0], device_id="d", reason="revoked", until=day)
@@ -256,7 +256,7 @@ def test_followers_and_the_database_agree_after_any_order_of_commits(db: Databas
                     case 2:
                         trust.refuse_certificate(connection, keys=keys, device_id="d", reason="held", until=day)
                     case 3:
-                        trust.accept_certificate(connection, keys=keys)
+                        trust.accept_certificate(connection, keys=keys, device_id="d")
 
         for _ in range(40):
             db.run(unit)

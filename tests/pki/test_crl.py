@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -57,20 +57,13 @@ def insert(db: Database, values: list[dict]) -> None:
         connection.execute(certificates.insert(), values)
 
 
-def change(rt: Runtime, serials: Iterable[str], state: CertificateState) -> None:
+def change(rt: Runtime, serials: Sequence[str], state: CertificateState) -> None:
     """What `revoke` and `release` do to the rows of certificates."""
 
     def unit(connection: sa.Connection) -> None:
-        count = revocation._Revisions(rt, connection)
-        for serial in serials:
-            row = (
-                connection.execute(sa.select(certificates).where(certificates.c.serial_number == serial))
-                .mappings()
-                .one()
-            )
-            revocation._set(
-                connection, dict(row), state, "superseded" if state is CertificateState.REVOKED else "", count
-            )
+        found = connection.execute(sa.select(certificates).where(certificates.c.serial_number.in_(serials))).all()
+        reason = "superseded" if state is CertificateState.REVOKED else ""
+        revocation._set(rt, connection, found, state, reason)
 
     rt.db.run(unit)
 

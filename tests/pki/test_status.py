@@ -18,10 +18,10 @@ from lachan.errors import Forbidden
 from lachan.identity import Role
 from lachan.runtime import Runtime
 from lachan.work.worker import Worker
-from pki import authorities, crl, errors, lint, models, ocsp, service
+from pki import authorities, crl, errors, lint, models, ocsp, service, standing
 from pki.states import Holder, Reason
 from tests.conftest import person
-from tests.pki.support import ADMIN, Camera, camera, csr, facts
+from tests.pki.support import ADMIN, Camera, camera, csr, facts, names_of
 from tests.support.view import view_of
 
 
@@ -244,6 +244,48 @@ def test_enforcement_point_holds_and_lifts_only_its_own(signer_rt: Runtime) -> N
     assert point.observe(signer_rt) == {}
     call(signer_rt, "pki.release", cam.id)
     assert status(signer_rt, certificate)[0] == "GOOD"
+
+
+def renewed(rt: Runtime, cam: Camera, certificate: x509.Certificate) -> x509.Certificate:
+    request = csr(subject=certificate.subject, names=names_of(certificate))
+    return service.reenrol(rt, device_id=cam.id, certificate=certificate, csr_der=request).certificate
+
+
+def test_every_certificate_of_a_device_is_held_and_lifted(signer_rt: Runtime) -> None:
+    """One is revoked, one a person holds: each keeps what it had."""
+    cam, first = enrolled(signer_rt)
+    others = [renewed(signer_rt, cam, first) for _ in range(4)]
+    by_number = [f"{certificate.serial_number:x}" for certificate in (first, *others)]
+    call(signer_rt, "pki.revoke", cam.id, serial_number=by_number[1], reason="superseded")
+    call(signer_rt, "pki.suspend", cam.id, serial_number=by_number[2])
+    point = enforcement.points(signer_rt)["certificate-hold"]
+    evidence = point.apply(signer_rt, target(cam), Level.QUARANTINE, intent="i")
+    assert evidence.settled
+    assert evidence.detail["held"] == sorted(set(by_number) - {by_number[1]})
+    assert len(facts(signer_rt, "CertificateSuspended")) == 5  # a person's and four of the containment
+    assert point.release(signer_rt, target(cam), intent="j").settled
+    assert [status(signer_rt, certificate)[0] for certificate in (first, *others)] == [
+        "GOOD", "REVOKED", "REVOKED", "GOOD", "GOOD",
+    ]  # fmt: skip
+    assert len(facts(signer_rt, "CertificateReleased")) == 4
+
+
+def test_a_device_has_a_bounded_number_of_certificates(signer_rt: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who renews for months makes the containment of its device, and the next CRL, as long as it likes."""
+    monkeypatch.setattr(standing, "CERTIFICATES", 3)
+    cam, first = enrolled(signer_rt)
+    second = renewed(signer_rt, cam, first)
+    renewed(signer_rt, cam, first)
+    with pytest.raises(errors.TooManyCertificates):
+        renewed(signer_rt, cam, first)
+    with signer_rt.db.write() as connection:
+        secret = service.issue_secret(signer_rt, connection, ADMIN, cam.id).secret
+    with pytest.raises(errors.TooManyCertificates):
+        cam.enrol(signer_rt, csr(), secret)
+    call(signer_rt, "pki.revoke", cam.id, serial_number=f"{second.serial_number:x}", reason="superseded")
+    assert cam.enrol(signer_rt, csr(), secret).certificate
+    with pytest.raises(errors.TooManyCertificates):
+        renewed(signer_rt, cam, first)
 
 
 def test_release_of_containment_leaves_a_revocation(signer_rt: Runtime) -> None:
