@@ -147,9 +147,9 @@ class Installation:
         """CPU seconds of all server processes so far."""
         return cpu.total(self.pids)
 
-    def settle(self) -> None:
-        """Wait until what was asked of it is done, background work included."""
-        cpu.quiet(self.pids, idle=self.idle)
+    def settle(self, *, most: float = 120.0) -> None:
+        """Wait until what was asked of it is done, background work included; so many seconds at most."""
+        cpu.quiet(self.pids, idle=self.idle, most=most)
 
     @property
     def root(self) -> Path:

@@ -206,13 +206,13 @@ def waiting(count: int) -> Load:
 
         def more(left: int) -> None:
             for some in (min(500, left - start) for start in range(0, left, 500)):
-                with contextlib.suppress(StopIteration):  # no device is left that did not turn
-                    quarter.deliver(some)
+                quarter.deliver(some)
 
         def loop(stop: threading.Event) -> None:
-            while not stop.wait(0.2):
-                if quarter.alerts - quarter.rows.one(query) < count // 2:
-                    more(count // 2)
+            with contextlib.suppress(StopIteration):  # no device is left that did not turn
+                while not stop.wait(0.2):
+                    if quarter.alerts - quarter.rows.one(query) < count // 2:
+                        more(count // 2)
 
         with quarter.held():
             more(count)

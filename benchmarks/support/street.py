@@ -56,10 +56,12 @@ class Seen:
     Attributes:
         seconds: of each, from the line to the refusal; `NEVER` for one that was not refused.
         errors: what somebody else was answered, or not.
+        again: devices that a new connection let in after they were refused.
     """
 
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
 
     def quantile(self, share: float) -> float:
         """Give the milliseconds below which that share of the samples lies."""

@@ -56,6 +56,7 @@ def test_a_device_that_turns_is_refused_whatever_else_goes_on(made: Street, name
     assert seen.quantile(0.5) <= 1000, seen.seconds
     assert max(seen.seconds) <= 5, seen.seconds
     assert seen.errors == []
+    assert seen.again == []
 
 
 def test_a_device_that_says_nothing_of_the_kind_stays(made: Street) -> None:
