@@ -30,7 +30,7 @@ class Ranking(Generic[K]):
         return self._counts.get(key, 0)
 
     def change(self, key: K, by: int) -> None:
-        """Count one more (``by`` 1) or one less (-1)."""
+        """Count so many more, or one less (``by`` -1)."""
         before = self._counts.get(key, 0)
         after = before + by
         if before:
@@ -74,12 +74,12 @@ class Holders:
         self._of_sender: dict[tuple[str, str], Ranking[Any]] = {}
         self.total = 0
 
-    def add(self, path: Holding) -> None:
-        """Count one more."""
-        self.total += 1
-        held = self._leaves[path] = self._leaves.get(path, 0) + 1
+    def add(self, path: Holding, by: int = 1) -> None:
+        """Count so many more."""
+        self.total += by
+        held = self._leaves[path] = self._leaves.get(path, 0) + by
         if held > self._floor:
-            self._count(path, 1)
+            self._count(path, min(by, held - self._floor))
 
     def remove(self, path: Holding) -> None:
         """Count one less."""

@@ -58,6 +58,9 @@ _FLAGS = {
 }  # fmt: skip
 
 
+_EXPRESSION, _KEYWORD = 20, 50  # what they cost beside a comparison, about
+
+
 class Unsupported(ValueError):
     """The rule uses something that this matcher does not know; the text says what."""
 
@@ -71,12 +74,14 @@ class Matcher:
         name: the field that a leaf reads; empty for keywords, None for inner nodes.
         children: the nodes below, of inner nodes.
         negated: whether the node turns its child around.
+        cost: what a test of it costs, a comparison being 1; of several, the cheap ones are asked first.
     """
 
     test: Test
     name: str | None = None
     children: "tuple[Matcher, ...]" = field(default=())
     negated: bool = False
+    cost: int = 1
 
     def explain(self, fields: Fields) -> dict[str, Any]:
         """Fields and values that made the event match; what had to be absent is not among them."""
@@ -97,28 +102,46 @@ def compile_condition(node: Any) -> Matcher:
         Unsupported: the condition uses what this matcher does not know.
     """
     if isinstance(node, ConditionAND | ConditionOR):
-        children = tuple(compile_condition(argument) for argument in node.args)
-        tests = tuple(child.test for child in children)
-        whole = all if isinstance(node, ConditionAND) else any
-        return Matcher(lambda fields: whole(test(fields) for test in tests), children=children)
+        return _whole([compile_condition(argument) for argument in node.args], every=isinstance(node, ConditionAND))
     if isinstance(node, ConditionNOT):
         child = compile_condition(node.args[0])
         inner = child.test
-        return Matcher(lambda fields: not inner(fields), children=(child,), negated=True)
+        return Matcher(lambda fields: not inner(fields), children=(child,), negated=True, cost=child.cost)
     if isinstance(node, ConditionFieldEqualsValueExpression):
         return _leaf(node.field, node.value)
     if isinstance(node, ConditionValueExpression):
-        return Matcher(_keyword(node.value), name="")
+        return Matcher(_keyword(node.value), name="", cost=_KEYWORD)
     if isinstance(node, ConditionItem):
         raise Unsupported(f"condition element {type(node).__name__}")
     raise Unsupported(f"empty or unknown condition {node!r}")
 
 
+def _whole(children: Sequence[Matcher], *, every: bool) -> Matcher:
+    """Give the node that wants every child, or any of them."""
+    tests = tuple(child.test for child in sorted(children, key=lambda child: child.cost))
+
+    def all_of(fields: Fields) -> bool:
+        for test in tests:  # noqa: SIM110 - the builtins over a generator take twice as long
+            if not test(fields):
+                return False
+        return True
+
+    def any_of(fields: Fields) -> bool:
+        for test in tests:  # noqa: SIM110
+            if test(fields):
+                return True
+        return False
+
+    cost = sum(child.cost for child in children)
+    return Matcher(all_of if every else any_of, children=tuple(children), cost=cost)
+
+
 def _leaf(name: str, value: SigmaType) -> Matcher:
     if isinstance(value, SigmaExpansion):
-        children = tuple(_leaf(name, part) for part in value.values)
-        tests = tuple(child.test for child in children)
-        return Matcher(lambda fields: any(test(fields) for test in tests), children=children)
+        made = _whole([_leaf(name, part) for part in value.values], every=False)
+        if all(type(part) is SigmaString for part in value.values):  # one reading, one lower-casing for all of them
+            made.test = _of_field(name, _strings(value.values))
+        return made
     if isinstance(value, SigmaExists):
         wanted = value.exists
         return Matcher(lambda fields: (name in fields) is wanted, name=name)
@@ -126,7 +149,12 @@ def _leaf(name: str, value: SigmaType) -> Matcher:
         return Matcher(lambda fields: fields.get(name) is None, name=name)
     if isinstance(value, SigmaFieldReference):
         return Matcher(_reference(name, value), name=name)
-    one = _value(value)
+    cost = _EXPRESSION if isinstance(value, SigmaRegularExpression) else 1
+    return Matcher(_of_field(name, _value(value)), name=name, cost=cost)
+
+
+def _of_field(name: str, one: Callable[[Any], bool]) -> Test:
+    """Give the test of a field by that of a value: a list matches if any member does, what is not there does not."""
 
     def test(fields: Fields) -> bool:
         found = fields.get(name)
@@ -136,7 +164,7 @@ def _leaf(name: str, value: SigmaType) -> Matcher:
             return any(one(part) for part in found if part is not None)
         return one(found)
 
-    return Matcher(test, name=name)
+    return test
 
 
 def _value(value: SigmaType) -> Callable[[Any], bool]:
@@ -194,6 +222,22 @@ def _string(value: SigmaString) -> Callable[[Any], bool]:
     if cased:
         return lambda found: chosen(text(found))
     return lambda found: chosen(text(found).lower())
+
+
+def _strings(values: Sequence[Any]) -> Callable[[Any], bool]:
+    """Give the test of several texts, any of which may match."""
+    for value in values:
+        _string(value)  # refuses what cannot be
+    globs = tuple(_glob(_lower(value.s)) for value in values)
+
+    def test(found: Any) -> bool:
+        lowered = text(found).lower()
+        for glob in globs:  # noqa: SIM110
+            if glob(lowered):
+                return True
+        return False
+
+    return test
 
 
 def _lower(parts: Sequence[Any]) -> list[Any]:
@@ -257,10 +301,10 @@ def _regular(value: SigmaRegularExpression) -> Callable[[Any], bool]:
     """
     flags = "".join(sorted(_FLAGS[flag] for flag in value.flags))
     try:
-        pattern = patterns.compile(f"(?{flags}){value.regexp}" if flags else str(value.regexp))
+        pattern = patterns.compile(f"(?{flags}){value.regexp}" if flags else str(value.regexp), captures=False)
     except patterns.PatternRefused as refused:
         raise Unsupported(f"the regular expression cannot be matched in linear time: {refused}") from refused
-    return lambda found: pattern.search(text(found)) is not None
+    return lambda found: pattern.found(text(found))
 
 
 def _cidr(value: SigmaCIDRExpression) -> Callable[[Any], bool]:

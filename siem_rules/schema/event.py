@@ -74,16 +74,18 @@ def parse(
         document = {"message": raw.decode("utf-8", "replace")}
     if isinstance(document, dict):
         _flatten(document, "", fields, 0)
-    for name in [name for name in fields if name.startswith("lachan.")]:
-        del fields[name]
+    if b"lachan" in raw or b"\\" in raw:  # a name may be spelt with escapes
+        for name in [name for name in fields if name.startswith("lachan.")]:
+            del fields[name]
     message = fields.get("message", fields.get("event.original"))
     if isinstance(message, str):
-        for name, value in syslog.parse(message).items():
-            fields.setdefault(name, value)
+        head = syslog.parse(message)
         # The words of the program without the syslog head: rules read these, people read `message`.
-        programs.enrich(fields, fields.get("lachan.text", message))
+        words = head.get("lachan.text", message)
+        fields = head | fields if head else fields  # what the sender stated is not overwritten
+        programs.enrich(fields, words)
     event = LogEvent(fields, delivery.sender, 0.0, Place(stream, offset, number), _source(fields))
-    _time(event, delivery.received.timestamp(), clocks or Clocks())
+    _time(event, delivery.received.timestamp(), Clocks() if clocks is None else clocks)
     return event
 
 
@@ -91,13 +93,16 @@ def _flatten(document: dict[str, Any], prefix: str, into: dict[str, Any], depth:
     for name, value in document.items():
         if len(into) >= _FIELDS:
             return
-        if isinstance(value, dict):
+        kind = type(value)
+        if kind is str:
+            into[prefix + name] = value.replace("\0", "\ufffd") if "\0" in value else value  # as `_storable`
+        elif kind is dict:
             if depth < _DEPTH:
                 _flatten(value, f"{prefix}{name}.", into, depth + 1)
-        elif isinstance(value, list):
+        elif kind is list:
             into[prefix + name] = [_storable(part) for part in value if not isinstance(part, dict | list)]
         else:
-            into[prefix + name] = _storable(value)
+            into[prefix + name] = value
 
 
 def _storable(value: Any) -> Any:
@@ -127,19 +132,21 @@ def _time(event: LogEvent, received: float, clocks: Clocks) -> None:
 
 def _source(fields: dict[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for part, names in (
-        ("product", ("lachan.product", "observer.product", "event.module", "host.os.type")),
-        ("category", ("lachan.category",)),
-        ("service", ("lachan.service", "service.name", "event.dataset", "process.name")),
-    ):
+    for part, names in _SOURCES:
         for name in names:
             value = fields.get(name)
-            if isinstance(value, str) and value:
+            if value and isinstance(value, str):
                 found[part] = value.lower()
                 break
-    if "category" not in found:
-        told = fields.get("event.category")
+    if "category" not in found and (told := fields.get("event.category")) is not None:
         for category in told if isinstance(told, list) else [told]:
             if category in _CATEGORIES:
                 found["category"] = _CATEGORIES[category]
     return found
+
+
+_SOURCES = (
+    ("product", ("lachan.product", "observer.product", "event.module", "host.os.type")),
+    ("category", ("lachan.category",)),
+    ("service", ("lachan.service", "service.name", "event.dataset", "process.name")),
+)

@@ -23,21 +23,21 @@ _SEVERITIES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "de
 
 def parse(message: str) -> dict[str, Any]:
     """Give the head's fields, and the words behind it as ``lachan.text``; empty for text without a syslog head."""
-    found = _RFC5424.match(message)
-    if found:
+    if message.startswith("<") and (found := _RFC5424.match(message)):
         return _modern(found)
     found = _RFC3164.match(message)
     if not found:
         return {}
-    fields: dict[str, Any] = {"process.name": found["app"], "lachan.text": found["text"]}
-    if found["host"]:
-        fields["log.syslog.hostname"] = found["host"]
-    if found["pid"]:
-        fields["process.pid"] = int(found["pid"])
-    if found["level"]:
-        fields["log.syslog.facility.name"], _, fields["log.syslog.severity.name"] = found["level"].partition(".")
-    _priority(fields, found["pri"])
-    fields["lachan.time.local"] = found["time"]
+    priority, moment, host, level, program, process, text = found.groups()
+    fields: dict[str, Any] = {"process.name": program, "lachan.text": text, "lachan.time.local": moment}
+    if host:
+        fields["log.syslog.hostname"] = host
+    if process:
+        fields["process.pid"] = int(process)
+    if level:
+        fields["log.syslog.facility.name"], _, fields["log.syslog.severity.name"] = level.partition(".")
+    if priority:
+        _priority(fields, priority)
     return fields
 
 
