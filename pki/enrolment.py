@@ -137,8 +137,8 @@ async def enrolling(
     Raises:
         CsrMalformed: the request is unusable, or its proof of possession wrong (`ProofMismatch`, `KeyUnfit`).
         SecretRefused: name or secret unknown, expired or used by another key; `TooManyAttempts` after too many of those.
-        SecretForOtherProfile, HolderContained, DeviceRetired, IdentityMismatch, KeyInUse, SignerRefused,
-            SignerUnavailable, IssueUnderWay: as their names say.
+        SecretForOtherProfile, HolderContained, DeviceRetired, IdentityMismatch, KeyInUse, TooManyCertificates,
+            SignerRefused, SignerUnavailable, IssueUnderWay: as their names say.
     """
     csr = read(csr_der)
     check_binding(csr, bindings=bindings)
@@ -169,7 +169,8 @@ async def renewing(
     Raises:
         CsrMalformed: as in `enrolling`.
         CertificateNotCurrent: the certificate is not this device's, not in force, or of another profile.
-        HolderContained, DeviceRetired, KeyInUse, SignerRefused, SignerUnavailable, IssueUnderWay: as in `enrolling`.
+        HolderContained, DeviceRetired, KeyInUse, TooManyCertificates, SignerRefused, SignerUnavailable, IssueUnderWay: as in
+            `enrolling`.
         TooManyRenewals: it has renewed `standing.RENEWALS` times within `standing.RENEWAL_WINDOW`.
         IdentityMismatch: subject or subjectAltName are not those of the certificate.
     """
@@ -282,7 +283,7 @@ class _Exchange:
             self._named = named
         if signed is None:
             self.csr.check_key(allowed=get(row.profile).keys)
-        standing.refuse_more(row)
+        standing.refuse_full(row)
         standing.refuse_used_key(row)
         standing.refuse_closed(row)
         return row
@@ -363,7 +364,7 @@ class _Renewal:
         yield from standing.refuse_too_many(row)
         if signed is None:
             self.csr.check_key(allowed=get(row.profile).keys)
-        standing.refuse_more(row)
+        standing.refuse_full(row)
         standing.refuse_used_key(row)
         standing.refuse_closed(row)
         return row

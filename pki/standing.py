@@ -51,19 +51,23 @@ def _any(*where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     return sa.exists(sa.select(sa.literal(1)).select_from(_other).where(*where).correlate(devices.devices))
 
 
+def _count(*where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
+    """Count the other certificates that fit."""
+    counted = sa.select(sa.func.count()).select_from(_other).where(*where)
+    return counted.correlate(devices.devices).scalar_subquery()
+
+
 def _standing() -> list[sa.ColumnElement[Any]]:
     """Tell what both ways of asking must know of the device; ``at`` and ``spki`` are given."""
     against = sa.select(sa.func.count()).select_from(trust.trust_signals).where(_t.device_id == _d.id)
     lasting = (_o.device_id == _d.id, _o.not_after > _moment("at"))
-    usable = sa.select(sa.func.count()).select_from(_other).where(*lasting, _o.state != CertificateState.REVOKED)
     same_key = _o.spki_sha256 == bindparam("spki")
     compromised = sa.and_(_o.state == CertificateState.REVOKED, _o.reason == Reason.KEY_COMPROMISE)
     return [
         _d.id, _d.name, _d.vendor, _d.serial_number, _d.site, _d.state, _d.address,
         against.correlate(devices.devices).scalar_subquery().label("against"),
-        _any(*lasting, _o.state == CertificateState.HELD).label("held"),
-        _any(*lasting, _o.state == CertificateState.VALID).label("in_force"),
-        usable.correlate(devices.devices).scalar_subquery().label("usable"),
+        _count(*lasting, _o.state == CertificateState.HELD).label("held"),
+        _count(*lasting, _o.state == CertificateState.VALID).label("in_force"),
         _any(same_key, sa.or_(_o.device_id.is_(None), _o.device_id != _d.id)).label("key_of_another"),
         _any(same_key, _o.device_id == _d.id, compromised).label("key_compromised"),
         sa.exists(
@@ -231,14 +235,14 @@ def refuse_used_key(row: Row) -> None:
         raise KeyUnfit("A certificate for this key was revoked because the key is compromised.")
 
 
-def refuse_more(row: Row) -> None:
+def refuse_full(row: Row) -> None:
     """Keep what a containment must hold, and what a CRL must then list, within bounds for each device.
 
     Raises:
         TooManyCertificates: it has `CERTIFICATES` that are neither expired nor revoked.
     """
-    if row.usable >= CERTIFICATES:
-        raise TooManyCertificates(f"{row.name} has {row.usable} certificates that have not expired.")
+    if row.held + row.in_force >= CERTIFICATES:
+        raise TooManyCertificates(f"{row.name} has {row.held + row.in_force} certificates that have not expired.")
 
 
 def refuse_too_many(row: Row) -> Script[None]:

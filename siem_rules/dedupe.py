@@ -41,7 +41,7 @@ class Seen:
             self._settle()
             self._last = (sender, *self._keys.setdefault(sender.label, (set(), deque())))
         _, known, order = self._last
-        short = blake2b(self._secret + key.encode("utf-8", "replace"), digest_size=8).digest()
+        short = self._short(key)
         if short in known:
             return False
         known.add(short)
@@ -54,7 +54,7 @@ class Seen:
     def forget(self, sender: Sender, key: str) -> None:
         """Undo the last `add`, for a line that could not be kept."""
         self._settle()
-        short = blake2b(self._secret + key.encode("utf-8", "replace"), digest_size=8).digest()
+        short = self._short(key)
         known, order = self._keys.get(sender.label, (set(), deque()))
         if short in known and order[-1] == short:
             order.pop()
@@ -81,3 +81,6 @@ class Seen:
         if not known:
             del self._keys[path.sender]
         self._held.remove(path)
+
+    def _short(self, key: str) -> bytes:
+        return blake2b(self._secret + key.encode("utf-8", "replace"), digest_size=8).digest()

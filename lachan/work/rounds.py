@@ -2,8 +2,8 @@
 
 Steps of `Rounds.take`, in a unit: what has fallen due joins its sender's line; all of `Rank.FIRST`, then the rest; of each
 rank one job a sender, from the sender after the last one served, then a second one each, and so on. Of one vendor, or of one
-site, at most `SHARE` of a batch is taken while others wait. Who waits for a peer that does not answer (`Work.serial`,
-`Work.most`) is passed over.
+site, at most `SHARE` of a batch is taken while others wait, and a batch does one of each vendor before a second one of any,
+for it is done one after the other. Who waits for a peer that does not answer (`Work.serial`, `Work.most`) is passed over.
 
 Limits: each process goes round by itself, so with two of them a sender has two turns a round, as everybody has; a site's
 share is kept among the `WINDOW` senders that one step sees.
@@ -85,7 +85,17 @@ class Rounds:
             vendor = Counter(row.vendor for row in batch.spilt).most_common(1)[0][0]
             batch.take(queue.others(connection, self._lane, rank, vendor=vendor, most=WINDOW))
             batch.spill()
-        return batch.chosen
+        return _vendors_in_turn(batch.chosen)
+
+
+def _vendors_in_turn(chosen: Sequence[Any]) -> list[Any]:
+    """Order a rank's jobs of a batch, which are done one after the other: one of each vendor, then a second one of each."""
+    before: Counter[str] = Counter()
+    turns = []
+    for row in chosen:
+        turns.append(before[row.vendor])
+        before[row.vendor] += 1
+    return [row for _, row in sorted(zip(turns, chosen, strict=True), key=lambda one: one[0])]
 
 
 def _go_on_after(first: Sequence[Any], batch: "_Batch") -> tuple[str, str] | None:

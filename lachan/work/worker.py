@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BATCH = {Lane.URGENT: 16, Lane.ORDINARY: 16, Lane.SLOW: 1}  # jobs that one worker claims at once
 SLOW = 0.1  # seconds; what took longer is settled at once, with all before it
-SHARE = 1.0  # seconds after which claimed jobs that have not begun are given back
+SHARE = 0.25  # seconds after which claimed jobs that have not begun are given back
 PAUSE = 1.0  # seconds between two tries to reach a database that is away
 LONGEST = 300.0  # seconds: the longest pause between two tries
 log = get_logger(__name__)

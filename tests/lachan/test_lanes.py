@@ -119,6 +119,19 @@ def test_a_senders_many_stand_behind_anothers_one(town: Runtime) -> None:
     assert ("cut", "quiet") in DONE[:3]
 
 
+def test_a_batch_does_one_of_each_vendor_before_a_second_of_any(town: Runtime) -> None:
+    """Its jobs are done one after the other: behind twelve of a vendor with many devices another's cut took seconds."""
+    for number in range(40):
+        due(town, "cut", sender=f"evil-{number:02}", vendor="Evil", severity=4)
+    due(town, "cut", sender="honest", vendor="Honest")
+    Worker(town).run_due(limit=40)
+    assert ("cut", "honest") in DONE[:18], (
+        "in the first batch that sees it, the second at most, and there near the front"
+    )
+    place = DONE.index(("cut", "honest"))
+    assert place % 16 <= 1, place
+
+
 def effort(rt: Runtime, what: Callable[[sa.Connection], object]) -> int:
     """What a database does for some statements: SQLite's steps, a hundred each; rows of the queue that PostgreSQL looked at."""
     seen = sa.text("SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables WHERE relname = 'jobs'")

@@ -20,6 +20,14 @@ def test_groups_positions_and_replacements() -> None:
     assert pattern.fullmatch("a=1 ") is None
 
 
+@pytest.mark.parametrize("text", ["", "wget x", "a\twget ễ", "swget x", "ễ;wget\n", "\ud800 wget \ud800", "WGET"])
+@pytest.mark.parametrize("source", [r"(^|[\s;])(wget|tftp)\s", r"(?i)^(.)get$", "ễ"])
+def test_whether_is_what_where_says(source: str, text: str) -> None:
+    expected = patterns.compile(source).search(text) is not None
+    assert patterns.compile(source, captures=False).found(text) is expected
+    assert patterns.compile(source).found(text) is expected
+
+
 def test_bytes_are_bytes() -> None:
     assert patterns.compile(rb"^\xff[\xfb-\xfe]").search(b"\xff\xfd\x01")
     assert not patterns.compile(rb"^\xff").search("ÿ".encode())

@@ -72,6 +72,13 @@ def test_nested_documents_are_flat_and_ours_is_ours() -> None:
 
 
 @pytest.mark.parametrize(
+    "line", [rb'{"\u006cachan.category": "x", "a": 1}', rb'{"l\u0061chan": {"category": "x"}, "a": 1}']
+)
+def test_a_name_spelt_with_escapes_is_ours_too(line: bytes) -> None:
+    assert parsed(line).fields == {"a": 1}
+
+
+@pytest.mark.parametrize(
     ("told", "at", "untrusted"),
     [
         ("2026-11-22T16:29:00Z", NOW - timedelta(minutes=1), None),
