@@ -220,12 +220,11 @@ class Detector:
         """Look at lines of one sender, for a moment; the next turn is that of whoever waited longest."""
         flow, delivery = self._backlog.next()
         began = time.perf_counter()
-        keys, number, now = delivery.ids, flow.line, clock.now().timestamp()
-        self._checkpoint.mark(flow.stream, flow.offset)
+        keys, number, offset, now = delivery.ids, flow.line, flow.offset, clock.now().timestamp()
+        self._checkpoint.mark(flow.stream, offset)
         try:
             while number < len(keys) and len(self._episodes) < SLICE:
-                place = Place(flow.stream, flow.offset, number)
-                found = self._line(delivery, number, now, place)
+                found = self._line(delivery, number, now, Place(flow.stream, offset, number))
                 number += 1
                 if found:
                     self._findings += found
@@ -244,7 +243,7 @@ class Detector:
             return []
         self.counters["events"] += 1
         try:
-            event = parse(delivery, number, clocks=self._clocks, stream=place.stream, offset=place.offset)
+            event = parse(delivery, number, clocks=self._clocks, place=place)
             return self.engine.process(event, received=now)
         except (sa.exc.OperationalError, DatabaseAway):
             if key is not None:

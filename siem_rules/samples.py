@@ -20,7 +20,7 @@ from siem_rules.delivery import Delivery, Sender
 from siem_rules.engine import Engine
 from siem_rules.errors import RuleInvalid
 from siem_rules.ruleset import RULES, RuleSet
-from siem_rules.schema.event import parse
+from siem_rules.schema.event import Place, parse
 from siem_rules.schema.times import Clocks
 
 _CAMERA = Known("0", "camera", "sample", "sample")
@@ -89,7 +89,7 @@ def raised(rules: RuleSet, lines: list[dict[str, Any]]) -> set[str]:
             at = begin + timedelta(seconds=document.get("after", 0) + number * document.get("every", 0))
             line = orjson.dumps({"@timestamp": at.isoformat(), **words})
             delivery = Delivery(_SPEAKER, min(at, received), "", (None,), (line,))  # told as it happens
-            event = parse(delivery, 0, clocks=clocks, offset=engine.counters["lines"])
+            event = parse(delivery, 0, clocks=clocks, place=Place("", engine.counters["lines"], 0))
             engine.counters["lines"] += 1
             found |= {finding.rule.name for finding in engine.process(event, received=received.timestamp())}
     return found

@@ -89,13 +89,13 @@ class Rounds:
 
 
 def _vendors_in_turn(chosen: Sequence[Any]) -> list[Any]:
-    """Order a rank's jobs of a batch, which are done one after the other: one of each vendor, then a second one of each."""
-    before: Counter[str] = Counter()
-    turns = []
+    """Order a rank's jobs of a batch, which are done one after the other: one of each vendor, who has least first, and so on."""
+    total, before = Counter(row.vendor for row in chosen), Counter[str]()
+    placed = []
     for row in chosen:
-        turns.append(before[row.vendor])
+        placed.append((before[row.vendor], total[row.vendor], row))
         before[row.vendor] += 1
-    return [row for _, row in sorted(zip(turns, chosen, strict=True), key=lambda one: one[0])]
+    return [row for *_, row in sorted(placed, key=lambda one: one[:2])]
 
 
 def _go_on_after(first: Sequence[Any], batch: "_Batch") -> tuple[str, str] | None:

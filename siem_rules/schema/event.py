@@ -54,17 +54,14 @@ class LogEvent:
     trusted: bool = True
 
 
-def parse(
-    delivery: Delivery, number: int, *, clocks: Clocks | None = None, stream: str = "", offset: int = 0
-) -> LogEvent:
+def parse(delivery: Delivery, number: int, *, clocks: Clocks | None = None, place: Place | None = None) -> LogEvent:
     """Give the event of one line of a batch. A line that is no JSON object becomes an event with its text as ``message``.
 
     Args:
         delivery: the batch.
         number: which of its lines.
         clocks: what is known of the senders' clocks; nothing without it.
-        stream: where the batch lies,
-        offset: and at which place.
+        place: where the line lies.
     """
     raw = delivery.lines[number]
     fields: dict[str, Any] = {}
@@ -84,7 +81,7 @@ def parse(
         words = head.get("lachan.text", message)
         fields = head | fields if head else fields  # what the sender stated is not overwritten
         programs.enrich(fields, words)
-    event = LogEvent(fields, delivery.sender, 0.0, Place(stream, offset, number), _source(fields))
+    event = LogEvent(fields, delivery.sender, 0.0, place or Place("", 0, number), _source(fields))
     _time(event, delivery.received.timestamp(), Clocks() if clocks is None else clocks)
     return event
 
