@@ -7,7 +7,6 @@ line: what once matched is not tried otherwise (atomic groups), and tests/house/
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 _FROM = r"(?: from <?(?P<ip>[0-9a-fA-F.:]+?):(?P<port>\d{1,5})>?)?"
@@ -33,16 +32,13 @@ _URL = re.compile(
 def enrich(fields: dict[str, Any], text: str) -> None:
     """Add what the line's program says; programs without a reader leave the line as it is."""
     name = fields.get("process.name")
-    reader = _reader(name[-64:]) if isinstance(name, str) else None  # what is remembered of a sender is short
+    reader = None
+    if isinstance(name, str):  # as it stands, as a rule
+        reader = _READERS.get(name) or _READERS.get(name.rpartition("/")[2].lower())
     if reader is not None:
         for key, value in reader(text[:1024]).items():
             if value is not None:
                 fields.setdefault(key, value)
-
-
-@lru_cache(maxsize=1024)
-def _reader(name: str) -> Callable[[str], dict[str, Any]] | None:
-    return _READERS.get(name.rpartition("/")[2].lower())
 
 
 def _login(outcome: str, user: str | None, ip: str | None, port: str | None = None) -> dict[str, Any]:
