@@ -221,6 +221,9 @@ def _string(value: SigmaString) -> Callable[[Any], bool]:
     chosen = _glob(value.s if cased else _lower(value.s))
     if cased:
         return lambda found: chosen(text(found))
+    if all(isinstance(part, str) for part in value.s):  # no wildcard: most of what rules ask, and asked of every line
+        whole = "".join(_lower(value.s))
+        return lambda found: (found if type(found) is str else text(found)).lower() == whole
     return lambda found: chosen(text(found).lower())
 
 

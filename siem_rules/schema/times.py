@@ -86,7 +86,7 @@ class Clocks:
         else:
             told = claim
         off = told - received
-        if -late <= off <= AHEAD:
+        if believed(sender, received, told):
             return Moment(told, told, True)
         known = self._steady(sender, host, received, off)
         if known is not None and -late <= off - known <= AHEAD:
@@ -141,6 +141,11 @@ class Clocks:
 def lateness(sender: Sender) -> float:
     """Tell how many seconds before its delivery a sender may date a line."""
     return COLLECTOR_LATE if sender.site is not None or sender.kind is PrincipalKind.COLLECTOR else DEVICE_LATE
+
+
+def believed(sender: Sender, received: float, claim: float) -> bool:
+    """Tell whether a claim lies within its source's lateness of the moment of receipt."""
+    return -lateness(sender) <= claim - received <= AHEAD
 
 
 def claim_of(told: object) -> float | None:
