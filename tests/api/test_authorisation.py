@@ -7,12 +7,10 @@ administrator's has it), ``body`` (404 or a refused row when a body names it), `
 vendor), ``-`` (manufacturers have no access).
 """
 
-import csv
 import io
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,10 +31,10 @@ from lachan.work.outbox import events
 from ota_signing import models as ota
 from posture import models as posture
 from tests.api.support import Town
+from tests.api.table import rows
 from tests.conftest import person
 from tests.posture.test_evaluate import GOOD
 
-TABLE = Path(__file__).with_name("authorisation.csv")
 PEOPLE = (Role.ANALYST, Role.APPROVER, Role.MANUFACTURER, Role.AUDITOR, Role.ADMIN)
 ROLES = (*PEOPLE, Role.PLATFORM, Role.COLLECTOR)
 OWN, OTHER = "acme", "bolt"
@@ -48,8 +46,7 @@ BODIES: dict[str, Any] = {
 
 
 def table() -> dict[str, dict[str, str]]:
-    with TABLE.open(newline="") as file:
-        return {row["operation"]: row for row in csv.DictReader(file)}
+    return rows("people")
 
 
 def of_vendors(kind: str) -> list[str]:

@@ -1,14 +1,12 @@
-"""Every operation of the device door × every kind of wrong certificate, as machine_endpoints.csv says (Must show 3).
+"""Every operation of the device door × every kind of wrong certificate, as authorisation.csv says (Must show 3).
 
 The rows are compared with the app's routes, so that a new route without a row fails. ``in`` means: past the door,
 neither 401 nor 403. A reason stands beside the status where the answer is a problem document; EST answers in plain text.
 """
 
 import base64
-import csv
 import re
 from datetime import timedelta
-from pathlib import Path
 
 import httpx
 import pytest
@@ -21,29 +19,23 @@ from api.status.app import build as build_status
 from lachan import clock, trust
 from lachan.runtime import Runtime
 from tests.api.support import Authority, Town
+from tests.api.table import rows
 from tests.support.wait import until
 
-TABLE = Path(__file__).with_name("machine_endpoints.csv")
-PUBLIC = Path(__file__).with_name("status_endpoints.csv")
 CASES = (
-    "good", "none", "foreign", "revoked", "suspended", "expired", "other_vendor", "forged_header", "contained", "twin",
+    "good", "none", "foreign", "revoked", "suspended", "expired", "other_vendors_certificate", "forged_header", "contained", "twin",
 )  # fmt: skip
 
 
-def rows(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="") as file:
-        return {row["operation"]: row for row in csv.DictReader(file)}
-
-
 def test_every_operation_of_the_device_door_has_a_row(rt: Runtime) -> None:
-    assert set(rows(TABLE)) == routing.operations(build(rt))
+    assert set(rows("device")) == routing.operations(build(rt))
 
 
 def test_the_status_door_offers_what_its_table_says_and_asks_nobody(rt: Runtime) -> None:
     """What stands there is public and signed by itself; a new route needs a row and a reason why it may be public."""
-    table = rows(PUBLIC)
+    table = rows("status")
     assert set(table) == routing.operations(build_status(rt))
-    assert all(row["why"] for row in table.values())
+    assert all(row["why_public"] for row in table.values())
 
 
 def request_for(operation: str) -> tuple[str, str, dict[str, object]]:
@@ -72,7 +64,7 @@ def credentials(town: Town) -> dict[str, tuple[object, dict[str, str]]]:
         "revoked": good.device(other),
         "suspended": good.device(other),
         "expired": good.device(camera, start=timedelta(days=-9), end=timedelta(seconds=-5)),
-        "other_vendor": bolt.device(camera),
+        "other_vendors_certificate": bolt.device(camera),
         "forged_header": None,
         "contained": good.device(kept_out),
         "twin": good.device(camera).twin,
@@ -112,9 +104,11 @@ def test_the_door_answers_as_the_table_says(town: Town, case: str) -> None:
     credential, extra = credentials(town)[case]
     wrong: list[str] = []
     with town.open(), town.client("device", credential) as client:
-        if case == "other_vendor":  # the vendor's anchor is loaded: the reason is the vendor, not the issuer
+        if (
+            case == "other_vendors_certificate"
+        ):  # the vendor's anchor is loaded: the reason is the vendor, not the issuer
             until(lambda: client.get("/device/v1/self").json().get("reason") == "other-vendor", timeout=5)
-        for operation, row in rows(TABLE).items():
+        for operation, row in rows("device").items():
             method, path, more = request_for(operation)
             more["headers"] = {**more.get("headers", {}), **extra}
             answer = client.request(method, path, **more)
