@@ -6,6 +6,7 @@ others). Each is bounded in count, and the last, a hostile manufacturer, does wh
 
 import contextlib
 import itertools
+import multiprocessing
 import secrets
 import socket
 import threading
@@ -20,7 +21,7 @@ import httpx
 from benchmarks import firmware
 from benchmarks.support import est
 from benchmarks.support.installation import Checkout
-from benchmarks.support.street import Live, Street, bulk, get, said
+from benchmarks.support.street import Live, Street, bulk, get, said, trusting
 
 Load = Callable[[Street], AbstractContextManager[None]]
 ORDINARY = "Nov 22 16:19:02 camera daemon.info ntpd: the clock is kept"
@@ -242,27 +243,48 @@ def hours_apart(street: Street, count: int = 50_000) -> Iterator[None]:
 
 @contextmanager
 def hostile_vendor(street: Street) -> Iterator[None]:
-    """A manufacturer's devices turn, date lines hours apart, renew in bursts, are silent when looked at, send slowly."""
-    taken, lock = itertools.cycle(street.evil), threading.Lock()
+    """A manufacturer's devices turn, date lines hours apart, renew in bursts, are silent when looked at, send slowly.
 
-    def loop(stop: threading.Event) -> None:
+    They are a process of their own, which shares the machine with the installation but no thread with who measures.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    stop = spawn.Event()
+    args = (str(street.lab.urls["device"]), str(street.lab.root), street.evil, stop)
+    others = spawn.Process(target=_hostile_devices, args=args, daemon=True)
+    with assessed(street):
+        others.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            others.join(60)
+            others.kill()
+    if others.exitcode:
+        raise RuntimeError("the hostile vendor's devices ended early")
+
+
+def _hostile_devices(url: str, root: str, evil: list[est.Enrolled], stop: Any) -> None:
+    """Do what such a vendor's devices do, eight at a time, until told to stop."""
+    taken, lock = itertools.cycle(evil), threading.Lock()
+
+    def turn(_ended: threading.Event) -> None:
         number = 0
         while not stop.is_set():
             with lock:
                 who = next(taken)
             number += 1
-            with contextlib.suppress(OSError), closing(street.live(who)) as live:
+            with contextlib.suppress(OSError), closing(Live(url, trusting(root, who))) as live:
                 lines = [said("login failed", ago=timedelta(hours=2 * n)) for n in range(200)]
                 live.ask(bulk([*lines, said()] if number % 3 == 0 else lines))
                 for _ in range(3):
                     live.ask(est.renew(who))
 
-    def slow(stop: threading.Event) -> None:
+    def slow(_ended: threading.Event) -> None:
         """Send bodies a byte a second."""
         lives: list[Live] = []
-        for who in street.evil[:32]:
+        for who in evil[:32]:
             with contextlib.suppress(OSError):
-                lives.append(street.live(who))
+                lives.append(Live(url, trusting(root, who)))
                 lives[-1].socket.sendall(b"POST /_bulk HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n{")
         while not stop.wait(1):
             for live in lives:
@@ -271,8 +293,8 @@ def hostile_vendor(street: Street) -> Iterator[None]:
         for live in lives:
             live.close()
 
-    with assessed(street), threads(*[loop] * 8, slow):
-        yield
+    with threads(*[turn] * 8, slow):
+        stop.wait()
 
 
 @contextmanager

@@ -136,6 +136,14 @@ class Live:
         self.socket.close()
 
 
+def trusting(root: str, who: est.Enrolled | None = None) -> ssl.SSLContext:
+    """Give what a client trusts who knows the root's file, and its own certificate."""
+    made = ssl.create_default_context(cafile=root)
+    if who:
+        made.load_cert_chain(who.certificate, who.key)
+    return made
+
+
 def get(path: str) -> bytes:
     """Build a GET."""
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: b\r\n\r\n".encode()
@@ -188,10 +196,7 @@ class Street:
 
     def trust(self, who: est.Enrolled | None = None) -> ssl.SSLContext:
         """Give what a client of this installation trusts, and its own certificate."""
-        made = ssl.create_default_context(cafile=str(self.lab.root))
-        if who:
-            made.load_cert_chain(who.certificate, who.key)
-        return made
+        return trusting(str(self.lab.root), who)
 
     def live(self, who: est.Enrolled) -> Live:
         """Open a connection of a device to its door."""
