@@ -82,4 +82,5 @@ def _lasts(files: Files, names: list[str]) -> bool:
         return False
     carried = {*held.get_values_for_type(x509.DNSName), *map(str, held.get_values_for_type(x509.IPAddress))}
     life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
-    return files.key.exists() and set(names) <= carried and clock.now() < leaf.not_valid_after_utc - life / 3
+    lasts = leaf.not_valid_before_utc <= clock.now() < leaf.not_valid_after_utc - life / 3
+    return files.key.exists() and set(names) <= carried and lasts

@@ -10,12 +10,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+SLACK = timedelta(minutes=1)  # that the clocks of an installation's machines may be apart
 _offset = timedelta(seconds=float(os.environ.get("LACHAN_CLOCK_OFFSET", "0")))
 
 
 def now() -> datetime:
     """Give the present moment, aware, in UTC."""
     return datetime.now(UTC) + _offset
+
+
+def lies_ahead(moment: datetime) -> bool:
+    """Tell whether what was *now* to somebody lies in the future: his clock was ahead, or ours was put back since.
+
+    Whatever is reckoned from such a moment is void: it would hold for as long as the clock was wrong.
+    """
+    return moment > now() + SLACK
+
+
+def runs(until: datetime, *, term: timedelta) -> bool:
+    """Tell whether a term that lasts so long at most is not over; one that would last longer began while a clock was ahead."""
+    return now() < until <= now() + term + SLACK
 
 
 def offset() -> timedelta:

@@ -169,7 +169,9 @@ class Horizon:
 
 def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decision:
     """Give the worst answer among the signals in force at ``at``, with all of them as reasons."""
-    live = [s for s in signals if s.since <= at and (s.until is None or at < s.until)]
+    live = [
+        s for s in signals if s.until is None or at < s.until
+    ]  # ``since`` is for people: whose clock was ahead means now, too
     live.sort(key=lambda s: (-s.answer.rank, s.since, s.source, s.ref))
     return Decision(device_id, live[0].answer if live else Answer.ALLOW, tuple(live))
 

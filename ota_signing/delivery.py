@@ -200,7 +200,10 @@ def _locked(connection: sa.Connection, device_id: str) -> devices.Device:
 
 
 def _refuse_flood(connection: sa.Connection, device_id: str) -> None:
-    lately = sa.and_(installs.c.device_id == device_id, installs.c.reported_at > clock.now() - timedelta(hours=1))
+    c, now = installs.c, clock.now()
+    lately = sa.and_(
+        c.device_id == device_id, c.reported_at > now - timedelta(hours=1), c.reported_at <= now + clock.SLACK
+    )
     if connection.execute(sa.select(sa.func.count()).where(lately)).scalar_one() >= REPORTS:
         raise TooManyReports(f"{REPORTS} reports within an hour are enough.", retry_after=600)
 

@@ -21,6 +21,8 @@ from securesystemslib.signer import Key, Signature, Signer
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
+from lachan import clock
+
 ROOT_LIFE = timedelta(days=730)
 TARGETS_LIFE = timedelta(days=365)
 RELEASES_LIFE = timedelta(days=30)
@@ -88,8 +90,8 @@ def listed(encoded: bytes) -> dict[str, str]:
 
 
 def half_over(expires: datetime, life: timedelta, now: datetime) -> bool:
-    """Tell whether less than half of a role's life is left."""
-    return now > expires - life / 2
+    """Tell whether less than half of a role's life is left, or more than a life: its maker's clock was ahead."""
+    return not now + life / 2 <= expires <= now + life + clock.SLACK
 
 
 def whole(moment: datetime) -> datetime:

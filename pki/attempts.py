@@ -22,7 +22,10 @@ from pki.models import attempts
 WINDOW = timedelta(minutes=15)
 _FAILURES = Statement(
     sa.select(attempts).where(
-        attempts.c.who == sa.bindparam("who"), attempts.c.window_start > sa.bindparam("since", type_=UtcDateTime)
+        attempts.c.who == sa.bindparam("who"),
+        attempts.c.window_start.between(
+            sa.bindparam("since", type_=UtcDateTime), sa.bindparam("now", type_=UtcDateTime)
+        ),
     )
 )
 FORGET = Statement(
@@ -45,7 +48,7 @@ def check(limits: dict[str, int]) -> Script[None]:
         TooManyAttempts: one of them has none left; ``fields['retry_after']`` in seconds.
     """
     now = clock.now()
-    found = yield [(_FAILURES, {"who": who, "since": now - WINDOW}) for who in limits]
+    found = yield [(_FAILURES, {"who": who, "since": now - WINDOW, "now": now + clock.SLACK}) for who in limits]
     for row in (row for done in found for row in done.rows):
         if row.failures >= limits[row.who]:
             wait = row.window_start + WINDOW - now
@@ -60,7 +63,7 @@ def count(connection: sa.Connection, who: str) -> int:
         return 1
     mine = attempts.c.who == who
     row = connection.execute(for_update(sa.select(attempts).where(mine), connection)).one()
-    if row.window_start <= now - WINDOW:
+    if row.window_start < now - WINDOW or clock.lies_ahead(row.window_start):
         connection.execute(attempts.update().where(mine).values(window_start=now, failures=1))
         return 1
     connection.execute(attempts.update().where(mine).values(failures=row.failures + 1))

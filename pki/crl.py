@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from lachan import clock
 from lachan.blobs import BLOCK, BlobStore, blobs
 from lachan.database import insert_ignore
-from lachan.errors import LachanError
+from lachan.errors import DatabaseAway, LachanError
 from lachan.health import Standstill
 from lachan.log import get as get_logger
 from lachan.runtime import Runtime
@@ -150,6 +150,8 @@ def refresh(rt: Runtime) -> None:
         try:
             if _is_due(rt, authority.name):
                 publish(rt, authority.name)
+        except DatabaseAway:  # it was said, once
+            raise
         except (LachanError, OSError) as error:
             log.error("a CRL could not be published", authority=authority.name, error=str(error))
             failed = error
@@ -173,6 +175,9 @@ def health(rt: Runtime) -> Iterable[Standstill]:
             yield Standstill(what=f"The authority {authority.name} has no CRL.", next=advice)
         elif now >= last.next_update:
             yield Standstill(what=f"The CRL of {authority.name} ended at {clock.iso(last.next_update)}.", next=advice)
+        elif clock.lies_ahead(last.this_update):
+            begins = clock.iso(last.this_update)
+            yield Standstill(what=f"The CRL of {authority.name} is in force from {begins} only.", next=advice)
         elif last.blob and not store(rt).exists(last.blob):
             yield Standstill(what=f"The file of the CRL of {authority.name} is not there: {last.blob}.", next=advice)
         elif now > last.this_update + (last.next_update - last.this_update) * 3 / 4:
@@ -195,7 +200,8 @@ def _is_due(rt: Runtime, authority: str) -> bool:
         found, seen = _latest(connection, authority), revision(connection, authority)
     if found is None or found.revision < seen or (found.blob and not store(rt).exists(found.blob)):
         return True
-    return clock.now() >= found.this_update + (found.next_update - found.this_update) / 2
+    half = found.this_update + (found.next_update - found.this_update) / 2
+    return clock.now() >= half or clock.lies_ahead(found.this_update)
 
 
 def _put_in_force(connection: sa.Connection, row: dict[str, Any]) -> bool:

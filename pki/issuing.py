@@ -185,13 +185,13 @@ def renew_services(rt: Runtime) -> None:
 
 
 def _is_worn(rt: Runtime, name: str) -> bool:
-    """Whether a service's certificate is in its last third, or was never made (the making of its authority broke off)."""
+    """Whether a service's certificate is in its last third, not valid yet, or was never made (the making of its authority broke off)."""
     try:
         present = authorities.service_certificate(rt.db, name)
     except AuthorityMissing:
         return True
-    life = present.not_valid_after_utc - present.not_valid_before_utc
-    return present.not_valid_after_utc - clock.now() <= life / RENEW_BEFORE
+    life, now = present.not_valid_after_utc - present.not_valid_before_utc, clock.now()
+    return now < present.not_valid_before_utc or present.not_valid_after_utc - now <= life / RENEW_BEFORE
 
 
 def services(found: tuple[Authority, ...]) -> Iterator[tuple[Authority, Profile]]:

@@ -73,7 +73,7 @@ def _since(finding: Finding, cut: datetime | None) -> Finding:
     """Leave out who was heard before a cut only: a new episode has no witnesses of the one before."""
     if cut is None:
         return finding
-    return replace(finding, heard={label: at for label, at in finding.heard.items() if _moment(at) > cut})
+    return replace(finding, heard={label: at for label, at in finding.heard.items() if _after(_moment(at), cut)})
 
 
 def _episode(connection: sa.Connection, finding: Finding, group: str) -> tuple[Any, datetime | None]:
@@ -82,6 +82,7 @@ def _episode(connection: sa.Connection, finding: Finding, group: str) -> tuple[A
     query = (
         sa.select(alerts)
         .where(c.rule_id == finding.rule.id, c.group_key == group, c.merged_into.is_(None))
+        .where(c.received_first <= clock.now() + clock.SLACK)  # none from before the clock was put back
         .order_by(c.received_first.desc(), c.id.desc())
         .limit(2)
     )
@@ -90,12 +91,17 @@ def _episode(connection: sa.Connection, finding: Finding, group: str) -> tuple[A
         return None, None
     newest, before = rows[0], rows[1] if len(rows) > 1 else None
     cut = _cut(connection, newest)
-    if cut is not None and received > cut:
+    if cut is not None and _after(received, cut):
         return None, cut
     if before is not None and received < newest["received_first"]:
         cut = _cut(connection, before)
-        return newest if cut is not None and received > cut else before, None
+        return newest if cut is not None and _after(received, cut) else before, None
     return newest, None
+
+
+def _after(received: datetime, cut: datetime) -> bool:
+    """Tell whether something came in after a cut; one that lies ahead was made before the clock was put back."""
+    return received > cut or clock.lies_ahead(cut)
 
 
 def _cut(connection: sa.Connection, alert: Any) -> datetime | None:
@@ -113,13 +119,14 @@ def _cut(connection: sa.Connection, alert: Any) -> datetime | None:
 
 def _grow(connection: sa.Connection, finding: Finding, fetch: Fetch, kept: Any) -> None:
     received = _moment(finding.received)
-    again = (received - kept["received_last"]).total_seconds() > max(QUIET, finding.rule.span)
+    ahead = clock.lies_ahead(kept["received_last"])  # nobody knows how long ago that was
+    again = ahead or (received - kept["received_last"]).total_seconds() > max(QUIET, finding.rule.span)
     heard = _since(finding, kept["received_last"]).heard if again else {*kept["senders"], *finding.heard}
     senders = sorted(heard)[:_SENDERS]
     sources = max(1, len(senders)) if finding.binding.bound else kept["sources"]
     values: dict[str, Any] = {
         "first_at": min(_moment(finding.first), kept["first_at"]), "last_at": max(_moment(finding.last), kept["last_at"]),
-        "received_last": max(received, kept["received_last"]), "matches": kept["matches"] + finding.moments,
+        "received_last": received if ahead else max(received, kept["received_last"]), "matches": kept["matches"] + finding.moments,
         "senders": senders, "sources": sources,
     }  # fmt: skip
     if again:

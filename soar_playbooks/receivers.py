@@ -65,7 +65,7 @@ def note(connection: sa.Connection, url: str, answered: Answered) -> datetime | 
     failures = 0 if answered.taken else known["failures"] + 1
     values: dict[str, Any] = {"failures": failures, "updated_at": now}
     not_before: datetime | None = known["not_before"]
-    if not_before is not None and not_before <= now:
+    if not_before is not None and not clock.runs(not_before, term=LONGEST):
         not_before = None
     if answered.status == 410:
         values["gone_at"] = now

@@ -89,7 +89,7 @@ def deliver(rt: Runtime, job: jobs.Job) -> None:
         answered, tried = Answered(None, receivers.GONE), 0
     elif clock.now() - row["created_at"] > OLDEST:  # whoever waits behind a dead receiver may never have been tried
         answered, tried = Answered(None, receivers.OLD), 0
-    elif receiver["not_before"] is not None and receiver["not_before"] > clock.now():
+    elif receiver["not_before"] is not None and clock.runs(receiver["not_before"], term=receivers.LONGEST):
         raise jobs.Again(receiver["not_before"])
     else:
         answered, tried = _post(rt, url, row["id"], row["body"]), 1

@@ -31,6 +31,7 @@ from lachan.blobs import NoSuchBlob
 from lachan.errors import NotFound, Unavailable
 from pki import crl, ocsp, service
 from pki.authorities import Hierarchy
+from pki.status_signing import OCSP_LIFE
 
 DAY = 24 * 3600
 CRL_AGE = 30  # seconds that an HTTP cache may keep a CRL; a hold must be seen soon
@@ -154,7 +155,7 @@ def _known_status(asked: MachineRequest) -> MachineAnswer | None:
     kept = desk.asked.get(asked.scope["raw_path"])
     if kept is None or (mark := desk.marks.fresh()) is None or mark.revisions.get(kept.authority, 0) != kept.under:
         return None
-    return kept.answer if clock.now() < kept.until else None
+    return kept.answer if clock.runs(kept.until, term=OCSP_LIFE) else None
 
 
 async def _ocsp(asked: MachineRequest, desk: StatusDesk, mark: Mark | None, body: bytes) -> Kept:

@@ -106,7 +106,7 @@ def check_link(connection: sa.Connection, data: Path, token: str) -> None:
         BadLink: it was used, is too old, or is none.
     """
     link: Any = connection.execute(_link(data, token)).mappings().first()
-    if link is None or link["used_at"] is not None or link["expires_at"] <= clock.now():
+    if link is None or link["used_at"] is not None or not clock.runs(link["expires_at"], term=LINK_LIFE):
         raise BadLink
 
 
@@ -121,7 +121,7 @@ def sign_in(connection: sa.Connection, data: Path, token: str) -> NewSession:
         BadLink: it was used, is too old, or is none.
     """
     link: Any = connection.execute(for_update(_link(data, token), connection)).mappings().first()
-    if link is None or link["used_at"] is not None or link["expires_at"] <= clock.now():
+    if link is None or link["used_at"] is not None or not clock.runs(link["expires_at"], term=LINK_LIFE):
         raise BadLink
     connection.execute(sign_in_links.update().where(sign_in_links.c.hash == link["hash"]).values(used_at=clock.now()))
     secret, csrf, session_id, now = random_text(), random_text(), new_id(), clock.now()
@@ -150,7 +150,7 @@ def session(connection: sa.Connection, data: Path, secret: str) -> tuple[Princip
         row is None
         or row["ended_at"] is not None
         or not row["active"]
-        or row["expires_at"] <= now
+        or not clock.runs(row["expires_at"], term=SESSION_LIFE)
         or row["seen_at"] + SESSION_IDLE <= now
     ):
         raise NoSession

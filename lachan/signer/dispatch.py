@@ -263,5 +263,6 @@ def _of_devices(path: Path) -> Iterator[tuple[datetime, str]]:
     """Moment and device of the signatures of the present hour."""
     hour = clock.now().replace(minute=0, second=0, microsecond=0)
     for line in siglog.since(path, hour):
-        if line["outcome"] == SignatureOutcome.SIGNED and line.get("device_id"):
-            yield clock.parse(line["time"]), line["device_id"]
+        at = clock.parse(line["time"])
+        if line["outcome"] == SignatureOutcome.SIGNED and line.get("device_id") and not clock.lies_ahead(at):
+            yield at, line["device_id"]

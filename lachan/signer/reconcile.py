@@ -8,7 +8,8 @@ certificate's serial number goes to the CRL). At most `PAGE` are closed in one u
 signer's user can forge both.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,8 +48,7 @@ def _step(rt: Runtime) -> bool:
         log.error("the signer's log is shorter than it was", was=start, now=answer["size"])
         _settle(rt, start, 0, [{"kind": "log", "subject": f"shorter than {start} bytes", "n": 0}])
         return True
-    limit = clock.now() - GRACE
-    due = [(position, line) for position, line in answer["lines"] if clock.parse(line["time"]) <= limit]
+    due = list(takewhile(lambda entry: _is_due(clock.parse(entry[1]["time"])), answer["lines"]))
     if not due:
         return False
     with rt.db.read() as connection:
@@ -61,6 +61,11 @@ def _step(rt: Runtime) -> bool:
         if not missing:
             return len(due) == len(answer["lines"])
         start = position
+
+
+def _is_due(at: datetime) -> bool:
+    """Tell whether what was signed then should have been recorded; the log is read in its order, so nothing is passed over."""
+    return at <= clock.now() - GRACE or clock.lies_ahead(at)
 
 
 def _known(rt: Runtime, connection: sa.Connection, line: dict[str, Any]) -> bool:

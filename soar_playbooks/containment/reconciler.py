@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from lachan import clock, devices, enforcement
 from lachan.database import after_commit
 from lachan.enforcement import EnforcementPoint, Evidence, Level, OwnPoint, PagedPoint, Target
-from lachan.errors import LachanError
+from lachan.errors import DatabaseAway, LachanError
 from lachan.ids import new_id
 from lachan.log import get as get_logger
 from lachan.statements import Statement, among, insert_or_replace, later, listed, pipeline
@@ -170,6 +170,8 @@ def reconcile(rt: Runtime) -> None:
         rows, wanted = _next_rows(rt, name)
         try:
             observed = _observed(rt, point, wanted)
+        except DatabaseAway:  # it was said, once, and it is nobody's point
+            raise
         except (LachanError, OSError) as error:
             log.warning("enforcement point does not answer", point=name, error=str(error))
             continue
@@ -218,7 +220,7 @@ def _is_wrong(row: Wish, observed: Level | None, *, own: bool) -> bool:
     """Tell whether a row's point is not as the row says, or nobody drives it there."""
     if row.state == SETTLED:
         return _differs(row, observed, own=own)
-    return bool(row.updated_at < clock.now() - 2 * timedelta(seconds=PATIENCE))
+    return _older(row.updated_at, 2 * timedelta(seconds=PATIENCE))
 
 
 def _correct(connection: sa.Connection, *, rows: Sequence[Wish]) -> None:
@@ -307,7 +309,12 @@ def _differs(row: Wish, observed: Level | None, *, own: bool) -> bool:
     if observed is not None and observed.rank >= CUTS.rank:
         return False
     redundant = bool((row.evidence or {}).get("redundant"))
-    return not redundant or (not own and row.updated_at < clock.now() - timedelta(seconds=60))
+    return not redundant or (not own and _older(row.updated_at, timedelta(seconds=60)))
+
+
+def _older(moment: datetime, age: timedelta) -> bool:
+    """Tell whether something is of such an age; what lies ahead is older than the clock's setting."""
+    return moment < clock.now() - age or clock.lies_ahead(moment)
 
 
 def _again(connection: sa.Connection, row: Wish) -> None:

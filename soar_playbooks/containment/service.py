@@ -177,7 +177,10 @@ def expire(rt: Runtime, job: jobs.Job) -> None:
         row = locked(connection, job.payload["containment_id"], ACTOR)
         if row.state not in OPEN or row.until is None:
             return
-        if row.until > clock.now():
+        ahead = row.since is not None and clock.lies_ahead(
+            row.since
+        )  # then the job's own distance is the one that was meant
+        if row.until > clock.now() and not ahead:
             raise jobs.Again(row.until)
         end(rt, connection, row, actor=ACTOR, reason="its time is over")
         resume_runs(connection, row.id)

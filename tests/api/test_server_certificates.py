@@ -28,6 +28,14 @@ def test_a_doors_certificate_is_made_kept_and_renewed(signer_rt: Runtime) -> Non
     assert people.key.read_bytes() != files.key.read_bytes()
 
 
+def test_one_that_was_made_while_the_clock_was_ahead_is_made_anew(signer_rt: Runtime) -> None:
+    with clock.travel(timedelta(days=36)):
+        files, _ = server_certificates.ensure(signer_rt, "device")
+    assert server_certificates.ensure(signer_rt, "device")[1]
+    (leaf, _) = x509.load_pem_x509_certificates(files.chain.read_bytes())
+    assert leaf.not_valid_before_utc <= clock.now()
+
+
 def test_a_lost_key_or_half_a_file_mean_a_new_certificate(signer_rt: Runtime) -> None:
     files, _ = server_certificates.ensure(signer_rt, "device")
     files.key.unlink()

@@ -79,6 +79,20 @@ def test_a_link_works_once_and_for_fifteen_minutes(rt: Runtime) -> None:
             people.check_csrf(csrf, wrong)
 
 
+def test_what_a_clock_that_was_ahead_made_lasts_no_longer(rt: Runtime) -> None:
+    data = rt.settings.data
+    with rt.db.write() as c:
+        people.add(c, name="an", roles=[Role.APPROVER], actor=system("t"))
+        with clock.travel(36 * DAY):
+            made = people.sign_in(c, data, people.make_link(c, data, name="an", actor=system("t")))
+            link = people.make_link(c, data, name="an", actor=system("t"))
+        with pytest.raises(NoSession):
+            people.session(c, data, made.secret)
+        for look in (people.check_link, people.sign_in):
+            with pytest.raises(BadLink):
+                look(c, data, link)
+
+
 def test_a_session_ends_by_sign_out_by_age_and_by_idling(rt: Runtime) -> None:
     data = rt.settings.data
     with rt.db.write() as c:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lachan import clock, trust
 from lachan.runtime import Runtime
+from lachan.statements import listed
 from lachan.trust import Answer, Signal
 from tests.support.view import view_of
 
@@ -65,3 +66,12 @@ def test_refused_certificates_stand_in_a_view_until_they_expire(rt: Runtime) -> 
         assert len(view_of(rt.db)) == 0
     rt.db.run(lambda c: trust.accept_certificate(c, keys=KEYS, device_id="d"))
     assert len(view_of(rt.db)) == 0
+
+
+def test_a_signal_of_one_whose_clock_is_ahead_holds_from_now_on(rt: Runtime) -> None:
+    """Else a device that was cut would be let in until this clock has come as far."""
+    with rt.db.write() as c:
+        with clock.travel(timedelta(days=36)):
+            trust.set_signal(c, signal(Answer.QUARANTINE))
+        assert trust.decision(c, "d").answer is Answer.QUARANTINE
+        assert trust.answers(c, listed(c.dialect.name, ["d"])) == {"d": Answer.QUARANTINE}

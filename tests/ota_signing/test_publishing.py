@@ -68,6 +68,16 @@ def test_each_role_is_renewed_at_half_its_life(house: House, days: float, snapsh
         assert whole(house) == {}
 
 
+def test_what_was_made_while_the_clock_was_ahead_is_made_anew(house: House) -> None:
+    """It would let a thief of the mirror show old metadata for weeks."""
+    with clock.travel(timedelta(days=36)):
+        publishing.refresh(house.rt)
+    before = stamp(house).version
+    publishing.refresh(house.rt)
+    assert stamp(house).version == before + 1
+    assert stamp(house).expires <= clock.now() + timedelta(days=1)
+
+
 def test_the_worker_does_it_after_two_days_of_silence(house: House) -> None:
     with clock.travel(timedelta(days=2)):
         plan(house.rt)

@@ -297,6 +297,20 @@ def test_health_tells_of_a_crl_that_is_late_or_over(signer_rt: Runtime) -> None:
             assert said() == [] if word is None else word in said()[0]
 
 
+def test_what_was_published_while_the_clock_was_ahead_is_made_anew(signer_rt: Runtime) -> None:
+    """Whoever checks a certificate refuses a CRL that is not in force yet, and an answer of a responder that is not valid yet."""
+    with clock.travel(timedelta(days=36)):
+        crl.refresh(signer_rt)
+    (told,) = [problem.what for problem in crl.health(signer_rt)]
+    assert "is in force from" in told
+    before = crl.latest(signer_rt, "issuing").number
+    crl.refresh(signer_rt)
+    assert list(crl.health(signer_rt)) == []
+    assert crl.latest(signer_rt, "issuing").number == before + 1
+    responder = authorities.service_certificate(signer_rt.db, "ocsp-responder")
+    assert responder.not_valid_before_utc <= clock.now()
+
+
 def test_what_was_signed_and_never_recorded_is_revoked_everywhere(signer_rt: Runtime) -> None:
     issuing = authorities.get(signer_rt.db, "issuing")
     serial = (1 << 126) + 4711

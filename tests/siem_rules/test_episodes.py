@@ -192,3 +192,30 @@ def test_an_alert_waits_in_the_turn_of_who_delivered_the_line_that_decided(open_
     with open_rt.db.read() as connection:
         query = sa.select(job_rows.c.sender).where(job_rows.c.kind == "soar.alert").order_by(job_rows.c.id)
         assert list(connection.execute(query).scalars()) == [gateway.label, camera.label]
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["one detector", "a new detector"])
+@pytest.mark.parametrize("cut", ["closed", "open"])
+def test_who_attacks_after_a_clock_was_put_back_is_found(
+    open_rt: Runtime, moving: Moving, *, kept: bool, cut: str
+) -> None:
+    """What was seen, closed or left open while the clock was 36 days ahead hides nothing of what comes then."""
+    camera = device(open_rt, "cam-a")
+    detector = Detector(open_rt, ruleset.ours())
+    moving.by(days=36)
+    send(open_rt, camera, shifted(RECORDING))
+    detect_all(detector)
+    before = raised(open_rt)
+    assert before == dict.fromkeys(EXPECTED, 1)
+    if cut == "closed":
+        for row in rows(open_rt):
+            with open_rt.db.write() as connection:
+                service.close(connection, ANALYST, row["id"], verdict="true_positive")
+    moving.by(days=-36)
+    for number in range(2):
+        moving.by(minutes=10)
+        send(open_rt, camera, shifted(RECORDING).replace(b'"recording-', b'"again-%d-' % number))
+        detect_all(detector if kept else Detector(open_rt, ruleset.ours()))
+    assert set(raised(open_rt) - before) == set(EXPECTED), "each of them again"
+    assert all(row["received_first"] <= clock.now() for row in rows(open_rt)[: len(EXPECTED)])
+    assert len(rows(open_rt)) == 2 * len(EXPECTED), "and the second time joins what the first one opened"

@@ -45,6 +45,20 @@ def test_a_signature_beside_the_books_is_found_once(ledger_rt: Runtime):
         assert found(rt) == [("checkpoint", str(lost))]
 
 
+def test_what_was_signed_while_the_clock_was_ahead_is_compared_too(ledger_rt: Runtime):
+    """And nothing that comes after it is passed over."""
+    rt = ledger_rt
+    seal_one(rt)
+    with clock.travel(timedelta(days=36)):
+        ahead = seal_one(rt)
+    lost = seal_one(rt)
+    with rt.db.write() as connection:
+        connection.execute(checkpoints.delete().where(checkpoints.c.size.in_([ahead, lost])))
+    with clock.travel(reconcile.GRACE + timedelta(seconds=1)):
+        reconcile.reconcile(rt)
+    assert found(rt) == [("checkpoint", str(ahead)), ("checkpoint", str(lost))]
+
+
 def test_many_lines_are_compared_in_pieces(ledger_rt: Runtime, monkeypatch: pytest.MonkeyPatch):
     rt = ledger_rt
     path = rt.settings.signer_home / "signatures.log"

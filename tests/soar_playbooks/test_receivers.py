@@ -92,6 +92,16 @@ def test_a_pause_that_a_receiver_asks_for_is_kept_for_all_that_goes_there(
     assert {state for state, _ in states(open_rt)} == {"delivered"}
 
 
+def test_a_pause_of_a_clock_that_was_ahead_is_over(open_rt: Runtime, peer: Peer) -> None:
+    peer.answers["/hook"] = [503]
+    with clock.travel(timedelta(days=36)):
+        alert(open_rt, 1)
+        work(open_rt)
+    alert(open_rt, 2)
+    work(open_rt)
+    assert len(peer.hooks()) == 2, "the second one waits for no month"
+
+
 def test_a_dead_receiver_costs_one_try_a_pause_whatever_waits(open_rt: Runtime, peer: Peer) -> None:
     peer.answers["/hook"] = [500] * 100
     for number in range(20):
