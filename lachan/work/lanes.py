@@ -149,7 +149,7 @@ class Crew:
 
     def keep(self, claimed: Claimed) -> None:
         """Have the keeper renew a batch's leases."""
-        self.busy.add(claimed.batch)
+        self.busy.add(claimed.gang.lane, claimed.batch)
         with self._lock:
             self._claims.add(claimed)
 
@@ -159,7 +159,7 @@ class Crew:
             known = claimed in self._claims
             self._claims.discard(claimed)
         if known:
-            self.busy.remove(claimed.batch)
+            self.busy.remove(claimed.gang.lane, claimed.batch)
 
     def returned(self) -> None:
         """Note that a thread whose job was abandoned has come back from it."""
@@ -222,8 +222,8 @@ class Gang:
     """The threads of one lane."""
 
     def __init__(self, crew: Crew, lane: Lane, count: int) -> None:
-        self._crew, self._lane = crew, lane
-        self._turns = Rounds(lane, crew.rt.wiring, crew.busy)
+        self._crew, self.lane = crew, lane
+        self._turns = Rounds(lane, crew.rt.wiring, crew.busy, threads=count)
         self._turn = threading.Lock()  # `Rounds` is for one thread at a time
         self._bell = threading.Condition()
         self._rung = self._stopped = False
@@ -239,7 +239,7 @@ class Gang:
 
     def replace(self) -> None:
         """Start a thread: the first ones, and one for each that hangs."""
-        name = f"work-{self._lane}-{len(self._threads)}"
+        name = f"work-{self.lane}-{len(self._threads)}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -267,7 +267,7 @@ class Gang:
             except DatabaseAway:  # it was said, once
                 time.sleep(PAUSE)
             except Exception as error:  # noqa: BLE001 - no failure of the queue ends a lane
-                log.error("a lane could not go on", lane=str(self._lane), error=str(error))
+                log.error("a lane could not go on", lane=str(self.lane), error=str(error))
                 time.sleep(PAUSE)
 
     def _rings(self) -> bool:
@@ -282,10 +282,10 @@ class Gang:
         if self._stopped:
             return False
         with self._crew.rt.db.read() as connection:
-            return self._lane in queue.look(connection).lanes
+            return self.lane in queue.look(connection).lanes
 
     def _claim(self) -> Claimed | None:
-        most = BATCH[self._lane]
+        most = BATCH[self.lane]
         with self._turn:
             batch = self._crew.rt.db.run(partial(self._turns.take, most=most), urgent=True)
             if not batch:

@@ -3,7 +3,8 @@
 Steps of `Rounds.take`, in a unit: what has fallen due joins its sender's line; all of `Rank.FIRST`, then the rest; of each
 rank one job a sender, from the sender after the last one served, then a second one each, and so on. Of one vendor, or of one
 site, at most `SHARE` of a batch is taken while others wait, and a batch does one of each vendor before a second one of any,
-for it is done one after the other. Who waits for a peer that does not answer (`Work.serial`, `Work.most`) is passed over.
+for it is done one after the other. One of a lane's threads is never at work for a vendor that all the others work for:
+whoever else comes finds it free. Who waits for a peer that does not answer (`Work.serial`, `Work.most`) is passed over.
 
 Limits: each process goes round by itself, so with two of them a sender has two turns a round, as everybody has; a site's
 share is kept among the `WINDOW` senders that one step sees.
@@ -31,28 +32,40 @@ class Busy:
     """What is at work in this process now, of all lanes."""
 
     senders: Counter[tuple[str, str]] = field(default_factory=Counter)  # kind and sender
+    vendors: Counter[tuple[Lane, str]] = field(default_factory=Counter)  # batches with jobs of a vendor
     kinds: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, jobs: Sequence[Job]) -> None:
-        """Count jobs that were claimed."""
+    def add(self, lane: Lane, jobs: Sequence[Job]) -> None:
+        """Count jobs that were claimed, one batch of a lane."""
         with self.lock:
+            self.vendors.update((lane, vendor) for vendor in _vendors(jobs))
             self.kinds.update(job.kind for job in jobs)
             self.senders.update((job.kind, job.sender) for job in jobs)
 
-    def remove(self, jobs: Sequence[Job]) -> None:
-        """Forget jobs that are at work no more."""
+    def remove(self, lane: Lane, jobs: Sequence[Job]) -> None:
+        """Forget jobs of a batch, which are at work no more."""
         with self.lock:
+            self.vendors.subtract((lane, vendor) for vendor in _vendors(jobs))
+            self.vendors += Counter()
             self.kinds.subtract(job.kind for job in jobs)
             self.senders.subtract((job.kind, job.sender) for job in jobs)
             self.senders += Counter()  # without those that are at nothing: senders come and go
 
 
 class Rounds:
-    """One lane's turns, as this process goes round; not to be used by two threads at once."""
+    """One lane's turns, as this process goes round; not to be used by two threads at once.
 
-    def __init__(self, lane: Lane, wired: Wiring, busy: Busy) -> None:
+    Args:
+        lane: which.
+        wired: what the rooms have.
+        busy: what is at work in this process.
+        threads: that work off the lane.
+    """
+
+    def __init__(self, lane: Lane, wired: Wiring, busy: Busy, *, threads: int = 1) -> None:
         self._lane, self._wired, self._busy = lane, wired, busy
+        self._batches = threads - 1 if threads > 1 else None  # at once, with jobs of one vendor
         self._last = dict.fromkeys(Rank, ("", ""))
 
     def take(self, connection: sa.Connection, most: int) -> list[Job]:
@@ -71,10 +84,22 @@ class Rounds:
                 chosen += self._of_rank(connection, rank, first, most - len(chosen), chosen)
         return queue.claim(connection, chosen) if chosen else []
 
+    def _full(self) -> frozenset[str]:
+        """Give the vendors for whom as many threads work as may."""
+        if self._batches is None:
+            return frozenset()
+        with self._busy.lock:
+            found = [
+                vendor
+                for (lane, vendor), count in self._busy.vendors.items()
+                if count >= self._batches and lane == self._lane
+            ]
+        return frozenset(found)
+
     def _of_rank(
         self, connection: sa.Connection, rank: Rank, first: list[Any], most: int, before: Sequence[Any]
     ) -> list[Any]:
-        batch = _Batch(self._wired, self._busy, most, before)
+        batch = _Batch(self._wired, self._busy, most, before, full=self._full())
         batch.take(first)
         self._last[rank] = _go_on_after(first, batch) or self._last[rank]
         if len(first) < most and not batch.full:
@@ -86,6 +111,10 @@ class Rounds:
             batch.take(queue.others(connection, self._lane, rank, vendor=vendor, most=WINDOW))
             batch.spill()
         return _vendors_in_turn(batch.chosen)
+
+
+def _vendors(jobs: Sequence[Job]) -> set[str]:
+    return {job.vendor for job in jobs} - {""}
 
 
 def _vendors_in_turn(chosen: Sequence[Any]) -> list[Any]:
@@ -115,10 +144,10 @@ def _go_on_after(first: Sequence[Any], batch: "_Batch") -> tuple[str, str] | Non
 class _Batch:
     """Jobs that are being chosen, with what was left out for its vendor's or site's share."""
 
-    def __init__(self, wired: Wiring, busy: Busy, most: int, before: Sequence[Any]) -> None:
+    def __init__(self, wired: Wiring, busy: Busy, most: int, before: Sequence[Any], *, full: frozenset[str]) -> None:
         self.chosen: list[Any] = []
         self.spilt: list[Any] = []
-        self._wired, self._busy, self._most = wired, busy, most
+        self._wired, self._busy, self._most, self._vendors = wired, busy, most, full
         self._share = max(1, int(most * SHARE))
         self._known = {row.id for row in before}
         self._count: Counter[tuple[str, ...]] = Counter()
@@ -136,7 +165,7 @@ class _Batch:
                 return
             if row.id in self._known or self._held(row):
                 continue
-            if any(self._count[name] >= self._share for name in _shares(row)):
+            if row.vendor in self._vendors or any(self._count[name] >= self._share for name in _shares(row)):
                 self.spilt.append(row)
             else:
                 self._add(row)
@@ -144,7 +173,7 @@ class _Batch:
     def spill(self) -> None:
         """Fill up with what was left out: nobody else wants the place."""
         for row in self.spilt:
-            if not self.full and row.id not in self._known and not self._held(row):
+            if not self.full and row.id not in self._known and row.vendor not in self._vendors and not self._held(row):
                 self._add(row)
 
     def _add(self, row: Any) -> None:

@@ -45,7 +45,7 @@ def work(name: str, lane: Lane, **more: object) -> Work:
 WIRED = Wiring(
     jobs={
         "cut": work("note", Lane.URGENT), "fact": work("note", Lane.ORDINARY), "hook": work("hang", Lane.SLOW),
-        "stuck": work("hang", Lane.URGENT, deadline=0.5), "first": work("note", Lane.URGENT, rank=Rank.FIRST),
+        "stuck": work("hang", Lane.URGENT, deadline=0.5), "held": work("hang", Lane.URGENT), "first": work("note", Lane.URGENT, rank=Rank.FIRST),
     },
     recurring={"tick": Every(5.0, f"{__name__}:tick", lane=Lane.ORDINARY, deadline=60.0)},
 )  # fmt: skip
@@ -128,6 +128,22 @@ def test_a_batch_does_one_of_each_vendor_before_a_second_of_any(town: Runtime) -
     assert ("cut", "honest") in DONE[:18], "in the first batch that sees it, the second at most, and there first"
     place = DONE.index(("cut", "honest"))
     assert place % 16 == 0, place
+
+
+def test_one_thread_is_left_to_whoever_is_of_another_vendor(town: Runtime) -> None:
+    """A vendor's thousand devices take turns among themselves on the others."""
+    for number in range(100):
+        due(town, "held", sender=f"evil-{number:02}", vendor="Evil", severity=4)
+    with served(town) as wake:
+        until(lambda: kinds().count("held") == town.settings.work_urgent - 1, timeout=20, what="its threads hang")
+        for sender, vendor in (("honest", "Honest"), ("nobody's", ""), ("honest-2", "Honest")):
+            due(town, "cut", sender=sender, vendor=vendor)
+            wake()
+            until(lambda sender=sender: ("cut", sender) in DONE, timeout=20, what="another one is served")  # type: ignore[misc]
+        assert kinds().count("held") == town.settings.work_urgent - 1
+        GO.set()
+        wake()
+        until(lambda: DONE.count(("held", "ended")) == 100, timeout=20, what="and nothing of the vendor's is lost")
 
 
 def effort(rt: Runtime, what: Callable[[sa.Connection], object]) -> int:
