@@ -410,3 +410,18 @@ def longest_waits(rt: Runtime, count: int, *, first: int = 0) -> dict[str, float
     longest = {name: max(times) for name, times in waited.items()}
     print(f"{count} rows beside {sum(map(len, waited.values()))} other writes: the longest took {longest}")
     return longest
+
+
+def test_a_worker_that_reads_when_another_one_ended_it_finds_it_done(
+    rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = begun(rt, table(3))
+    real = applying._read
+
+    def overtaken(blobs: Any, before: importing.Import) -> object:
+        monkeypatch.setattr(applying, "_read", real)
+        finished(rt, before)
+        return real(blobs, before)
+
+    monkeypatch.setattr(applying, "_read", overtaken)
+    assert importing.apply(rt, found.id).state is importing.ImportState.DONE

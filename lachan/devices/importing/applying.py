@@ -18,7 +18,7 @@ import orjson
 import sqlalchemy as sa
 
 from lachan import clock, merkle
-from lachan.blobs import BlobStore
+from lachan.blobs import BlobStore, NoSuchBlob
 from lachan.database import UtcDateTime, for_update
 from lachan.devices import search
 from lachan.devices.importing.checking import BadRow
@@ -111,7 +111,14 @@ def apply(rt: "Runtime", import_id: str, *, due: bool = False) -> Import:
     with rt.db.read() as connection:
         before = get(connection, import_id)
     if before.state is ImportState.APPLYING:
-        chunk = _read(store(rt.settings), before)
+        try:
+            chunk = _read(store(rt.settings), before)
+        except NoSuchBlob:  # another worker applied the last chunk meanwhile, and removed it
+            with rt.db.read() as connection:
+                now = get(connection, import_id)
+            if now.state is ImportState.APPLYING:
+                raise
+            return now
         before = rt.db.run(lambda connection: _apply(connection, before, chunk, due=due))
     if before.state is ImportState.DONE:
         forget(rt, import_id)
