@@ -92,7 +92,7 @@ class Signal:
         reason: stable code.
         detail: one sentence for people.
         ref: id of what explains it (containment, assessment …); one signal per device, source and ref.
-        since: from when.
+        since: when it was set, for people; it holds at once, whatever the clock of who set it said.
         until: to when; None means until cleared.
     """
 
@@ -169,9 +169,7 @@ class Horizon:
 
 def decide(device_id: str, signals: Iterable[Signal], *, at: datetime) -> Decision:
     """Give the worst answer among the signals in force at ``at``, with all of them as reasons."""
-    live = [
-        s for s in signals if s.until is None or at < s.until
-    ]  # ``since`` is for people: whose clock was ahead means now, too
+    live = [s for s in signals if s.until is None or at < s.until]  # of whatever date: whose clock was ahead meant now
     live.sort(key=lambda s: (-s.answer.rank, s.since, s.source, s.ref))
     return Decision(device_id, live[0].answer if live else Answer.ALLOW, tuple(live))
 

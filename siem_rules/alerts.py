@@ -73,7 +73,9 @@ def _since(finding: Finding, cut: datetime | None) -> Finding:
     """Leave out who was heard before a cut only: a new episode has no witnesses of the one before."""
     if cut is None:
         return finding
-    return replace(finding, heard={label: at for label, at in finding.heard.items() if _after(_moment(at), cut)})
+    if clock.lies_ahead(cut):  # who was heard before it cannot be told: the line that decides speaks alone
+        return replace(finding, heard={label: at for label, at in finding.heard.items() if at == finding.received})
+    return replace(finding, heard={label: at for label, at in finding.heard.items() if _moment(at) > cut})
 
 
 def _episode(connection: sa.Connection, finding: Finding, group: str) -> tuple[Any, datetime | None]:
@@ -82,7 +84,7 @@ def _episode(connection: sa.Connection, finding: Finding, group: str) -> tuple[A
     query = (
         sa.select(alerts)
         .where(c.rule_id == finding.rule.id, c.group_key == group, c.merged_into.is_(None))
-        .where(c.received_first <= clock.now() + clock.SLACK)  # none from before the clock was put back
+        .where(c.received_first <= _latest(finding))  # none from before the clock was put back
         .order_by(c.received_first.desc(), c.id.desc())
         .limit(2)
     )
@@ -97,6 +99,11 @@ def _episode(connection: sa.Connection, finding: Finding, group: str) -> tuple[A
         cut = _cut(connection, before)
         return newest if cut is not None and _after(received, cut) else before, None
     return newest, None
+
+
+def _latest(finding: Finding) -> datetime:
+    """Give the moment past which nothing was received yet, by this machine's clock or by that of who received the line."""
+    return max(clock.now(), _moment(finding.received)) + clock.SLACK
 
 
 def _after(received: datetime, cut: datetime) -> bool:
@@ -119,7 +126,7 @@ def _cut(connection: sa.Connection, alert: Any) -> datetime | None:
 
 def _grow(connection: sa.Connection, finding: Finding, fetch: Fetch, kept: Any) -> None:
     received = _moment(finding.received)
-    ahead = clock.lies_ahead(kept["received_last"])  # nobody knows how long ago that was
+    ahead = kept["received_last"] > _latest(finding)  # nobody knows how long ago that was
     again = ahead or (received - kept["received_last"]).total_seconds() > max(QUIET, finding.rule.span)
     heard = _since(finding, kept["received_last"]).heard if again else {*kept["senders"], *finding.heard}
     senders = sorted(heard)[:_SENDERS]

@@ -20,11 +20,10 @@ from api.models import door_closed, door_orders, door_status
 from lachan import clock, trust
 from lachan.enforcement import Evidence, Level, PointLook, Target
 from lachan.runtime import Runtime
-from lachan.statements import Call, Statement, among, insert_or_replace, listed, pipeline
+from lachan.statements import Statement, among, insert_or_replace, listed, pipeline
 from lachan.trust import Answer, Horizon
 
 ALIVE = timedelta(seconds=10)
-
 _WANTED = {
     Level.OBSERVE: Answer.ALLOW,
     Level.DEGRADE: Answer.LIMITED,
@@ -61,7 +60,7 @@ class DeviceDoor:
         else:
             order = {"device_id": target.device_id, "level": str(level), "intent": intent, "ordered_at": clock.now()}
             trust.touch(connection, target.device_id, then=[(_WRITE_OWN, order)])
-        doors = _alive()
+        doors = (_DOORS, {"since_": clock.now() - ALIVE})
         decision, (found,) = trust.decision_and(connection, target.device_id, [doors])
         live, answer = len(found.rows), decision.answer
         settled = live == 0 and answer.rank >= _WANTED[level or Level.OBSERVE].rank
@@ -115,11 +114,6 @@ class DeviceDoor:
         return {row.device_id: Level(row.level) for row in rows}
 
 
-def _alive() -> Call:
-    """Ask for the doors that run: those that said so lately, and not while a clock was ahead."""
-    return _DOORS, {"since_": clock.now() - ALIVE, "now_": clock.now() + clock.SLACK}
-
-
 def _seen(connection: sa.Connection, wanted: list[tuple[Target, Level | None]]) -> list[Evidence]:
     """Tell of each whether the decision is at least as hard as the level, and every running door acts on the order's change.
 
@@ -129,7 +123,7 @@ def _seen(connection: sa.Connection, wanted: list[tuple[Target, Level | None]]) 
     ordered, lasts, closed, doors = (
         done.rows for done in pipeline(
             connection,
-            [(_ORDERED, devices), (trust.LASTS, devices), (_CLOSED, devices), _alive()],
+            [(_ORDERED, devices), (trust.LASTS, devices), (_CLOSED, devices), (_DOORS, {"since_": clock.now() - ALIVE})],
         )
     )  # fmt: skip
     numbers = {row.device_id: row.number or 0 for row in lasts} | {row.device_id: row.number for row in ordered}
@@ -166,10 +160,7 @@ _WRITE_OWN = Statement(_write_own, columns=("device_id", "level", "intent", "ord
 _ORDER = Statement(sa.select(door_orders).where(door_orders.c.device_id == sa.bindparam("device_id_")))
 _DOORS = Statement(
     sa.select(door_status.c.door, door_status.c.position).where(
-        door_status.c.seen_at.between(
-            sa.bindparam("since_", type_=door_status.c.seen_at.type),
-            sa.bindparam("now_", type_=door_status.c.seen_at.type),
-        )
+        door_status.c.seen_at > sa.bindparam("since_", type_=door_status.c.seen_at.type)
     )
 )
 _ORDERED = Statement(

@@ -8,8 +8,7 @@ certificate's serial number goes to the CRL). At most `PAGE` are closed in one u
 signer's user can forge both.
 """
 
-from datetime import datetime, timedelta
-from itertools import takewhile
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,6 +25,7 @@ from lachan.wiring import resolve
 from lachan.work import outbox
 
 GRACE = timedelta(minutes=5)
+APART = timedelta(hours=1)  # most that the signer's clock and ours may differ by
 PAGE = 100
 log = get_logger(__name__)
 
@@ -48,7 +48,7 @@ def _step(rt: Runtime) -> bool:
         log.error("the signer's log is shorter than it was", was=start, now=answer["size"])
         _settle(rt, start, 0, [{"kind": "log", "subject": f"shorter than {start} bytes", "n": 0}])
         return True
-    due = list(takewhile(lambda entry: _is_due(clock.parse(entry[1]["time"])), answer["lines"]))
+    due = _due(answer["lines"])
     if not due:
         return False
     with rt.db.read() as connection:
@@ -63,9 +63,15 @@ def _step(rt: Runtime) -> bool:
         start = position
 
 
-def _is_due(at: datetime) -> bool:
-    """Tell whether what was signed then should have been recorded; the log is read in its order, so nothing is passed over."""
-    return at <= clock.now() - GRACE or clock.lies_ahead(at)
+def _due(lines: list[Any]) -> list[Any]:
+    """Give the lines that should have been recorded by now: the last one that is older than `GRACE`, and all before it.
+
+    What stands before an old line in the log is older still, whatever a clock that was ahead made of its time. One that lies
+    further ahead than machines' clocks are ever apart was written before a clock was put back, and is old, too.
+    """
+    now = clock.now()
+    old = [place for place, (_, line) in enumerate(lines) if not now - GRACE < clock.parse(line["time"]) <= now + APART]
+    return lines[: old[-1] + 1] if old else []
 
 
 def _known(rt: Runtime, connection: sa.Connection, line: dict[str, Any]) -> bool:

@@ -3,8 +3,8 @@
 Steps of `Rounds.take`, in a unit: what has fallen due joins its sender's line; all of `Rank.FIRST`, then the rest; of each
 rank one job a sender, from the sender after the last one served, then a second one each, and so on. Of one vendor, or of one
 site, at most `SHARE` of a batch is taken while others wait, and a batch does one of each vendor before a second one of any,
-for it is done one after the other. One of a lane's threads is never at work for a vendor that all the others work for:
-whoever else comes finds it free. Who waits for a peer that does not answer (`Work.serial`, `Work.most`) is passed over.
+for it is done one after the other. Of a lane's threads, if they are more than two, one is never at work for a vendor that
+all the others work for: whoever else comes finds it free. Who waits for a peer that does not answer (`Work.serial`, `Work.most`) is passed over.
 
 Limits: each process goes round by itself, so with two of them a sender has two turns a round, as everybody has; a site's
 share is kept among the `WINDOW` senders that one step sees.
@@ -65,7 +65,7 @@ class Rounds:
 
     def __init__(self, lane: Lane, wired: Wiring, busy: Busy, *, threads: int = 1) -> None:
         self._lane, self._wired, self._busy = lane, wired, busy
-        self._batches = threads - 1 if threads > 1 else None  # at once, with jobs of one vendor
+        self._batches = threads - 1 if threads > 2 else None  # at once, with jobs of one vendor
         self._last = dict.fromkeys(Rank, ("", ""))
 
     def take(self, connection: sa.Connection, most: int) -> list[Job]:

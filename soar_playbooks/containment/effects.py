@@ -101,6 +101,18 @@ def lengthen(connection: sa.Connection, row: Containment, until: datetime | None
     return row
 
 
+def reckoned(connection: sa.Connection, row: Containment) -> Containment:
+    """Reckon the end of a containment anew if it began and was to end while a clock was ahead: it lasts as long as was meant, from now."""
+    if row.since is None or row.until is None or not clock.lies_ahead(row.since) or row.until <= row.since:
+        return row
+    now = clock.now()
+    row = write(connection, row, since=now, until=now + (row.until - row.since))
+    signal = _signal_of(row)
+    if signal is not None:
+        trust.set_signal(connection, signal)
+    return row
+
+
 def lasts_longer(row: Containment, until: datetime | None) -> bool:
     """Tell whether an end is later than the row's; none is the latest."""
     return row.until is not None and (until is None or until > row.until)

@@ -173,19 +173,19 @@ def find(connection: sa.Connection, containment_id: str, principal: Principal | 
 def expire(rt: Runtime, job: jobs.Job) -> None:
     """End a containment whose time is over (job ``soar.expire``)."""
 
-    def unit(connection: sa.Connection) -> None:
+    def unit(connection: sa.Connection) -> datetime | None:
         row = locked(connection, job.payload["containment_id"], ACTOR)
         if row.state not in OPEN or row.until is None:
-            return
-        ahead = row.since is not None and clock.lies_ahead(
-            row.since
-        )  # then the job's own distance is the one that was meant
-        if row.until > clock.now() and not ahead:
-            raise jobs.Again(row.until)
+            return None
+        if row.until > clock.now():
+            return effects.reckoned(connection, row).until
         end(rt, connection, row, actor=ACTOR, reason="its time is over")
         resume_runs(connection, row.id)
+        return None
 
-    rt.db.run(unit, urgent=True)
+    again = rt.db.run(unit, urgent=True)
+    if again is not None:
+        raise jobs.Again(again)
 
 
 def ask_anew(rt: Runtime, connection: sa.Connection, row: Containment) -> None:

@@ -378,3 +378,13 @@ def test_a_crl_in_the_making_keeps_nobody_waiting(signer_rt: Runtime, monkeypatc
 def test_every_reason_has_its_entry(reason: Reason) -> None:
     entry = listed.encode([("4" + "0" * 31, "2026-07-01 00:00:00", str(reason))])
     assert (len(entry) == 35) == (reason is Reason.UNSPECIFIED)
+
+
+def test_a_window_that_began_while_the_clock_was_ahead_is_over(rt: Runtime) -> None:
+    """Else a device that guessed wrongly then would wait for 36 days."""
+    from pki import attempts as counted
+
+    with clock.travel(timedelta(days=36)), rt.db.write() as connection:
+        assert [counted.count(connection, "name:x") for _ in range(3)] == [1, 2, 3]
+    with rt.db.write() as connection:
+        assert counted.count(connection, "name:x") == 1
