@@ -69,9 +69,8 @@ devices = sa.Table(
     sa.Index("ix_devices_name_folded", "name", "folded").ddl_if(dialect="sqlite"),
     sa.Index(
         "ix_devices_folded",
-        "folded",
+        sa.literal_column(f"{search.JOINED} gin_trgm_ops"),
         postgresql_using="gin",
-        postgresql_ops={"folded": "gin_trgm_ops"},
         postgresql_with={"gin_pending_list_limit": search.PENDING},
     ).ddl_if(dialect="postgresql"),
 )

@@ -1,5 +1,6 @@
 """The one history of migrations makes exactly the tables that the rooms declare."""
 
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def test_the_history_leads_to_the_declared_tables(settings: Settings) -> None:
                 "include_object": lambda _object, name, *_: not str(name).startswith(undeclared),
             }
             context = MigrationContext.configure(connection, opts=opts)
-            assert compare_metadata(context, metadata) == []
+            with warnings.catch_warnings():  # which says of such an index that it compares none over an expression
+                warnings.filterwarnings("ignore", "autogenerate skipping metadata-specified expression-based index")
+                assert compare_metadata(context, metadata) == []
             found = {name for name in sa.inspect(connection).get_table_names() if not name.startswith(search.TABLE)}
         assert found == {*metadata.tables, "alembic_version"}
         assert migrate.current(db) is not None

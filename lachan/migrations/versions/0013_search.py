@@ -28,8 +28,8 @@ def upgrade() -> None:
         connection.exec_driver_sql(search.SQLITE[-1])
         op.create_index("ix_devices_name_folded", "devices", ["name", "folded"])
         return
-    for statement in (*search.POSTGRESQL, *search.POSTGRESQL_AFTER):
-        connection.exec_driver_sql(statement)
+    connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+    connection.exec_driver_sql("ALTER TABLE devices ALTER COLUMN folded SET STATISTICS 0")
     op.create_index(
         "ix_devices_folded", "devices", ["folded"], postgresql_using="gin", postgresql_ops={"folded": "gin_trgm_ops"}
     )
