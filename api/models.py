@@ -56,4 +56,7 @@ door_anchors = sa.Table(
     sa.Column("vendor", sa.String(100), nullable=False),
     sa.Column("certificate", sa.LargeBinary, nullable=False),
     sa.Column("added_at", UtcDateTime, nullable=False),
+    sa.Column(
+        "exceptions", sa.String(400), nullable=False, server_default=""
+    ),  # words of api.device.paths.Rule, by spaces
 )

@@ -22,8 +22,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from api.http11 import HttpInner, restore_head
 from api.limits import ConnectionRoom, Deadlines, Limits
@@ -199,9 +198,10 @@ class TlsProtocol(asyncio.Protocol):
 
     def _facts(self) -> dict[str, Any]:
         """Tell what EST may know of the handshake; see ``scope["extensions"]["lachan.tls"]``."""
-        leaf = self.tls.get_peer_certificate(as_cryptography=True)
-        rest = self.tls.get_peer_cert_chain(as_cryptography=True) or []  # on a server it lacks the leaf
-        chain = [] if leaf is None else [item.public_bytes(Encoding.DER) for item in (leaf, *rest)]
+        leaf = self.tls.get_peer_certificate()  # OpenSSL's, unread: what they say is the judge's business
+        rest = self.tls.get_peer_cert_chain() or []  # on a server it lacks the leaf
+        octets = partial(crypto.dump_certificate, crypto.FILETYPE_ASN1)
+        chain = [] if leaf is None else [octets(item) for item in (leaf, *rest)]
         version = self.tls.get_protocol_version_name()
         return {
             "chain": chain,

@@ -178,6 +178,23 @@ class AuthorityCreated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnchorAdded(Event):
+    """The device door believes a manufacturer's authority from now on; told by `api.device.anchors`."""
+
+    fingerprint: str
+    anchor_of: str
+    exceptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorRemoved(Event):
+    """The device door believes a manufacturer's authority no longer; told by `api.device.anchors`."""
+
+    fingerprint: str
+    anchor_of: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnrolmentSecretIssued(Event):
     """Somebody made a one-time secret that a device may enrol with; told by `pki.secrets`."""
 
@@ -226,6 +243,15 @@ class CertificateRevoked(Event):
 
     serial_number: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PossibleCloneSeen(Event):
+    """Somebody showed a certificate that the device itself has replaced; told by `pki.replacing`, once a certificate and day."""
+
+    serial_number: str
+    address: str
+    replaced_at: str
 
 
 @dataclass(frozen=True, kw_only=True)

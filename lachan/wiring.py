@@ -139,6 +139,7 @@ class Room:
         signing: request kind → `Signing`.
         init: functions that ``lachan init`` runs, in order.
         health: name → function ``(rt)`` that gives the problems of the room now (`lachan.health.Standstill`).
+        described: functions ``(rt)`` that give (what, sentence) of what an operator should know and nothing is wrong with.
     """
 
     tables: str | None = None
@@ -152,6 +153,7 @@ class Room:
     signing: Mapping[str, Signing] = field(default_factory=dict)
     init: tuple[str, ...] = ()
     health: Mapping[str, str] = field(default_factory=dict)
+    described: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,7 @@ class Wiring:
     signing: dict[str, Signing] = field(default_factory=dict)
     init: tuple[str, ...] = ()
     health: dict[str, str] = field(default_factory=dict)
+    described: tuple[str, ...] = ()
 
     def import_tables(self) -> None:
         """Declare every room's tables on `lachan.database.metadata`."""
@@ -193,7 +196,7 @@ class Wiring:
         """Every ``"module:attribute"`` that some room brings."""
         yield from self.settings
         yield from (work.function for work in self.kinds.values())
-        yield from (*self.verbs, *self.enforcement, *self.init, *self.health.values())
+        yield from (*self.verbs, *self.enforcement, *self.init, *self.health.values(), *self.described)
         for signing in self.signing.values():
             yield from (name for name in (signing.handler, signing.recorded, signing.close) if name)
 
@@ -232,6 +235,7 @@ def collect(rooms: Mapping[str, Room]) -> Wiring:
         signing=_merged(rooms, "signing"),
         init=_tuple(rooms, "init"),
         health=_merged(rooms, "health"),
+        described=_tuple(rooms, "described"),
     )
 
 

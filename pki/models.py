@@ -41,6 +41,8 @@ certificates = sa.Table(
     sa.Column("reason", sa.String(30), nullable=False, server_default=""),
     sa.Column("issued_at", UtcDateTime, nullable=False),
     sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),  # the authority's, at the last change
+    sa.Column("shown_at", UtcDateTime),  # when it was first shown at the device door (pki.replacing)
+    sa.Column("clone_at", UtcDateTime),  # when it was last told that it was shown although it is replaced
     sa.UniqueConstraint("serial_number", "authority"),
     sa.Index(
         "ix_pki_certificates_listed", "authority", "serial_number", "not_after", "state", "state_since", "reason",

@@ -53,7 +53,7 @@ def suspend(
     Raises:
         NotFound, NoCertificate, RevokedForGood: the device, or the one certificate named, is not there or is revoked.
     """
-    rows, since = _rows(connection, principal, device_id, serial_number), clock.now()
+    rows, since = live(connection, principal, device_id, serial_number), clock.now()
     mine = {"holder": str(holder), "reason": reason[:200], "by": principal.label, "since": since}
     done = pipeline(connection, [(_HOLD, {**mine, "certificate_id": row.id}) for row in rows])
     changed = [row for row, each in zip(rows, done, strict=True) if each.count]
@@ -87,7 +87,7 @@ def release(
         NotFound, NoCertificate, RevokedForGood: as in `suspend`.
         HeldByContainment: a person wants to lift what only a containment holds.
     """
-    rows = _rows(connection, principal, device_id, serial_number)
+    rows = live(connection, principal, device_id, serial_number)
     lifts = [(_LIFT, {"certificate_id_": row.id, "holder_": str(holder)}) for row in rows]
     mine = {"certificates": listed(connection.dialect.name, [row.id for row in rows])}
     *done, left = pipeline(connection, [*lifts, (_HELD, mine)])
@@ -132,12 +132,18 @@ def revoke(
         NoCertificate: the device has no such certificate.
         RevokedForGood: the one certificate named is revoked already.
     """
-    rows = _rows(connection, principal, device_id, serial_number)
+    return withdraw(rt, connection, principal, live(connection, principal, device_id, serial_number), reason)
+
+
+def withdraw(
+    rt: Runtime, connection: sa.Connection, principal: Principal, rows: Sequence[Any], reason: Reason
+) -> list[str]:
+    """Revoke some of the rows that `live` gave in this transaction; gives their serial numbers (hex)."""
     later(connection, [(_LIFT_ALL, {"certificate_id_": row.id}) for row in rows])
     _set(rt, connection, rows, CertificateState.REVOKED, str(reason))
-    _refuse(connection, rows, "revoked")
+    _refuse(connection, rows, "superseded" if reason is Reason.SUPERSEDED else "revoked")
     for row in rows:
-        event = CertificateRevoked(device_id=device_id, serial_number=row.serial_number, reason=str(reason))
+        event = CertificateRevoked(device_id=row.device_id, serial_number=row.serial_number, reason=str(reason))
         append(connection, event, actor=principal, vendor=row.vendor)
     return [row.serial_number for row in rows]
 
@@ -195,8 +201,10 @@ def _count_change(rt: Runtime, connection: sa.Connection, authority: str) -> int
     return number
 
 
-def _rows(connection: sa.Connection, principal: Principal, device_id: str, serial_number: str | None) -> list[Any]:
-    """Give the device's certificates that are neither expired nor revoked, in the order every writer uses.
+def live(
+    connection: sa.Connection, principal: Principal, device_id: str, serial_number: str | None = None
+) -> list[Any]:
+    """Lock a device and give the device's certificates that are neither expired nor revoked, in the order every writer uses.
 
     The device's lock comes first everywhere and is enough: whoever changes the state of a certificate holds it.
     """
@@ -204,12 +212,12 @@ def _rows(connection: sa.Connection, principal: Principal, device_id: str, seria
     _, (found,) = devices.locked_and(connection, device_id, [mine], principal=principal)
     named = serial_number and serial_number.lower().lstrip("0")
     rows = [row for row in found.rows if named is None or row.serial_number == named]
-    live = [row for row in rows if row.state != CertificateState.REVOKED]
+    standing = [row for row in rows if row.state != CertificateState.REVOKED]
     if serial_number is not None and not rows:
         raise NoCertificate(f"The device has no certificate {serial_number} in its validity.")
-    if serial_number is not None and not live:
+    if serial_number is not None and not standing:
         raise RevokedForGood(f"Certificate {serial_number} is revoked.")
-    return live
+    return standing
 
 
 def _set(rt: Runtime, connection: sa.Connection, rows: Sequence[Any], state: CertificateState, reason: str) -> None:

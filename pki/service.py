@@ -3,6 +3,7 @@
 * `issue_secret`: a one-time enrolment secret for a device.
 * `enrol`, `reenrol`: certificates for devices; `enrolling`, `renewing` the same on an event loop, with `OnLoop`. `issue_server_certificate`: for the doors.
 * `suspend`, `release`, `revoke`, `close_unrecorded`: the state of certificates. `latest`, `publish`: CRLs. `answer`: OCSP.
+* `first_shown`, `clone_seen`: what a door saw of replaced certificates.
 * `hierarchy`: root and issuing authorities. `certificates_of`: what a device has. `registered`: the row of exact bytes.
 """
 
@@ -22,14 +23,15 @@ from pki.enrolment import Enrolled, enrol, enrolling, reenrol, renewing
 from pki.issuing import registered
 from pki.models import certificates
 from pki.ocsp import answer
+from pki.replacing import clone_seen, first_shown
 from pki.revocation import close_unrecorded, release, revoke, suspend
 from pki.secrets import NewSecret, issue_secret
 from pki.servers import issue_server_certificate
 from pki.steps import OnLoop
 
 __all__ = [
-    "CertificateRow", "Enrolled", "NewSecret", "OnLoop", "answer", "certificates_of", "close_unrecorded", "enrol",
-    "enrolling", "hierarchy", "issue_secret", "issue_server_certificate", "latest", "pem", "publish", "reenrol",
+    "CertificateRow", "Enrolled", "NewSecret", "OnLoop", "answer", "certificates_of", "clone_seen", "close_unrecorded", "enrol",
+    "enrolling", "first_shown", "hierarchy", "issue_secret", "issue_server_certificate", "latest", "pem", "publish", "reenrol",
     "registered", "release", "renewing", "revoke", "service_certificate", "suspend",
 ]  # fmt: skip
 

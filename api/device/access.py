@@ -8,8 +8,10 @@ and judged again when the anchors change or a minute passes, its rows are looked
 or two seconds pass; **validity and the trust decision itself are asked every time**, and after the rows were read, so that
 what changed since then still refuses.
 
-A certificate of ours is admitted because its row of exactly these bytes is valid, never because nothing forbids it. One
-of a vendor's authority has no row yet; it and ours are refused by `trust.CertificateKeys`, which no stranger can vary.
+A certificate of ours is admitted because its row of exactly these bytes is valid, never because nothing forbids it; when that
+is the first time that somebody is let in with it, what it replaces is superseded before anything is answered
+(`pki.replacing`). One of a vendor's authority has no row yet; it and ours are refused by `trust.CertificateKeys`, which no
+stranger can vary.
 
 Fails closed: no view, no certificate, no row or a stale view each refuse. A route never sees a chain.
 """
@@ -18,8 +20,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, cast
@@ -35,18 +39,20 @@ from api.device.errors import CertificateMissing, CertificateRefused, DeviceCont
 from api.device.trustwatch import Belief, TrustWatch
 from api.tls import TlsProtocol
 from lachan import clock, devices, metrics
-from lachan.errors import LachanError
-from lachan.identity import Principal, PrincipalKind, Role
+from lachan.errors import LachanError, Unavailable
+from lachan.identity import Principal, PrincipalKind, Role, system
 from lachan.runtime import Runtime
 from lachan.statements import Statement
 from lachan.trust import Answer, CertificateKeys
 from lachan.trust_view import Changes, View
 from pki import service
-from pki.states import CertificateState
+from pki.states import CertificateState, Reason
 
 _NEVER = (datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC))
 _KEEP = 2.0  # seconds that a registry row may be remembered
 _KEEP_CHAIN = 60.0  # seconds that a chain's signatures need not be verified again on the same connection
+_SUPERSEDED = "superseded"
+_DOOR = system("device-door")
 _d = devices.devices.c
 _DEVICE = Statement(
     sa.select(_d.id, _d.name, _d.vendor, _d.site, _d.model, _d.firmware_version, _d.state).where(
@@ -68,6 +74,7 @@ class Verified:
         firmware_version: What it runs, as far as it told; None before.
         certificate: The certificate that it used.
         keys: By what a refusal would name that certificate.
+        unshown: The row of that certificate if it was never shown before; empty otherwise.
     """
 
     device_id: str
@@ -78,6 +85,7 @@ class Verified:
     firmware_version: str | None
     certificate: x509.Certificate
     keys: CertificateKeys
+    unshown: str = ""
 
 
 @dataclass(eq=False)
@@ -162,15 +170,23 @@ async def verified(request: Request) -> Verified:
         return cast(Verified, before)
     try:
         device = await _identify(request)
-        belief = cast(TrustWatch, request.app.state.trust).current()  # after the waiting: the youngest there is
-        check_validity(device.certificate, at=clock.now())
-        check_trust(belief.view, device, operation=_operation(request))
+        _let_in(request, device)
+        if device.unshown:
+            device = await _shown(request, device)
+            _let_in(request, device)
     except (CertificateMissing, CertificateRefused, DeviceContained, DeviceLimited, TrustUnknown) as error:
         metrics.refused.labels(str(error.fields.get("reason", error.code))).inc()
         raise
     request.scope["lachan.verified"] = device
     request.app.state.seen.note(device.device_id)
     return device
+
+
+def _let_in(request: Request, device: Verified) -> None:
+    """Ask what may have changed while there was waiting: validity, and the youngest view that there is."""
+    belief = cast(TrustWatch, request.app.state.trust).current()
+    check_validity(device.certificate, at=clock.now())
+    check_trust(belief.view, device, operation=_operation(request))
 
 
 def known(scope: Scope, state: Any) -> Verified | None:
@@ -184,7 +200,7 @@ def known(scope: Scope, state: Any) -> Verified | None:
     if "lachan.forwarded_chain" in scope or not _holds(bond, belief, time.monotonic()):
         return None
     device = cast(Verified, bond.device)
-    if not bond.valid[0] <= clock.now() <= bond.valid[1]:
+    if device.unshown or not bond.valid[0] <= clock.now() <= bond.valid[1]:
         return None
     check_trust(belief.view, device, operation=scope["route"].operation)
     state.seen.note(device.device_id)
@@ -219,18 +235,18 @@ async def _identify(request: Request) -> Verified:
     proxied = request.scope.get("lachan.forwarded_chain")
     connection = cast("TlsProtocol | None", extensions.get("lachan.connection")) if proxied is None else None
     bond = connection.identity if connection is not None else None
-    now = time.monotonic()
+    now, address = time.monotonic(), request.client.host if request.client else ""
     if not isinstance(bond, Bond) or now >= bond.judged_until or bond.anchors is not belief.anchors:
         chain = proxied if proxied is not None else extensions.get("lachan.tls", {}).get("chain", [])
         judged = judge(chain, belief.anchors, at=clock.now())
         if connection is None:
-            return await _looked_up(state, chain[0], judged)
+            return await _looked_up(state, chain[0], judged, address)
         bond = cast(Bonds, state.bonds).tie(Bond(connection, judged, belief.anchors, now + _KEEP_CHAIN))
     elif _holds(bond, belief, now):
         return cast(Verified, bond.device)
     bond.changed = False  # before the rows are read: what changes from here on sets it again
     bond.device = None
-    bond.device = await _looked_up(state, bond.judged.octets, bond.judged)
+    bond.device = await _looked_up(state, bond.judged.octets, bond.judged, address)
     bond.valid = (bond.device.certificate.not_valid_before_utc, bond.device.certificate.not_valid_after_utc)
     bond.until = now + _KEEP
     return bond.device
@@ -248,8 +264,34 @@ def _holds(bond: object, belief: Belief, now: float) -> bool:
     )
 
 
-async def _looked_up(state: Any, certificate: bytes, judged: Judged) -> Verified:
-    return await cast(service.OnLoop, state.issuing).look(partial(_look_up, certificate, judged))
+async def _looked_up(state: Any, certificate: bytes, judged: Judged, address: str) -> Verified:
+    issuing = cast(service.OnLoop, state.issuing)
+    try:
+        return await issuing.look(partial(_look_up, certificate, judged))
+    except CertificateRefused as error:
+        if error.fields["reason"] == _SUPERSEDED:
+            state.seen.cloned(hashlib.sha256(certificate).hexdigest(), address)
+        raise
+
+
+async def _shown(request: Request, device: Verified) -> Verified:
+    """Supersede what a certificate replaces when somebody is let in with it for the first time."""
+    state = request.app.state
+    first = partial(_first_shown, state.rt, device_id=device.device_id, certificate_id=device.unshown)
+    with suppress(
+        Unavailable
+    ):  # what cannot be written is no reason to refuse a certificate that holds; it is tried again
+        await cast(service.OnLoop, state.issuing).record(first)
+        device = replace(device, unshown="")
+        connection = request.scope.get("extensions", {}).get("lachan.connection")
+        bond = connection.identity if connection is not None else None
+        if isinstance(bond, Bond) and bond.device is not None and bond.device.keys == device.keys:
+            bond.device = device
+    return device
+
+
+def _first_shown(rt: Runtime, connection: sa.Connection, **of: str) -> None:
+    service.first_shown(rt, connection, _DOOR, **of)
 
 
 def _look_up(certificate: bytes, judged: Judged, connection: sa.Connection) -> Verified:
@@ -265,10 +307,12 @@ def _look_up(certificate: bytes, judged: Judged, connection: sa.Connection) -> V
     if ours and known is None:
         raise refused("unregistered", "The certificate is not, octet for octet, one that was issued to this device.")
     if known is not None and known.state != CertificateState.VALID:
-        why = "suspended" if known.state == CertificateState.HELD else "revoked"
+        ended = _SUPERSEDED if known.reason == Reason.SUPERSEDED else "revoked"
+        why = "suspended" if known.state == CertificateState.HELD else ended
         raise refused(why, f"The certificate is {why}.")
     return Verified(
-        row.id, row.name, row.vendor, row.site, row.model, row.firmware_version, judged.certificate, judged.keys
+        row.id, row.name, row.vendor, row.site, row.model, row.firmware_version, judged.certificate, judged.keys,
+        known.id if known is not None and known.shown_at is None else "",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What the device door writes down: last seen, which changes of trust it acts on, which connections it closed.
+"""What the device door writes down: last seen, which changes of trust it acts on, which connections it closed, possible clones.
 
 One thread, apart from the one that watches trust: on SQLite a write may have to wait for another writer, and that
 must never keep a trust decision from being seen. Steps: collect in memory → every two seconds, or at once when a
@@ -26,6 +26,7 @@ from lachan.ids import new_id
 from lachan.runtime import Runtime
 from lachan.trust import Horizon
 from lachan.work import outbox
+from pki import service
 
 PAGE = 500  # rows of one unit of work
 HEARTBEAT = 2.0
@@ -45,6 +46,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._seen: dict[str, datetime] = {}
         self._closed: Counter[str] = Counter()
+        self._cloned: dict[str, str] = {}
         self._position: Horizon | None = None
         self._due = threading.Event()
         self._stop = threading.Event()
@@ -65,6 +67,11 @@ class Reporter:
         """Remember that a device spoke."""
         with self._lock:
             self._seen[device_id] = clock.now()
+
+    def cloned(self, fingerprint: str, address: str) -> None:
+        """Remember that a superseded certificate was shown, and from where; there are no more of them than were issued."""
+        with self._lock:
+            self._cloned.setdefault(fingerprint, address)
 
     def acted(self, position: Horizon | None, closed: dict[str, int]) -> None:
         """Remember up to where the door acts (None: not whole yet), and how many connections of which device it closed."""
@@ -88,6 +95,7 @@ class Reporter:
         with self._lock:
             seen, self._seen = self._seen, {}
             closed, self._closed = self._closed, Counter()
+            cloned, self._cloned = self._cloned, {}
             position = self._position
         if position is None:
             return
@@ -95,12 +103,14 @@ class Reporter:
             self._acted(position, closed)
             closed = Counter()
             self._touch(seen)
+            self._clones(cloned)
         except Exception as error:  # noqa: BLE001 - the records are not worth the door
             if not isinstance(error, DatabaseAway):  # that was said, once
                 _log.exception("the device door could not write its records")
             with self._lock:
                 self._closed.update(closed)
                 self._seen = seen | self._seen
+                self._cloned = cloned | self._cloned
 
     def _acted(self, position: Horizon, closed: Counter[str]) -> None:
         """Write up to where the door acts, and what it closed; urgent, since containments are settled by it."""
@@ -136,6 +146,21 @@ class Reporter:
                 del seen[device_id]
         with self._lock:
             self._seen = seen | self._seen  # whom somebody had locked
+
+    def _clones(self, cloned: dict[str, str]) -> None:
+        """Tell of a page of superseded certificates that were shown; the others wait for the next turn."""
+        page = dict(list(cloned.items())[:PAGE])
+
+        def unit(connection: sa.Connection) -> None:
+            for fingerprint, address in page.items():
+                service.clone_seen(connection, system("device-door"), fingerprint=fingerprint, address=address)
+
+        if page:
+            self._rt.db.run(unit)
+            for fingerprint in page:
+                del cloned[fingerprint]
+        with self._lock:
+            self._cloned = cloned | self._cloned
 
     def _add_closed(self, connection: sa.Connection, device_id: str, count: int, number: int) -> None:
         key = {"door": self.door, "device_id": device_id}

@@ -19,12 +19,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from cryptography import x509
 
 from api import metrics
+from api.device import anchors
 from api.device.certificates import Anchor
 from api.device.errors import TrustUnknown
-from api.models import door_anchors
 from lachan import trust
 from lachan.errors import DatabaseAway
 from lachan.runtime import Runtime
@@ -190,9 +189,9 @@ class TrustWatch:
 
     def _read_anchors(self, began: float) -> None:
         if self._known is not None and began > self._anchors_due:
-            anchors = self._anchors()
-            if anchors != self._known.anchors:
-                self._known = Belief(self._known.view, anchors)
+            found = self._anchors()
+            if found != self._known.anchors:
+                self._known = Belief(self._known.view, found)
 
     def _anchors(self) -> tuple[Anchor, ...]:
         self._anchors_due = time.monotonic() + ANCHORS
@@ -200,8 +199,7 @@ class TrustWatch:
         if not found:
             _log.warning("no certification authority yet: the device door lets nobody in")
         with self._rt.db.read() as connection:
-            rows = connection.execute(sa.select(door_anchors).order_by(door_anchors.c.fingerprint)).all()
-        return (*found, *(Anchor(x509.load_der_x509_certificate(row.certificate), row.vendor) for row in rows))
+            return (*found, *(row.anchor for row in anchors.every(connection)))
 
 
 def prune(rt: Runtime) -> None:

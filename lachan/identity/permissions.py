@@ -37,6 +37,7 @@ class Permission(StrEnum):
     PKI_SUSPEND = "pki:suspend"
     PKI_RELEASE = "pki:release"
     PKI_REVOKE = "pki:revoke"
+    PKI_ANCHOR = "pki:anchor"
     OTA_READ = "ota:read"
     OTA_UPLOAD = "ota:upload"
     OTA_PROPOSE = "ota:propose"

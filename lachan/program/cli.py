@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "device": ("lachan.devices.cli:main", "the registry: add, import, show, criticality"),
     "trust": ("lachan.devices.cli:trust", "the decision for a device, with its reasons"),
     "pki": ("pki.cli:main", "authorities, one-time secrets, certificates"),
+    "door": ("api.cli:main", "manufacturers' authorities that the device door believes"),
     "ota": ("ota_signing.cli:main", "firmware: artifacts and releases"),
     "logs": ("siem_rules.cli:logs", "send and read log lines"),
     "rules": ("siem_rules.cli:rules", "detection rules"),

@@ -36,6 +36,7 @@ def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
     from lachan import health
     from lachan.errors import DatabaseAway
     from lachan.program import migrate
+    from lachan.wiring import resolve
 
     mode = stat.S_IMODE(rt.settings.data.stat().st_mode)
     yield "data folder", "ok" if mode == 0o700 else "missing", f"{rt.settings.data}, mode {mode:04o}"
@@ -46,6 +47,8 @@ def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
     for found in health.look(rt):
         advice = " ".join(f"{problem.what} {problem.next}" for problem in found.problems)
         yield found.name, _STATES[found.state], advice or found.unknown or "is in order"
+    for name in rt.wiring.described:
+        yield from ((what, "ok", said) for what, said in resolve(name)(rt))
 
 
 _STATES = {"ok": "ok", "wrong": "missing", "unknown": "unknown"}

@@ -65,6 +65,10 @@ class Credential:
         return self.certificate.public_bytes(Encoding.DER)
 
 
+SIGNS = x509.KeyUsage(
+    digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
 SIGNS_CERTIFICATES = x509.KeyUsage(
     digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
     key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
@@ -101,6 +105,9 @@ class Authority:
         start: timedelta = timedelta(hours=-1),
         end: timedelta = timedelta(days=30),
         ca: bool = False,
+        usage: x509.KeyUsage | None = SIGNS,
+        more: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+        without: tuple[type[x509.ExtensionType], ...] = (),
         digest: hashes.HashAlgorithm | None = None,
     ) -> Credential:
         """A certificate; times are relative to now."""
@@ -111,8 +118,18 @@ class Authority:
             .not_valid_before(now + start)
             .not_valid_after(now + end)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
+        identifiers = {
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+        }
+        for identifier in identifiers:
+            if type(identifier) not in without:
+                builder = builder.add_extension(identifier, critical=False)
+        if usage is not None:
+            builder = builder.add_extension(usage, critical=True)
+        for extension, critical in more:
+            builder = builder.add_extension(extension, critical=critical)
         if sans:
             builder = builder.add_extension(x509.SubjectAlternativeName(sans), critical=False)
         if purposes is None:

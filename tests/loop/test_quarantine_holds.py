@@ -84,9 +84,11 @@ def test_every_way_back_in_is_refused_and_after_release_all_work(town: Town) -> 
         assert (answer["ok"], answer["status"] in (401, 403)) == (False, True), (words, answer)
     listed = town.story.admin.get(f"/api/v1/devices/{town.story.device_ids['held-1']}/certificates")
     assert len(listed.get("items", listed) if isinstance(listed, dict) else listed) == 1
-    assert neighbour.must("enrol", renew=True)["status"] == 200
     assert neighbour.do("ask")["status"] == 200
     assert bystander.is_alive() and not bystander.closed_at
+    assert neighbour.must("enrol", renew=True)["status"] == 200
+    assert neighbour.do("ask")["status"] == 200
+    assert until(lambda: bystander.closed_at, what="the connection under the replaced certificate is closed")
 
     town.release("held-1")
     until(lambda: camera.do("ask")["status"] == 200, timeout=20, what="the camera is let in again")

@@ -18,12 +18,23 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "TokenRevoked": ("people", N_("Token %(name)s revoked.")),
     "AuditorRead": ("people", N_("%(user)s read %(resource)s.")),
     "AuthorityCreated": ("certificate", N_("Certificate authority %(name)s created.")),
+    "AnchorAdded": (
+        "certificate",
+        N_("Authority %(fingerprint)s is believed for devices of %(anchor_of)s (exceptions: %(exceptions)s)."),
+    ),
+    "AnchorRemoved": ("certificate", N_("Authority %(fingerprint)s of %(anchor_of)s is believed no longer.")),
     "EnrolmentSecretIssued": ("certificate", N_("One-time enrolment secret issued, good until %(expires_at)s.")),
     "EnrolmentRefused": ("certificate", N_("Enrolment refused: %(reason)s. %(detail)s")),
     "CertificateIssued": ("certificate", N_("Certificate %(serial_number)s issued, valid until %(not_after)s.")),
     "CertificateSuspended": ("certificate", N_("Certificate %(serial_number)s suspended: %(reason)s.")),
     "CertificateReleased": ("certificate", N_("Certificate %(serial_number)s in force again: %(reason)s.")),
     "CertificateRevoked": ("certificate", N_("Certificate %(serial_number)s revoked: %(reason)s.")),
+    "PossibleCloneSeen": (
+        "certificate",
+        N_(
+            "Possible clone: certificate %(serial_number)s, replaced since %(replaced_at)s, was shown from %(address)s."
+        ),
+    ),
     "SignatureRefused": ("certificate", N_("The signer refused %(kind)s for %(subject)s: %(reason)s.")),
     "SignerDiscrepancy": (
         "certificate",

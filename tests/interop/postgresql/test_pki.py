@@ -25,6 +25,8 @@ from tests.pki.test_enrolment import (  # noqa: F401
     test_wrong_secrets_are_rate_limited_per_device,
 )
 from tests.pki.test_race import *  # noqa: F403
+from tests.pki.test_replaced import *  # noqa: F403
+from tests.pki.test_replaced import doors  # noqa: F401
 from tests.pki.test_status import (  # noqa: F401
     enrolled,
     renewed,
