@@ -79,8 +79,15 @@ class HttpInner(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Note that the head is complete; the body must keep coming."""
+        """Note that the head is complete; the body must keep coming.
+
+        Raises:
+            ValueError: HTTP/1.1 without ``Host``, or several of them (RFC 9112 3.2); the parser's caller answers 400.
+        """
         self._in_head = False
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            raise ValueError("exactly one Host header")
         if self._ready is not None and self._answered_at_once(self._ready):
             return
         self._body_size, self._body_since = 0, self.loop.time()

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Query
 from pydantic import BaseModel, Field
 
+from api.fields import Whole
 from lachan.errors import Invalid
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Wanted:
 
 
 async def wanted(
-    limit: Annotated[int, Query(ge=1, le=200, description="Most items on this page.")] = 50,
+    limit: Annotated[Whole, Query(ge=1, le=200, description="Most items on this page.")] = 50,
     cursor: Annotated[str, Query(max_length=512, description="The `next` of the page before.")] = "",
 ) -> Wanted:
     """Read ``limit`` and ``cursor`` of a request.

@@ -42,7 +42,7 @@ def safe(text: object) -> str:
 def show(value: Any, *, as_json: bool, text: str | None = None) -> None:
     """Print a result: as JSON, or as ``text`` (else as ``key: value`` lines or a table)."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False, default=str, indent=2))
+        print(json.dumps(value, default=str, indent=2))
     elif text is not None:
         print("\n".join(safe(line) for line in text.split("\n")))
     elif isinstance(value, list):
@@ -114,7 +114,7 @@ def guarded(run: Callable[[], int], *, as_json: bool = False) -> int:
     except LachanError as error:
         if as_json:
             problem = {"code": error.code, "detail": error.detail, "hint": error.hint, **error.fields}
-            print(json.dumps({"error": problem}, ensure_ascii=False, default=str))
+            print(json.dumps({"error": problem}, default=str))
         else:
             place = ":".join(str(error.fields[key]) for key in ("file", "line") if key in error.fields)
             lead = f"{safe(place)}: " if place and place not in error.detail else ""

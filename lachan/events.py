@@ -89,6 +89,20 @@ class DeviceChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class IdentityContested(Event):
+    """Devices were written with an address that others of their site have; told by `lachan.devices`, under the first of those.
+
+    ``devices`` are those that had it, ``by`` the new ones; ``manufacturer`` is empty when the city's own people wrote them.
+    """
+
+    devices: tuple[str, ...]
+    by: tuple[str, ...]
+    address: str
+    site: str
+    manufacturer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DevicesImported(Event):
     """Devices imported: a chunk of an import (``chunk`` is its number), or the whole of it (``chunks`` is their count).
 

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         "http://localhost:8080",
         description="Base URL written into certificates (CDP, AIA).",
     )
+    shell_persons: dict[str, str] = Field(
+        {},
+        description="Which person a shell account counts as when four eyes are counted: account name to person's name.",
+    )
     proxies: tuple[str, ...] = Field((), description="Addresses that may set RFC 9440 Client-Cert headers.")
     doors: int = Field(1, ge=1, le=16, description="Processes that answer at the three doors; all on the same sockets.")
     door_connections: int = Field(

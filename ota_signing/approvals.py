@@ -15,7 +15,7 @@ import orjson
 import sqlalchemy as sa
 
 from lachan.events import FirmwareApproved
-from lachan.identity import Permission, Role
+from lachan.identity import Permission, Role, humans
 from lachan.identity.models import people, sessions
 from lachan.identity.permissions import ROLE_PERMISSIONS
 from lachan.work.outbox import events
@@ -44,13 +44,16 @@ class ApprovalEvidence:
     events: Mapping[str, sa.RowMapping]
 
 
-def verify(connection: sa.Connection, release_id: str, *, minimum: int) -> ReleaseStatement:
+def verify(
+    connection: sa.Connection, release_id: str, *, minimum: int, shell_persons: Mapping[str, str]
+) -> ReleaseStatement:
     """Make sure that enough people approved exactly what stands in the database now, and that they may (before signing).
 
     Args:
         connection: an open connection.
         release_id: the release.
         minimum: fewest approvals by the signer's own settings, whatever the row says.
+        shell_persons: of the signer's own settings; a person approves nothing that their shell or their token proposed.
 
     Returns:
         The statement that may be signed for.
@@ -64,7 +67,10 @@ def verify(connection: sa.Connection, release_id: str, *, minimum: int) -> Relea
         raise _refused("no-release", release_id, "There is no such release.")
     (found,) = evidence(connection, [row])
     statement = check(found, minimum=minimum)
+    proposers = humans.behind(connection, row["proposer_id"], shell_persons)
     for approval in connection.execute(sa.select(approvals).where(approvals.c.release_id == release_id)).mappings():
+        if approval["person_id"] in proposers:
+            raise _refused("proposer-approved", release_id, f"{approval['person']} proposed it and approved it.")
         _verify_person(connection, release_id, approval)
     return statement
 

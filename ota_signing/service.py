@@ -24,6 +24,7 @@ from lachan.events import (
     ReleaseProposed,
 )
 from lachan.identity import Permission, Principal, require
+from lachan.identity.humans import stands_behind
 from lachan.ids import new_id
 from lachan.log import get as get_logger
 from lachan.work import jobs, outbox
@@ -208,7 +209,7 @@ def approve(rt: "Runtime", principal: Principal, release_id: str, *, digest: str
     def unit(connection: sa.Connection) -> Release:
         row = releases.locked(connection, release_id, principal)
         statement = ReleaseStatement.of(row)
-        if principal.id == row["proposer_id"] or principal.label == row["proposer"]:
+        if stands_behind(connection, principal, row["proposer_id"]) or principal.label == row["proposer"]:
             raise OwnProposal(f"{principal.label} proposed this release.")
         if digest != statement.digest:
             raise DigestMoved(f"You approve {digest[:16]}…, the release has {statement.digest[:16]}….")

@@ -58,7 +58,10 @@ def release(signer: "SignerContext", request: dict[str, Any]) -> dict[str, Any]:
     release_id = strict(request, {"release_id": str})["release_id"]
     try:
         with signer.db.read() as connection:
-            statement = approvals.verify(connection, release_id, minimum=OtaSettings.of(signer.settings).ota_approvals)
+            statement = approvals.verify(
+                connection, release_id, minimum=OtaSettings.of(signer.settings).ota_approvals,
+                shell_persons=signer.settings.shell_persons,
+            )  # fmt: skip
         _measure(signer.settings, statement)
     except ReleaseRefused as error:
         raise _refusal(error) from error

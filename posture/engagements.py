@@ -25,6 +25,7 @@ from lachan.database import for_update
 from lachan.errors import Forbidden
 from lachan.events import EngagementApproved, EngagementRequested, EngagementStopped
 from lachan.identity import Permission, Principal, require
+from lachan.identity.humans import stands_behind
 from lachan.ids import new_id
 from lachan.net.sockets import Refusal, Scope, ScopeEntry, SocketRefused, is_own, special
 from lachan.work import outbox
@@ -109,6 +110,7 @@ class Engagement:
     lockout: bool
     digest: str
     requested_by: str
+    requester_id: str
     requested_at: datetime
     approved_by: str | None
     approved_digest: str | None
@@ -149,7 +151,12 @@ def request(connection: sa.Connection, wanted: EngagementWanted, *, actor: Princ
         "not_before": wanted.not_before, "not_after": wanted.not_after, "rate": float(wanted.rate),
         "burst": wanted.burst, "loopback": wanted.loopback, "lockout": wanted.lockout, "requested_by": actor.label,
     }  # fmt: skip
-    more = {"digest": _digest(values), "state": EngagementState.REQUESTED, "requested_at": clock.now()}
+    more = {
+        "digest": _digest(values),
+        "requester_id": actor.id,
+        "state": EngagementState.REQUESTED,
+        "requested_at": clock.now(),
+    }
     connection.execute(engagements.insert().values(**values, **more))
     event = EngagementRequested(engagement_id=values["id"], methods=tuple(values["methods"]))
     outbox.append(connection, event, actor=actor)
@@ -168,7 +175,7 @@ def approve(connection: sa.Connection, engagement_id: str, *, actor: Principal) 
     """
     require(actor, Permission.ENGAGEMENT_APPROVE)
     found = get(connection, engagement_id, lock=True)
-    if found.requested_by == actor.label:
+    if found.requested_by == actor.label or stands_behind(connection, actor, found.requester_id):
         raise OwnApproval(f"{actor.name} requested this engagement.")
     if found.state is not EngagementState.REQUESTED:
         raise EngagementDecided(f"It is {found.state}.")

@@ -24,6 +24,7 @@ engagements = sa.Table(
     sa.Column("lockout", sa.Boolean, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),  # over all of the above but the state
     sa.Column("requested_by", sa.String(200), nullable=False),
+    sa.Column("requester_id", sa.String(60), nullable=False, server_default=""),
     sa.Column("requested_at", UtcDateTime, nullable=False),
     sa.Column("approved_by", sa.String(200)),
     sa.Column("approved_digest", sa.String(64)),

@@ -8,12 +8,16 @@
 
 A device that names nobody, or whose syslog head carries a name that no device has (cameras ship with "camera"), speaks of
 itself. If the name is another registered device's, the line is a claim about that one, and stays a claim.
+
+What a manufacturer registers is a hint: it takes nobody's evidence and hides nobody's. Whom a collector means by a name or an
+address is told by the best word that there is (`Worth`), and if two have that, by nobody's: it is contested, and binds none.
 """
 
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 
 import sqlalchemy as sa
 
@@ -27,6 +31,18 @@ from siem_rules.schema.event import LogEvent
 #: Registry answers are kept so long (seconds); a device registered now is known that much later.
 _FRESH = 5.0
 _CACHED = 10_000
+_FEW = 2  # of those that one word names alike: two are as good as many
+
+
+class Worth(IntEnum):
+    """How well a word names a device; the lowest is the best."""
+
+    ID_OR_NAME = 0  # its id, or a name that an operator vouches for
+    ADDRESS = 1  # an address that an operator vouches for
+    SEEN = 2  # where a device that an operator vouches for last used its certificate
+    HINTED_NAME = 3  # a name that a manufacturer registered
+    HINTED_SEEN = 4  # where a device that a manufacturer registered last used its certificate
+    NONE = 5  # an address that a manufacturer registered
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,18 @@ class Known:
     vendor: str
     site: str
     address: str = ""
+    vouched: bool = True
+    seen_address: str = ""
+
+    def worth(self, claim: str) -> Worth:
+        """Tell how well a word names it; an address is one only if it reads like one."""
+        if claim == self.id or (claim == self.name and self.vouched):
+            return Worth.ID_OR_NAME
+        if claim == self.address and self.vouched and _is_address(claim):
+            return Worth.ADDRESS
+        if claim == self.seen_address:
+            return Worth.SEEN if self.vouched else Worth.HINTED_SEEN
+        return Worth.HINTED_NAME if claim == self.name else Worth.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +119,22 @@ def _itself(sender: Sender, claim: str, resolve: Resolve, *, silent: bool) -> Kn
     own = next((device for device in resolve(sender.id, None) if device.id == sender.id), None)
     if own is None or (not silent and not claim):
         return None
-    if not claim or claim in (own.id, own.name, own.address):
+    if not claim or claim in (own.id, own.name, own.address, own.seen_address):
         return own
-    # Only a head's word is worth asking the registry for: a flood of made-up names must not become one of queries.
-    return own if silent and not _best(claim, resolve(claim, None)) else None
+    # Only a head's word is worth asking the registry for: a flood of made-up names must not become one of queries. Only an
+    # operator's word makes it another device's.
+    where = own.site if _is_address(claim) else None  # addresses repeat between sites
+    return own if silent and not _best(claim, resolve(claim, where), worst=Worth.ADDRESS) else None
 
 
-def _best(claim: str, found: tuple[Known, ...]) -> tuple[Known, ...]:
-    """Those that the claim means: by id or name; by address only if nobody is called so and it is an IP address.
+def _best(claim: str, found: tuple[Known, ...], *, worst: Worth = Worth.HINTED_SEEN) -> tuple[Known, ...]:
+    """Those that the claim names best; several are as good as none.
 
-    The address is free text of whoever registers a device. It must take no other device's name from it, nor the word
-    that cameras write into their syslog heads.
+    Address and name are free text of whoever registers a device. They must take no other device's name from it, nor the
+    word that cameras write into their syslog heads.
     """
-    named = tuple(device for device in found if claim in (device.id, device.name))
-    return named or (found if _is_address(claim) else ())
+    best = min((device.worth(claim) for device in found), default=Worth.NONE)
+    return tuple(device for device in found if best <= worst and device.worth(claim) is best)
 
 
 def _is_address(claim: str) -> bool:
@@ -130,6 +160,22 @@ def _bound(device: Known, subject: str) -> Binding:
     return Binding(True, device, subject, device.site, ("device", device.id))
 
 
+_ASKED = sa.select(
+    devices.c.id, devices.c.name, devices.c.vendor, devices.c.site, devices.c.address, devices.c.vouched,
+    devices.c.seen_address,
+)  # fmt: skip
+
+
+def _called(claim: str) -> Iterator[sa.ColumnElement[bool]]:
+    c = devices.c
+    yield c.id == claim
+    yield c.name == claim
+    if _is_address(claim):
+        yield sa.and_(c.address == claim, c.vouched)
+        yield sa.and_(c.seen_address == claim, c.vouched)
+        yield sa.and_(c.seen_address == claim, sa.not_(c.vouched))
+
+
 class Registry:
     """Look devices up by name, id or address, with a short memory."""
 
@@ -143,22 +189,19 @@ class Registry:
         known = self._cache.get(key)
         if known is not None and now - known[0] < _FRESH:
             return known[1]
-        columns = devices.c
         # Each by its own index: a look at all devices for whatever a sender writes would cost everybody's lines.
-        called_so = sa.union(
-            *(sa.select(columns.id).where(column == claim) for column in (columns.id, columns.name, columns.address))
-        )
-        query = sa.select(columns.id, columns.name, columns.vendor, columns.site, columns.address).where(
-            columns.id.in_(called_so)
-        )
-        if site is not None:
-            query = query.where(columns.site == site)
-        called = sa.case((sa.or_(columns.id == claim, columns.name == claim), 0), else_=1)
+        here = () if site is None else (devices.c.site == site,)
+        each = (sa.select(_ASKED.where(where, *here).limit(_FEW).subquery()) for where in _called(claim))
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(called).limit(3)).all()
+            rows = connection.execute(sa.union_all(*each)).all()
+        called = {row.id: row for row in rows}  # one may be called so twice
         found = tuple(
-            Known(str(row.id), str(row.name), str(row.vendor), row.site or "", row.address or "") for row in rows
-        )
+            Known(
+                str(row.id), str(row.name), str(row.vendor), row.site or "", row.address or "", bool(row.vouched),
+                row.seen_address or "",
+            )
+            for row in called.values()
+        )  # fmt: skip
         if len(self._cache) >= _CACHED:
             self._cache.clear()
         self._cache[key] = (now, found)

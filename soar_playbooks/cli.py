@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from lachan import cliutil, devices
+from lachan import cliutil, clock, devices
 from lachan.enforcement import Level
 from lachan.errors import Invalid
 from lachan.files import write_new
@@ -47,6 +48,7 @@ def playbooks(argv: list[str]) -> int:
     sign.add_argument("--key", type=Path, required=True, help="PEM file of the ECC P-256 private key")
     sign.add_argument("--out", type=Path, help="where the signed file goes (default: FILE with .signed.json)")
     sign.add_argument("--signee", default="", help="who signs (default: your system name)")
+    sign.add_argument("--days", type=int, help="after which nothing starts by it any more (default: no end)")
     sign.set_defaults(offline=_sign)
     load = command("load", "load signed playbooks", _load)
     load.add_argument("file", type=Path, nargs="+")
@@ -161,7 +163,9 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 def _sign(words: argparse.Namespace) -> None:
     text = _text(words.file)
     reader.read(text, file=str(words.file))
-    signed = jss.sign(json.loads(text), read_key(words.key), signee=words.signee or getpass.getuser())
+    end = None if words.days is None else clock.now() + timedelta(days=words.days)
+    signee = words.signee or getpass.getuser()
+    signed = jss.sign(json.loads(text), read_key(words.key), signee=signee, valid_until=end)
     out = words.out or words.file.with_name(words.file.name.removesuffix(".json") + ".signed.json")
     out.write_text(json.dumps(signed, ensure_ascii=False, indent=2) + "\n")
     cliutil.show({"signed": str(out), "signer": signed["signatures"][0]["thumbprint"]}, as_json=words.json)

@@ -33,6 +33,12 @@ class PlaybookUnsigned(Forbidden):
     title, hint = "The playbook is not signed", "Sign it: lachan playbooks sign FILE --key KEY."
 
 
+class SignatureOutOfDate(Conflict):
+    """A playbook's signature is not valid yet, or no longer (CACAO 2.0 10.16: valid_from, valid_until)."""
+
+    title, hint = "The signature is out of its dates", "Have the operator sign the playbook again and load it."
+
+
 class SignatureInvalid(Forbidden):
     """The signature does not fit the bytes of the playbook; fields: file, step."""
 

@@ -148,7 +148,9 @@ def load(connection: sa.Connection, principal: Principal, *, text: str, file: st
     return get(connection, playbook.id)
 
 
-def check(connection: sa.Connection, playbook: Playbook, *, digest: str, known: Any = None) -> str:
+def check(
+    connection: sa.Connection, playbook: Playbook, *, digest: str, known: Any = None, starting: bool = True
+) -> str:
     """Check signature, signer, revocation and version of a playbook; give the signer's thumbprint.
 
     Args:
@@ -156,9 +158,11 @@ def check(connection: sa.Connection, playbook: Playbook, *, digest: str, known: 
         playbook: which.
         digest: of its document.
         known: a row of the trust list that was just read; it counts if it is the signer's.
+        starting: whether something is to begin by it; what began while the signature was in its dates is ended, and undone.
 
     Raises:
         PlaybookUnsigned, SignatureInvalid: no signature, or it does not fit.
+        SignatureOutOfDate: its signature is not valid yet, or no longer.
         SignerUntrusted, SignerRevoked: the signer is not on the trust list, or no longer.
         PlaybookRevoked: its author revoked it.
         PlaybookRolledBack: a later version was loaded or run, or the same version with other content.
@@ -167,6 +171,8 @@ def check(connection: sa.Connection, playbook: Playbook, *, digest: str, known: 
     thumbprint = str(signature.get("thumbprint", ""))
     row = known._asdict() if known is not None and known.thumbprint == thumbprint else _signer(connection, thumbprint)
     _signed(_Held(playbook.document, digest), row["public_key"])
+    if starting:
+        jss.check_dates(signature, at=clock.now())
     if row["revoked_at"] is not None:
         raise SignerRevoked(f"Signer {row['name']} is revoked.", signer=row["thumbprint"])
     if playbook.revoked:
@@ -258,7 +264,7 @@ def verified(connection: sa.Connection, digest: str, *, starting: bool) -> Playb
     if found != digest:
         raise SignatureInvalid("The stored playbook is not the one that was loaded.", step=playbook.workflow_start)
     try:
-        check(connection, playbook, digest=digest, known=signer.rows[0] if signer.rows else None)
+        check(connection, playbook, digest=digest, known=signer.rows[0] if signer.rows else None, starting=starting)
     except PlaybookRolledBack:
         if starting:
             raise

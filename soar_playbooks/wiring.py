@@ -9,6 +9,7 @@ WIRING = Room(
         "DeviceChanged": (
             Work("soar_playbooks.containment.criticality:on_device_changed", lane=Lane.URGENT, deadline=60.0),
         ),
+        "IdentityContested": (Work("soar_playbooks.contested:on_contested", lane=Lane.ORDINARY, deadline=30.0),),
     },
     begins={
         "AlertRaised": (

@@ -178,7 +178,7 @@ async def verified(request: Request) -> Verified:
         metrics.refused.labels(str(error.fields.get("reason", error.code))).inc()
         raise
     request.scope["lachan.verified"] = device
-    request.app.state.seen.note(device.device_id)
+    request.app.state.seen.note(device.device_id, _seen_at(request.scope))
     return device
 
 
@@ -203,8 +203,14 @@ def known(scope: Scope, state: Any) -> Verified | None:
     if device.unshown or not bond.valid[0] <= clock.now() <= bond.valid[1]:
         return None
     check_trust(belief.view, device, operation=scope["route"].operation)
-    state.seen.note(device.device_id)
+    state.seen.note(device.device_id, _seen_at(scope))
     return device
+
+
+def _seen_at(scope: Scope) -> str | None:
+    """Give where a request comes from; None when a proxy speaks for the device."""
+    client = scope.get("client")
+    return None if client is None or "lachan.forwarded_chain" in scope else str(client[0])[:45]
 
 
 def principal(device: Verified) -> Principal:

@@ -44,7 +44,7 @@ class Reporter:
         self.door = new_id()
         self._rt = rt
         self._lock = threading.Lock()
-        self._seen: dict[str, datetime] = {}
+        self._seen: dict[str, tuple[datetime, str | None]] = {}
         self._closed: Counter[str] = Counter()
         self._cloned: dict[str, str] = {}
         self._position: Horizon | None = None
@@ -63,10 +63,10 @@ class Reporter:
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
-    def note(self, device_id: str) -> None:
-        """Remember that a device spoke."""
+    def note(self, device_id: str, address: str | None) -> None:
+        """Remember that a device spoke, and from where; None behind a proxy, whose address is not the device's."""
         with self._lock:
-            self._seen[device_id] = clock.now()
+            self._seen[device_id] = clock.now(), address
 
     def cloned(self, fingerprint: str, address: str) -> None:
         """Remember that a superseded certificate was shown, and from where; there are no more of them than were issued."""
@@ -137,7 +137,7 @@ class Reporter:
             fact = SessionsClosed(device_id=device_id, connections=closed[device_id])
             outbox.append(connection, fact, actor=system("device-door"))
 
-    def _touch(self, seen: dict[str, datetime]) -> None:
+    def _touch(self, seen: dict[str, tuple[datetime, str | None]]) -> None:
         """Write down who was seen, a page to a unit; what is written is taken out, so that a fault loses and repeats nothing."""
         waiting = sorted(seen)
         for page in (waiting[start : start + PAGE] for start in range(0, len(waiting), PAGE)):
@@ -171,5 +171,5 @@ class Reporter:
             connection.execute(door_closed.update().where(row).values(**values))
 
 
-def _seen(moments: dict[str, datetime], connection: sa.Connection) -> set[str]:
+def _seen(moments: dict[str, tuple[datetime, str | None]], connection: sa.Connection) -> set[str]:
     return devices.touch_seen(connection, moments)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lachan.errors import Unauthenticated
 from lachan.events import AuditorRead
-from lachan.identity import Permission, Principal, Role, people, require, tokens
+from lachan.identity import Permission, Principal, Role, humans, people, require, tokens
 from lachan.identity.errors import BadCsrf
 from lachan.runtime import Runtime
 from lachan.work import outbox
@@ -98,6 +98,7 @@ def _recognise(request: Request) -> Caller | None:
         return None
     with rt.db.read() as connection:
         principal, csrf = people.session(connection, rt.settings.data, secret)
+    principal = replace(principal, shells=humans.shells_of(rt.settings.shell_persons, principal.name))
     session = principal.session
     if session and _first(request, ("touch", session), _TOUCH):
         rt.db.run(lambda connection: people.touch(connection, session))

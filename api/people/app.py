@@ -16,6 +16,7 @@ from api import middleware, problems, routing
 from api.device import routes as device_routes
 from api.people import routes
 from api.people.idempotency import Idempotency
+from api.people.strictness import Strictness
 from api.status import routes as status_routes
 from lachan.runtime import Runtime
 from lachan.settings import Settings
@@ -86,6 +87,7 @@ def build(rt: Runtime, *, modules: tuple[str, ...] | None = None) -> FastAPI:
     routing.include(app, routes.ROUTES if modules is None else modules)
     routing.check_exceptions(app, routes.OPEN)
     _check_permissions(app)
+    app.add_middleware(Strictness)
     app.add_middleware(middleware.EntityTags)
     app.add_middleware(Idempotency)
     app.add_middleware(middleware.BodyLimit, default=BODY, larger=LARGER)

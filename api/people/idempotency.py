@@ -33,7 +33,7 @@ from lachan.runtime import Runtime
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # These tell repetitions apart by themselves (batch key, digest), and their bodies are too large to wait in memory.
-_OWN_WAY = re.compile(r"(/[^/]+)?/_bulk|/api/v1/artifacts(/.*)?|/api/v1/devices/import")
+OWN_WAY = re.compile(r"(/[^/]+)?/_bulk|/api/v1/artifacts(/.*)?|/api/v1/devices/import")
 _BODY = 1024 * 1024
 _KEPT_HEADERS = frozenset({"content-type", "location", "etag"})
 KEEP = timedelta(days=1)
@@ -94,7 +94,7 @@ class Idempotency:
             return
         answer = _Answer()
         try:
-            await self.app(request.scope, _once(body, receive), answer.take)
+            await self.app(request.scope, once(body, receive), answer.take)
         finally:
             await run_in_threadpool(record.settle, answer)
         for message in answer.messages:  # kept first, then shown: who has the answer may rely on the key
@@ -104,7 +104,7 @@ class Idempotency:
 def _applies(path: str, headers: Headers) -> bool:
     kind = headers.get("content-type", "application/json").split(";")[0].strip().lower()
     json = kind == "application/json" or kind.endswith("+json")
-    return "idempotency-key" in headers and json and not _OWN_WAY.fullmatch(path)
+    return "idempotency-key" in headers and json and not OWN_WAY.fullmatch(path)
 
 
 async def _body(request: Request) -> bytes:
@@ -126,7 +126,7 @@ def _digest(request: Request, body: bytes) -> str:
     return hashlib.sha256(head.encode() + body).hexdigest()
 
 
-def _once(body: bytes, then: Receive) -> Receive:
+def once(body: bytes, then: Receive) -> Receive:
     """Give the body that was read already; afterwards whatever really comes (the peer's leaving)."""
     sent = False
 

@@ -86,7 +86,7 @@ def _tell(city: City, args: Any) -> int:
         "broker": story.broker is not None,
     }
     if args.json:
-        print(json.dumps(document, ensure_ascii=False), flush=True)
+        print(json.dumps(document), flush=True)
     else:
         _summary(document, words, story)
     if args.keep and ok:

@@ -15,7 +15,7 @@ SHOWN = 100  # refused rows that a report names; the file has them all
 
 
 def main(argv: list[str]) -> int:
-    """``lachan device add|import|list|show|criticality|retire``."""
+    """``lachan device add|import|list|show|criticality|place|retire``."""
     parser = cliutil.parser("device", "The registry of devices.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     add = verbs.add_parser("add", help="register one device")
@@ -35,10 +35,14 @@ def main(argv: list[str]) -> int:
     level = verbs.add_parser("criticality", help="say how much depends on a device")
     level.add_argument("name")
     level.add_argument("value", type=Criticality, choices=list(Criticality))
+    place = verbs.add_parser("place", help="say where a device is: what collectors report about that address binds it")
+    place.add_argument("name")
+    place.add_argument("--address", default=None, help="its address; what is registered by default")
+    place.add_argument("--site", default=None, help="its site; what is registered by default")
     retire = verbs.add_parser("retire", help="end a device's life")
     retire.add_argument("name")
     retire.add_argument("--reason", default="retired by an operator")
-    for sub in (add, load, listing, show, level, retire):
+    for sub in (add, load, listing, show, level, place, retire):
         cliutil.common(sub, suppress=True)
     args = parser.parse_args(argv)
     with cliutil.opened(args.data) as rt:
@@ -65,6 +69,8 @@ def _run(rt: Any, args: Any) -> int:
             device = devices.by_name(connection, args.name)
         if args.verb == "criticality":
             device = devices.set_criticality(connection, device.id, args.value, actor=actor)
+        elif args.verb == "place":
+            device = devices.place(connection, device.id, actor=actor, address=args.address, site=args.site)
         elif args.verb == "retire":
             devices.retire(connection, device.id, args.reason, actor=actor)
             device = devices.get(connection, device.id)

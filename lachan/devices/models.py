@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lachan.database import UtcDateTime, metadata
 from lachan.devices import search
+from lachan.foreign import ONE_LINE
 
 
 class Criticality(StrEnum):
@@ -44,7 +45,7 @@ def _ddl(statement: str, dialect: str) -> Any:
     return made.execute_if(dialect=dialect)
 
 
-_ADDRESSED = sa.text("address IS NOT NULL")
+_ADDRESSED, _SEEN = sa.text("address IS NOT NULL"), sa.text("seen_address IS NOT NULL")
 devices = sa.Table(
     "devices",
     metadata,
@@ -61,11 +62,17 @@ devices = sa.Table(
     sa.Column("state", sa.String(12), nullable=False),
     sa.Column("firmware_version", sa.String(64)),
     sa.Column("address", sa.String(255)),
+    sa.Column(
+        "vouched", sa.Boolean, nullable=False, server_default=sa.true()
+    ),  # an operator says so, not a manufacturer
+    sa.Column("seen_address", sa.String(45)),  # under its certificate, at the device door
     sa.Column("last_seen", UtcDateTime),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("folded", sa.Text, nullable=False, server_default="", default=_folded),
     sa.UniqueConstraint("vendor", "serial_number", name="uq_devices_vendor_serial_number"),
-    sa.Index("ix_devices_address", "address", sqlite_where=_ADDRESSED, postgresql_where=_ADDRESSED),
+    # With who vouches, so that ten thousand that a manufacturer says to be at one address are not read for it.
+    sa.Index("ix_devices_address", "address", "vouched", sqlite_where=_ADDRESSED, postgresql_where=_ADDRESSED),
+    sa.Index("ix_devices_seen_address", "seen_address", "vouched", sqlite_where=_SEEN, postgresql_where=_SEEN),
     sa.Index("ix_devices_name_folded", "name", "folded").ddl_if(dialect="sqlite"),
     sa.Index(
         "ix_devices_folded",
@@ -84,7 +91,11 @@ for _statement in search.POSTGRESQL:
 
 @dataclass(frozen=True)
 class Device:
-    """A row of the registry."""
+    """A row of the registry.
+
+    ``vouched`` tells whether an operator says where it is and how it is called; what a manufacturer registers is a hint
+    (`siem_rules.binding`). ``seen_address`` is the one that it last used its certificate from.
+    """
 
     id: str
     name: str
@@ -99,6 +110,8 @@ class Device:
     state: DeviceState
     firmware_version: str | None
     address: str | None
+    vouched: bool
+    seen_address: str | None
     last_seen: datetime | None
     created_at: datetime
 
@@ -112,13 +125,13 @@ class NewDevice(BaseModel):
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="Lower-case host label, unique.")
-    vendor: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")
-    model: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+    vendor: str = Field(min_length=1, max_length=64, pattern=f"^{ONE_LINE}+$")
+    model: str = Field(min_length=1, max_length=100, pattern=f"^{ONE_LINE}+$")
     serial_number: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9 '()+,./:=?-]+$")
-    site: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
-    ward: str = Field("", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")
-    place: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
-    owner: str = Field("", max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    site: str = Field(min_length=1, max_length=100, pattern=f"^{ONE_LINE}+$")
+    ward: str = Field("", max_length=100, pattern=f"^{ONE_LINE}*$")
+    place: str = Field("", max_length=200, pattern=f"^{ONE_LINE}*$")
+    owner: str = Field("", max_length=200, pattern=f"^{ONE_LINE}*$")
     address: str | None = Field(None, max_length=255, pattern=r"^[A-Za-z0-9.:\[\]-]+$")
 
     @model_validator(mode="before")

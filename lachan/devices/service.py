@@ -1,6 +1,6 @@
 """The registry's verbs: register, read, find, retire; every other room refers to a device by its id and reads the rest here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from lachan import clock, trust
-from lachan.devices import search
+from lachan.devices import contested, search
 from lachan.devices.models import Criticality, Device, DeviceState, NewDevice, devices
-from lachan.errors import Conflict, Invalid, NotFound
+from lachan.errors import Conflict, Forbidden, Invalid, NotFound
 from lachan.events import DeviceChanged, DeviceRegistered, DeviceRetired
 from lachan.identity import Permission, Principal, require, scope
 from lachan.ids import new_id
@@ -116,6 +116,7 @@ def register(
         raise AlreadyRegistered(f"{new.name} or serial number {new.serial_number} of {new.vendor} is registered.")
     device_id = new_id()
     values = {**new.model_dump(), "id": device_id, "state": DeviceState.REGISTERED, "created_at": clock.now()}
+    values["vouched"] = actor.vendor is None
     connection.execute(devices.insert().values(**values, criticality=criticality))
     if record:
         event = DeviceRegistered(
@@ -123,6 +124,45 @@ def register(
             criticality=criticality,
         )  # fmt: skip
         outbox.append(connection, event, actor=actor)
+    contested.tell(connection, [(device_id, new.address, new.site)], actor=actor, vendor=actor.vendor)
+    return get(connection, device_id)
+
+
+def place(
+    connection: sa.Connection, device_id: str, *, actor: Principal, address: str | None = None, site: str | None = None
+) -> Device:
+    """Say as an operator where a device is, in the caller's transaction: from then on it binds evidence.
+
+    Args:
+        connection: an open `Database.write`.
+        device_id: whose place.
+        actor: who says so; a manufacturer's word is none.
+        address: its address; the one that is registered by default.
+        site: its site; the one that is registered by default.
+
+    Raises:
+        Forbidden: the actor may not register devices of every vendor.
+        NotFound: there is no such device.
+        Invalid: address or site is no such thing.
+    """
+    before = locked(connection, device_id, principal=actor)
+    require(actor, Permission.DEVICES_WRITE, vendor=before.vendor)
+    if actor.vendor is not None:
+        raise Forbidden("Where a device is, an operator says: a manufacturer's word is a hint.")
+    fields = {name: getattr(before, name) for name in NewDevice.model_fields}
+    new = parse_new({**fields, "address": address or before.address, "site": site or before.site})
+    changed = {name: value for name in ("address", "site") if (value := getattr(new, name)) != getattr(before, name)}
+    values = {**changed, "folded": search.folded(new.model_dump()), "vouched": True}
+    connection.execute(devices.update().where(devices.c.id == device_id).values(values))
+    for name, value in changed.items():
+        event = DeviceChanged(
+            device_id=device_id, field_name=name, before=str(getattr(before, name) or ""), after=value
+        )
+        outbox.append(connection, event, actor=actor)
+    if not before.vouched:
+        event = DeviceChanged(device_id=device_id, field_name="vouched", before="manufacturer", after="operator")
+        outbox.append(connection, event, actor=actor)
+    contested.tell(connection, [(device_id, new.address, new.site)], actor=actor, vendor=None)
     return get(connection, device_id)
 
 
@@ -172,11 +212,18 @@ def lock(connection: sa.Connection, device_ids: Iterable[str]) -> None:
             _LOCK.scalar(connection, id_=device_id)
 
 
-_TOUCH = devices.update().where(devices.c.id == sa.bindparam("device")).values(last_seen=sa.bindparam("moment"))
+_TOUCH = (
+    devices.update()
+    .where(devices.c.id == sa.bindparam("device"))
+    .values(
+        last_seen=sa.bindparam("moment"),
+        seen_address=sa.func.coalesce(sa.bindparam("from", type_=sa.String), devices.c.seen_address),
+    )
+)
 
 
-def touch_seen(connection: sa.Connection, seen: dict[str, datetime]) -> set[str]:
-    """Write down when devices were last seen (coalesced by the doors; no event); return whose moment is written.
+def touch_seen(connection: sa.Connection, seen: Mapping[str, tuple[datetime, str | None]]) -> set[str]:
+    """Write down when and from where devices were last seen (coalesced by the doors; no event); return of whom it is written.
 
     It waits for nobody: on PostgreSQL a device that somebody has locked is left for the next time.
     """
@@ -184,7 +231,7 @@ def touch_seen(connection: sa.Connection, seen: dict[str, datetime]) -> set[str]
     if connection.dialect.name == "postgresql":
         query = sa.select(devices.c.id).where(devices.c.id.in_(sorted(seen))).order_by(devices.c.id)
         free = set(connection.execute(query.with_for_update(key_share=True, skip_locked=True)).scalars())
-    rows = [{"device": device_id, "moment": seen[device_id]} for device_id in sorted(free)]
+    rows = [{"device": one, "moment": seen[one][0], "from": seen[one][1]} for one in sorted(free)]
     if rows:
         connection.execute(_TOUCH, rows)
     return free

@@ -33,6 +33,12 @@ class NameTaken(Conflict):
     title, hint = "Name taken", "Choose another name."
 
 
+class Outlives(Invalid):
+    """A token would outlive the token that makes it."""
+
+    title, hint = "The token would last too long", "Ask for fewer days, or have a person make it."
+
+
 class BadRoles(Invalid):
     """The roles do not fit together with vendor or site."""
 

@@ -48,4 +48,10 @@ tokens = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False),
     sa.Column("revoked_at", UtcDateTime),
+    sa.Column(
+        "parent_id", sa.String(36), index=True
+    ),  # the token that made it, which it neither outlives nor outreaches
+    sa.Column(
+        "human", sa.String(60), nullable=False, server_default=""
+    ),  # who stands behind it: a person, or shell:NAME
 )

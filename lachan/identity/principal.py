@@ -48,6 +48,8 @@ class Principal:
         vendor: a manufacturer's only vendor; None sees all.
         site: a collector's only site.
         session: id of a person's session; None without one.
+        human: id of the person, or shell, who stands behind a token; empty for others, who are themselves.
+        shells: ids of the shell accounts that count as this person (`lachan.identity.humans`).
     """
 
     kind: PrincipalKind
@@ -57,6 +59,8 @@ class Principal:
     vendor: str | None = None
     site: str | None = None
     session: str | None = None
+    human: str = ""
+    shells: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:

@@ -8,18 +8,19 @@ import base64
 import re
 import zlib
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from lachan import clock
-from lachan.errors import NotFound
+from lachan.database import for_update
+from lachan.errors import Forbidden, NotFound
 from lachan.events import TokenIssued, TokenRevoked
-from lachan.identity.errors import BadRoles, BadToken
+from lachan.identity.errors import BadRoles, BadToken, Outlives
 from lachan.identity.models import tokens
-from lachan.identity.permissions import Permission, Role
+from lachan.identity.permissions import ROLE_PERMISSIONS, Permission, Role
 from lachan.identity.principal import Principal, PrincipalKind, require
 from lachan.identity.secrets import hashed, random_text, same
 from lachan.ids import new_id
@@ -42,29 +43,61 @@ def issue(
 ) -> str:
     """Make a token; the text returned is never to be had again.
 
+    A token's token has no later end, no role and no vendor that the first has not, and is revoked with it.
+
     Raises:
-        Forbidden: the actor may not make tokens.
+        Forbidden: the actor may not make tokens, or not such a one.
         BadRoles: a manufacturer without vendor, a collector without site, or a role that is for people.
+        Outlives: the actor is a token and ends sooner.
+        BadToken: the actor is a token and was revoked meanwhile.
     """
     require(actor, Permission.TOKENS_WRITE)
-    wanted = frozenset(roles)
-    if not wanted or not wanted <= MACHINE_ROLES:
-        raise BadRoles(f"A token may have the roles {', '.join(sorted(MACHINE_ROLES))}.")
-    if (Role.MANUFACTURER in wanted) != (vendor is not None) or (Role.COLLECTOR in wanted and not site):
-        raise BadRoles
+    wanted = _fitting(roles, vendor, site)
     token_id, secret = new_id(), random_text()
     expires = clock.now() + valid
+    parent = actor.id if actor.kind in (PrincipalKind.TOKEN, PrincipalKind.COLLECTOR) else None
+    if parent is not None:
+        _within(connection, actor, wanted, vendor, expires)
     kind = PrincipalKind.COLLECTOR if Role.COLLECTOR in wanted else PrincipalKind.TOKEN
     connection.execute(
         tokens.insert().values(
             id=token_id, name=name, kind=kind, roles=sorted(wanted), vendor=vendor, site=site,
-            hash=hashed(data, secret), created_at=clock.now(), expires_at=expires,
+            hash=hashed(data, secret), created_at=clock.now(), expires_at=expires, parent_id=parent,
+            human=actor.human or actor.id,
         )
     )  # fmt: skip
     event = TokenIssued(token_id=token_id, name=name, roles=tuple(sorted(wanted)), expires_at=clock.iso(expires))
     outbox.append(connection, event, actor=actor)
     body = f"{token_id.replace('-', '')}_{secret}"
     return f"lachan_{body}_{_check(body)}"
+
+
+def _fitting(roles: Iterable[Role], vendor: str | None, site: str | None) -> frozenset[Role]:
+    wanted = frozenset(roles)
+    if not wanted or not wanted <= MACHINE_ROLES:
+        raise BadRoles(f"A token may have the roles {', '.join(sorted(MACHINE_ROLES))}.")
+    if (Role.MANUFACTURER in wanted) != (vendor is not None) or (Role.COLLECTOR in wanted and not site):
+        raise BadRoles
+    return wanted
+
+
+def _within(
+    connection: sa.Connection, actor: Principal, wanted: frozenset[Role], vendor: str | None, expires: datetime
+) -> None:
+    """See that a token's token stays within it; its row is locked, so that a revocation comes before or takes both."""
+    more = set[Permission]().union(*(ROLE_PERMISSIONS[role] for role in wanted))
+    mine = set[Permission]().union(*(ROLE_PERMISSIONS[role] for role in actor.roles))
+    if not more <= mine or (actor.vendor is not None and vendor != actor.vendor):
+        raise Forbidden(f"{actor.label} cannot give what it has not.")
+    row = (
+        connection.execute(for_update(sa.select(tokens).where(tokens.c.id == actor.id), connection)).mappings().first()
+    )
+    if row is None or row["revoked_at"] is not None or row["expires_at"] <= clock.now():
+        raise BadToken("The token that asks has ended.")
+    if expires > row["expires_at"]:
+        raise Outlives(
+            f"It would end at {clock.iso(expires)}, the token that makes it at {clock.iso(row['expires_at'])}."
+        )
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -116,24 +149,36 @@ def verify(connection: sa.Connection, data: Path, text: str) -> Principal:
         raise BadToken("The token expired or was revoked.")
     return Principal(
         kind=PrincipalKind(row["kind"]), id=row["id"], name=row["name"], vendor=row["vendor"], site=row["site"],
+        human=row["human"],
         roles=frozenset(Role(role) for role in row["roles"]),
     )  # fmt: skip
 
 
 def revoke(connection: sa.Connection, token_id: str, *, actor: Principal) -> None:
-    """End a token now.
+    """End a token now, and every token that it has made.
 
     Raises:
         Forbidden: the actor may not.
         NotFound: there is no live token with that id.
     """
     require(actor, Permission.TOKENS_WRITE)
-    live = sa.and_(tokens.c.id == token_id, tokens.c.revoked_at.is_(None))
-    row = connection.execute(sa.select(tokens.c.name).where(live)).first()
-    if row is None:
+    if not _end(connection, tokens.c.id == token_id, actor):
         raise NotFound(f"No live token {token_id}.")
-    connection.execute(tokens.update().where(live).values(revoked_at=clock.now()))
-    outbox.append(connection, TokenRevoked(token_id=token_id, name=row.name), actor=actor)
+    parents = [token_id]
+    while parents:  # a token's own tokens, and theirs: whatever became of those between
+        made = connection.execute(sa.select(tokens.c.id).where(tokens.c.parent_id.in_(parents))).scalars().all()
+        _end(connection, tokens.c.parent_id.in_(parents), actor)
+        parents = list(made)
+
+
+def _end(connection: sa.Connection, which: sa.ColumnElement[bool], actor: Principal) -> bool:
+    """End the live ones of some tokens; tell whether there were any."""
+    live = sa.and_(which, tokens.c.revoked_at.is_(None))
+    ended = tokens.update().where(live).values(revoked_at=clock.now()).returning(tokens.c.id, tokens.c.name)
+    rows = connection.execute(ended).all()
+    for row in rows:
+        outbox.append(connection, TokenRevoked(token_id=row.id, name=row.name), actor=actor)
+    return bool(rows)
 
 
 def _check(body: str) -> str:

@@ -157,12 +157,16 @@ _SPECIAL: tuple[tuple[str, Network], ...] = tuple(
         ("link-local", "169.254.0.0/16"), ("link-local", "fe80::/10"),
         ("multicast", "224.0.0.0/4"), ("multicast", "ff00::/8"),
         ("reserved", "240.0.0.0/4"), ("reserved", "192.0.0.0/24"),
-        ("metadata", "169.254.169.254/32"), ("metadata", "fd00:ec2::254/128"),
-        ("metadata", "100.100.100.200/32"), ("metadata", "168.63.129.16/32"),
+        ("reserved", "100::/64"), ("reserved", "fec0::/10"), ("reserved", "5f00::/16"),
+        # RFC 8215: only whoever runs the translator knows where in it the IPv4 address stands.
+        ("translated", "64:ff9b:1::/48"), ("v4-compatible", "::/96"), ("v4-translated", "::ffff:0:0:0/96"),
+        ("metadata", "169.254.169.254/32"), ("metadata", "fd00:ec2::/32"), ("metadata", "fd20:ce::/32"),
+        ("metadata", "fd00:42::/32"), ("metadata", "100.100.100.200/32"), ("metadata", "168.63.129.16/32"),
     )
 )  # fmt: skip
 _NAME = patterns.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# NAT64 (RFC 6052), IPv4-compatible (RFC 4291 2.5.5.1), IPv4-translated (RFC 2765): the IPv4 address stands at the end.
+_CARRYING = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96"))
 
 
 def parse_entry(text: str) -> ScopeEntry:
@@ -279,9 +283,9 @@ def _plain(address: Address) -> Address:
 
 
 def _carried(address: Address) -> Address:
-    """Give the IPv4 address that a translator would reach for this one (NAT64, 6to4, Teredo), else the address itself."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
+    """Give the IPv4 address that a translator would reach for this one (`_CARRYING`, 6to4, Teredo), else the address itself."""
+    if isinstance(address, ipaddress.IPv6Address) and int(address) > 1:  # "::" and "::1" are themselves
+        if any(address in network for network in _CARRYING):
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if address.sixtofour is not None:
             return address.sixtofour
@@ -303,8 +307,7 @@ def _refuse_special(scope: Scope, host: str, port: int, address: Address) -> Non
     loopback, ``0.0.0.0/0`` does not; ``169.254.0.0/16`` names link-local, but not the metadata address inside it.
     """
     for label, special in _SPECIAL:
-        carried = _carried(address)
-        if carried.version != special.version or carried not in special:
+        if not _lies_in(address, special):
             continue
         if not any(_inside(entry, special, address) for entry in scope.entries):
             raise _refused(
@@ -331,8 +334,12 @@ def _inside(entry: ScopeEntry, special: Network, address: Address) -> bool:
 
 def special(address: Address) -> bool:
     """Tell whether an address lies in a range that only an entry of its own may open, also behind a translator."""
-    carried = _carried(_plain(address))
-    return any(carried.version == network.version and carried in network for _, network in _SPECIAL)
+    return any(_lies_in(_plain(address), network) for _, network in _SPECIAL)
+
+
+def _lies_in(address: Address, special: Network) -> bool:
+    """Tell whether an address lies in a special range, or the one that it leads to does."""
+    return any(one.version == special.version and one in special for one in (address, _carried(address)))
 
 
 def is_own(address: Address) -> bool:

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ READY_WITHIN = 120.0  # seconds
 AGAIN = 1.0  # seconds between two tries to reach a database that is away
 STOP_WITHIN = 10.0  # seconds
 DOORS = ("people", "device", "status")
+SIGNER_PASSPHRASE = "LACHAN_SIGNER_PASSPHRASE"  # reaches the role sign only
 
 
 def main(argv: list[str]) -> int:
@@ -127,6 +129,11 @@ def _stop_with_parent(stop: threading.Event) -> None:
             stop.set()
 
 
+def inherited(role: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Give what a role's process inherits: all, but the signer's passphrase, which reaches the role sign only."""
+    return {name: value for name, value in environment.items() if role == "sign" or name != SIGNER_PASSPHRASE}
+
+
 @dataclass
 class Child:
     """One process by its name: how often it died lately, and when it may be started again (monotonic seconds)."""
@@ -208,7 +215,7 @@ class Supervisor:
         passed = {name: self.sockets[name].fileno() for name in mine if name in self.sockets}
         reading, writing = os.pipe()
         env = {
-            **os.environ,
+            **inherited(role, os.environ),
             **{f"LACHAN_{door.upper()}_URL": self.urls[door] for door in DOORS},
             "LACHAN_SOCKETS": ",".join(f"{name}={number}" for name, number in passed.items()),
             "LACHAN_READY_FD": str(writing),

@@ -11,6 +11,7 @@ import base64
 import copy
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from lachan import clock
-from soar_playbooks.errors import PlaybookInvalid, PlaybookUnsigned, SignatureInvalid
+from soar_playbooks.errors import PlaybookInvalid, PlaybookUnsigned, SignatureInvalid, SignatureOutOfDate
 
 _FIELDS = {"hash_algorithm": "sha-256", "algorithm": "ES256"}
 
@@ -58,13 +59,22 @@ def load_public(pem: str) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def sign(document: Mapping[str, Any], key: ec.EllipticCurvePrivateKey, *, signee: str) -> dict[str, Any]:
+def sign(
+    document: Mapping[str, Any],
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    signee: str,
+    valid_from: datetime | None = None,
+    valid_until: datetime | None = None,
+) -> dict[str, Any]:
     """Give a copy of the playbook with one signature of ``key``; an earlier one is replaced.
 
     Args:
         document: the playbook.
         key: the operator's private key; it never comes near the server.
         signee: who signs, for people to read.
+        valid_from: before which nothing starts by it; none by default.
+        valid_until: from which on nothing starts by it; none by default.
     """
     signed = copy.deepcopy(dict(document))
     moment = clock.iso(clock.now())
@@ -81,6 +91,9 @@ def sign(document: Mapping[str, Any], key: ec.EllipticCurvePrivateKey, *, signee
         "public_key": public_pem(key.public_key()),
         "thumbprint": thumbprint(key.public_key()),
     }
+    for name, moment_of in (("valid_from", valid_from), ("valid_until", valid_until)):
+        if moment_of is not None:
+            signature[name] = clock.iso(moment_of)
     signed["signatures"] = [signature]
     r, s = decode_dss_signature(key.sign(rfc8785.dumps(signed), ec.ECDSA(hashes.SHA256())))
     raw = r.to_bytes(32, "big") + s.to_bytes(32, "big")
@@ -101,6 +114,28 @@ def signature_of(document: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def check_dates(signature: Mapping[str, Any], *, at: datetime) -> None:
+    """See that a signature is valid at a moment, as it says itself.
+
+    Raises:
+        SignatureOutOfDate: it is before ``valid_from``, or at or after ``valid_until``.
+        SignatureInvalid: one of them is no moment.
+    """
+    moments = {}
+    for name in ("valid_from", "valid_until"):
+        try:
+            moments[name] = datetime.fromisoformat(signature[name]) if name in signature else None
+        except (TypeError, ValueError):
+            raise SignatureInvalid(f"{name} of the signature is no moment.") from None
+    begin, end = moments["valid_from"], moments["valid_until"]
+    if any(moment is not None and moment.tzinfo is None for moment in (begin, end)):
+        raise SignatureInvalid("valid_from and valid_until of the signature need a time zone.")
+    if begin is not None and at < begin:
+        raise SignatureOutOfDate(f"The signature is valid from {clock.iso(begin)}.", valid_from=clock.iso(begin))
+    if end is not None and at >= end:
+        raise SignatureOutOfDate(f"The signature was valid until {clock.iso(end)}.", valid_until=clock.iso(end))
+
+
 def verify(document: Mapping[str, Any], key: ec.EllipticCurvePublicKey) -> None:
     """Check the signature with a key that the caller trusts.
 
@@ -112,6 +147,10 @@ def verify(document: Mapping[str, Any], key: ec.EllipticCurvePublicKey) -> None:
     about = (signature.get("related_to"), signature.get("related_version"))
     if about != (document.get("id"), document.get("modified")):
         raise SignatureInvalid("the signature is about another playbook or version.")
+    if "public_key" in signature and thumbprint(load_public(str(signature["public_key"]))) != signature.get(
+        "thumbprint"
+    ):
+        raise SignatureInvalid("the signature carries another key than its thumbprint names.")
     if any(signature.get(name) != value for name, value in _FIELDS.items()):
         raise SignatureInvalid("the signature's algorithm is not ES256 over SHA-256.")
     bare = {**document, "signatures": [{name: value for name, value in signature.items() if name != "value"}]}

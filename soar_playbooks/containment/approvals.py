@@ -18,6 +18,7 @@ from lachan.devices import Device
 from lachan.enforcement import Level
 from lachan.events import ContainmentRejected, KillSwitchChanged, ReleaseApproved, RunApproved
 from lachan.identity import Permission, Principal, require
+from lachan.identity.humans import stands_behind
 from lachan.statements import Statement, insert_or_replace
 from lachan.work import outbox
 from soar_playbooks.containment import effects, guards, service
@@ -171,7 +172,7 @@ def release(
     row = service.locked(connection, containment_id, principal)
     if row.state is not ContainmentState.ACTIVE:
         raise ReleaseNotPossible(f"Containment {row.id} is {row.state}.")
-    _not_the_proposer(row, principal)
+    _not_the_proposer(connection, row, principal)
     _never_asked(connection, row, principal)
     given = decide_once(connection, principal, subject_id=row.id, kind="release", decision="approve", note=note)
     event = ReleaseApproved(
@@ -259,22 +260,21 @@ def _waiting(
         raise NotWaiting(f"Containment {row.id} is {row.state} and waits for nobody.")
     if level is not None and level != row.wanted:
         raise NotWaiting(f"It waits for {row.wanted} now, not for {level}: look at it again.")
-    _not_the_proposer(row, principal)
+    _not_the_proposer(connection, row, principal)
     _never_asked(connection, row, principal)
     return row
 
 
-def _not_the_proposer(row: Containment, principal: Principal) -> None:
-    if row.requester_id and row.requester_id == principal.id:
+def _not_the_proposer(connection: sa.Connection, row: Containment, principal: Principal) -> None:
+    if row.requester_id and stands_behind(connection, principal, row.requester_id):
         raise FourEyes(f"{principal.label} proposed this containment; another person must decide.")
 
 
 def _never_asked(connection: sa.Connection, row: Containment, principal: Principal) -> None:
     """See that whoever asked for a containment decides nothing of it, also when somebody else has asked for more since."""
-    asked = sa.and_(
-        approvals.c.subject_id == row.id, approvals.c.kind == "asked", approvals.c.person_id == principal.id
-    )
-    if connection.execute(sa.select(approvals.c.person_id).where(asked)).first():
+    asked = sa.and_(approvals.c.subject_id == row.id, approvals.c.kind == "asked")
+    askers = connection.execute(sa.select(approvals.c.person_id).where(asked)).scalars().all()
+    if any(stands_behind(connection, principal, asker) for asker in askers):
         raise FourEyes(f"{principal.label} asked for this containment; others must decide.")
 
 

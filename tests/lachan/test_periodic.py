@@ -182,7 +182,7 @@ def test_no_role_at_rest_reads_a_big_table_whole(city: City) -> None:
     assert city.scans(watch.step) == []
     reporter = Reporter(rt)
     reporter.acted(trust.Horizon(1), {"00000007": 1})
-    reporter.note("00000008")
+    reporter.note("00000008", None)
     assert city.scans(reporter._flush) == []
     assert city.scans(lambda: Detector(rt, ruleset.ours()).round()) == []
     healthy = [resolve(name) for name in wiring.load().health.values()]

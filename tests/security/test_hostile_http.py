@@ -36,6 +36,9 @@ TWO_WAYS = (
     b"GET /x HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n",
     b"GET /x HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
     b"GET /x\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /livez HTTP/1.1\r\nX: y\r\n\r\n",
+    b"GET /livez HTTP/1.1\r\nHost: a\r\nhOST: b\r\n\r\n",
+    b"POST /x HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
 )
 
 

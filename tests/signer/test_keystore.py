@@ -6,6 +6,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from lachan.program import serve
 from lachan.signer.errors import KeyExists, KeyLocked, NoSuchKey
 from lachan.signer.keystore import FileKeyStore, open_keys
 
@@ -59,3 +60,10 @@ def test_without_a_passphrase_nothing_opens(tmp_path: Path, monkeypatch: pytest.
     made = open_keys(tmp_path / "signer", create=True)
     made.generate("k", "ed25519")
     assert not (tmp_path / "signer" / "passphrase").exists()
+
+
+def test_the_passphrase_reaches_the_signer_only() -> None:
+    given = {"LACHAN_SIGNER_PASSPHRASE": "p", "PATH": "/bin"}
+    assert {role: serve.inherited(role, given) for role in serve.ROLES} == {
+        role: given if role == "sign" else {"PATH": "/bin"} for role in ("sign", "doors", "detect", "work")
+    }

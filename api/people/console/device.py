@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from starlette.responses import Response
 
 from api.device import routes as device_door
+from api.fields import Whole
 from api.people.access import may, runtime
 from api.people.console import decisions, pages, timeline
 from lachan import clock, devices, trust
@@ -30,7 +31,7 @@ def device_page(
     caller: Reader,
     rt: Open,
     kind: Annotated[str, Query(max_length=20)] = "",
-    before: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    before: Annotated[Whole, Query(ge=0, lt=2**63)] = 0,
 ) -> Response:
     """The decision with its reasons, the timeline, and at the side who it is and what it may still reach."""
     with rt.db.read() as connection:

@@ -8,6 +8,12 @@ from api.people.console.language import N_
 SENTENCES: dict[str, tuple[str, str]] = {
     "DeviceRegistered": ("people", N_("Registered as %(name)s: %(vendor)s %(model)s, serial number %(serial)s.")),
     "DeviceChanged": ("people", N_("%(field_name)s changed from %(before)s to %(after)s.")),
+    "IdentityContested": (
+        "people",
+        N_(
+            "Address %(address)s at %(site)s is claimed by other devices too; evidence about it binds on an operator's word only."
+        ),
+    ),
     "DevicesImported": ("people", N_("%(accepted)s devices imported, %(rejected)s rows refused.")),
     "DeviceRetired": ("people", N_("Retired: %(reason)s.")),
     "UserAdded": ("people", N_("%(user)s added as %(roles)s.")),

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api import bulk
+from api.fields import Whole
 from api.people.access import may, runtime
 from api.problems import documented
 from lachan import devices
@@ -67,7 +68,7 @@ def read_lines(
     device_id: Annotated[
         str, Query(max_length=36, pattern=r"^[^\x00]*$", description="Lines that this device delivered itself.")
     ],
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[Whole, Query(ge=1, le=200)] = 50,
 ) -> Lines:
     """Give what a device delivered last; lines that others delivered about it are not among them."""
     with rt.db.read() as connection:

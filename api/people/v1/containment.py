@@ -82,7 +82,7 @@ class NewContainment(BaseModel):
     level: Level
     reason: str = Field(min_length=1, max_length=500)
     hours: float | None = Field(
-        None, gt=0, le=24 * 365, description="How long it may last; without it, until released."
+        None, strict=True, gt=0, le=24 * 365, description="How long it may last; without it, until released."
     )
 
 

@@ -1,11 +1,11 @@
 """The registry over HTTP: list, read, register, set criticality, retire, and the timeline of one device."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.answers import holds
 from api.middleware import entity_tag
@@ -51,21 +51,33 @@ class DeviceOut(BaseModel):
     state: DeviceState
     firmware_version: str | None
     address: str | None
+    vouched: bool = Field(
+        description="An operator says name, site and address; what a manufacturer registers is a hint."
+    )
+    seen_address: str | None = Field(description="From where it last used its certificate.")
     last_seen: datetime | None = Field(description="Written down every few seconds.")
     created_at: datetime
 
     @property
     def tag(self) -> str:
         """The ETag: of what people decide, not of when the device last spoke."""
-        return entity_tag(self.model_dump_json(exclude={"last_seen"}).encode())
+        return entity_tag(self.model_dump_json(exclude={"last_seen", "seen_address"}).encode())
 
 
 class DeviceChange(BaseModel):
-    """What may be changed of a device."""
+    """What may be changed of a device; at least one of them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    criticality: Criticality
+    criticality: Criticality | None = None
+    address: str | None = Field(None, min_length=1, max_length=255, description="Where it is, on an operator's word.")
+    site: str | None = Field(None, min_length=1, max_length=100, description="Where it is, on an operator's word.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.criticality is None and self.address is None and self.site is None:
+            raise ValueError("say criticality, address or site")
+        return self
 
 
 class Retirement(BaseModel):
@@ -118,7 +130,7 @@ def read_device(device_id: str, caller: Reader, rt: Open, response: Response) ->
     return device
 
 
-@router.patch("/{device_id}", summary="Set criticality", responses=documented(404, 412))
+@router.patch("/{device_id}", summary="Set criticality or place", responses=documented(404, 412))
 def change_device(
     device_id: str,
     body: DeviceChange,
@@ -127,13 +139,20 @@ def change_device(
     response: Response,
     if_match: Annotated[str | None, Header(description="ETag that the change is meant for.")] = None,
 ) -> DeviceOut:
-    """Say how much depends on a device; administrators only, and it stands in the ledger."""
+    """Say how much depends on a device, or where it is; administrators only, and it stands in the ledger.
+
+    A device whose address or site an operator says binds what collectors report about that address.
+    """
 
     def unit(connection: sa.Connection) -> devices.Device:
         present = _out(devices.get(connection, device_id, principal=caller))
         if if_match is not None and not holds(if_match, present.tag):
             raise DeviceChangedMeanwhile
-        return devices.set_criticality(connection, device_id, body.criticality, actor=caller)
+        if body.address is not None or body.site is not None:
+            devices.place(connection, device_id, actor=caller, address=body.address, site=body.site)
+        if body.criticality is not None:
+            devices.set_criticality(connection, device_id, body.criticality, actor=caller)
+        return devices.get(connection, device_id)
 
     changed = _out(rt.db.run(unit))
     response.headers["ETag"] = changed.tag

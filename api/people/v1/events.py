@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
+from api.fields import Whole
 from api.people.access import may, runtime
 from api.people.redaction import hide
 from lachan.identity import Permission, Principal, scope
@@ -71,8 +72,10 @@ def shown_to(connection: sa.Connection, caller: Principal, rows: Sequence[Stored
 def read_events(
     caller: Annotated[Principal, Depends(may(Permission.EVENTS_READ))],
     rt: Annotated[Runtime, Depends(runtime)],
-    after: Annotated[int, Query(ge=0, lt=2**63, description="The `next` of the stretch before; 0 from the start.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    after: Annotated[
+        Whole, Query(ge=0, lt=2**63, description="The `next` of the stretch before; 0 from the start.")
+    ] = 0,
+    limit: Annotated[Whole, Query(ge=1, le=500)] = 100,
     device_id: Annotated[str | None, Query(max_length=36)] = None,
 ) -> Feed:
     """Give facts after a place, in the ledger's order; a manufacturer gets those about its own devices only."""

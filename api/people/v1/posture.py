@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Body, Depends, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from api.fields import Moment, Whole
 from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
 from api.problems import documented
@@ -79,12 +80,12 @@ class EngagementIn(BaseModel):
     reason: str = Field(min_length=1, max_length=500, examples=["Acceptance of the cameras of ward Hàng Bạc"])
     device_ids: list[Annotated[str, Field(max_length=36)]] = Field(min_length=1, max_length=10_000)
     networks: list[Annotated[str, Field(max_length=64)]] = Field(default=[], max_length=100)
-    ports: list[Annotated[int, Field(ge=1, le=65_535)]] = Field(min_length=1, max_length=100, examples=[[80, 443]])
+    ports: list[Annotated[Whole, Field(ge=1, le=65_535)]] = Field(min_length=1, max_length=100, examples=[[80, 443]])
     methods: list[Method] = Field(min_length=1)
-    not_before: AwareDatetime
-    not_after: AwareDatetime
-    rate: float = Field(5.0, gt=0, le=1000, description="Connections a second and device.")
-    burst: int = Field(5, ge=1, le=1000)
+    not_before: Moment
+    not_after: Moment
+    rate: float = Field(5.0, strict=True, gt=0, le=1000, description="Connections a second and device.")
+    burst: Whole = Field(5, ge=1, le=1000)
     loopback: bool = Field(False, description="Addresses of this very machine are meant.")
     lockout: bool = Field(False, description="Try factory logins also where a lock-out is declared.")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.fields import Whole
 from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
 from lachan import verbs
@@ -29,7 +30,7 @@ class NewRelease(BaseModel):
     artifact_id: str = Field(max_length=36)
     model: str = Field(min_length=1, max_length=100, description="As in the device registry.")
     version: str = Field(min_length=1, max_length=64, examples=["2.0.1"])
-    approvals_needed: int | None = Field(None, ge=1, le=10, description="k; the installation's minimum by default.")
+    approvals_needed: Whole | None = Field(None, ge=1, le=10, description="k; the installation's minimum by default.")
     downgrade: bool = Field(False, description="Devices with a higher version install it, too.")
     notes: str = Field("", max_length=4000)
 

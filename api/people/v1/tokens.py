@@ -7,9 +7,11 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.fields import Whole
 from api.pages import Page, Wanted, wanted
 from api.people.access import may, runtime
 from api.problems import documented
+from lachan.foreign import ONE_LINE
 from lachan.identity import Permission, Principal, Role, tokens
 from lachan.identity import models as tables
 from lachan.runtime import Runtime
@@ -24,9 +26,9 @@ class NewToken(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=63, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["ward-12-collector"])
+    name: str = Field(min_length=1, max_length=63, pattern=f"^{ONE_LINE}+$", examples=["ward-12-collector"])
     roles: list[Role] = Field(min_length=1, max_length=8, examples=[["collector"]])
-    days: int = Field(ge=1, le=366, description="Days until it expires.")
+    days: Whole = Field(ge=1, le=366, description="Days until it expires.")
     vendor: str | None = Field(None, max_length=100, description="A manufacturer's vendor.")
     site: str | None = Field(None, max_length=100, description="A collector's site.")
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from lachan import clock, merkle
 from lachan.blobs import BlobStore, NoSuchBlob
 from lachan.database import UtcDateTime, for_update
-from lachan.devices import search
+from lachan.devices import contested, search
 from lachan.devices.importing.checking import BadRow
 from lachan.devices.importing.models import REFUSED, ROWS, Import, ImportState, imports, refusals, store
 from lachan.devices.models import Criticality, DeviceState, NewDevice, devices
@@ -52,9 +52,10 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Rows to apply at one moment, the Merkle root over them, and the byte at which the next chunk begins."""
+    """Rows to apply at one moment, where they are said to be, the Merkle root over them, and where the next chunk begins."""
 
     rows: tuple[_Row, ...]
+    places: tuple[contested.Row, ...]
     root: bytes
     now: datetime
     end: int
@@ -133,14 +134,15 @@ def _read(blobs: BlobStore, found: Import) -> _Chunk:
         text += piece
         if text.count(b"\n") >= CHUNK:
             break
-    rows, end = [], found.position
+    rows, places, end = list[_Row](), list[contested.Row](), found.position
     for line in text.splitlines(keepends=True)[:CHUNK]:
         number, _, fields = line.rstrip(b"\n").partition(b"\t")
-        folded = orjson.dumps(search.folded(orjson.loads(fields)))
-        rows.append(_Row(int(number), new_id(), fields, folded))
+        said = orjson.loads(fields)
+        rows.append(_Row(int(number), new_id(), fields, orjson.dumps(search.folded(said))))
+        places.append((rows[-1].id, said.get("address"), said["site"]))
         end += len(line)
     root = merkle.root(merkle.leaf_hash(row.fields) for row in rows)
-    return _Chunk(tuple(rows), root, clock.now(), end, last=end >= size)
+    return _Chunk(tuple(rows), tuple(places), root, clock.now(), end, last=end >= size)
 
 
 def _apply(connection: sa.Connection, before: Import, chunk: _Chunk, *, due: bool) -> Import:
@@ -148,7 +150,8 @@ def _apply(connection: sa.Connection, before: Import, chunk: _Chunk, *, due: boo
     found = Import.of(connection.execute(query).mappings().one())
     if (found.state, found.chunk) != (before.state, before.chunk):
         return found  # somebody else applied it
-    root, bad = chunk.root, _register(connection, chunk)
+    root, bad = chunk.root, _register(connection, chunk, vouched=found.vendor is None)
+    contested.tell(connection, chunk.places, actor=_Importer(found.actor), vendor=found.vendor)
     if bad:
         connection.execute(refusals.insert(), [{**asdict(one), "import_id": found.id} for one in bad])
         late = {one.row for one in bad}
@@ -228,12 +231,12 @@ def _age(import_id: str) -> timedelta:
     return timedelta(seconds=clock.now().timestamp() - made)
 
 
-def _register(connection: sa.Connection, chunk: _Chunk) -> list[BadRow]:
+def _register(connection: sa.Connection, chunk: _Chunk, *, vouched: bool) -> list[BadRow]:
     """Insert the rows; give those whose name or serial number somebody has registered since the file was validated."""
     text = b"[%s]" % b",".join(
         b'{"id":"%s","folded":%s,%s' % (row.id.encode(), row.folded, row.fields[1:]) for row in chunk.rows
     )
-    count = _INSERT[connection.dialect.name]().execute(connection, rows=text.decode(), now=chunk.now)
+    count = _INSERT[connection.dialect.name]().execute(connection, rows=text.decode(), now=chunk.now, vouched=vouched)
     if count == len(chunk.rows):
         return []
     ids = [row.id for row in chunk.rows]
@@ -277,7 +280,7 @@ def _fixed() -> dict[str, Any]:
     """Give what all rows have in common."""
     return {
         "state": sa.literal(str(DeviceState.REGISTERED)), "criticality": sa.literal(str(Criticality.UNKNOWN)),
-        "created_at": sa.bindparam("now", type_=UtcDateTime),
+        "created_at": sa.bindparam("now", type_=UtcDateTime), "vouched": sa.bindparam("vouched", type_=sa.Boolean),
     }  # fmt: skip
 
 

@@ -12,8 +12,7 @@ import io
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
-import orjson
-
+from lachan import foreign
 from lachan.errors import Invalid
 
 LONGEST = 1 << 20  # characters of a line
@@ -70,9 +69,9 @@ def _json_rows(text: io.TextIOWrapper) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            values = orjson.loads(line)  # strict: no NaN, no endless number, no half of a pair, no bottomless nesting
-        except ValueError as error:
-            yield Row(number, {}, f"the line is no JSON: {error}")
+            values = foreign.loads(line.encode("utf-8", "surrogatepass"), place="")
+        except foreign.BadText as error:
+            yield Row(number, {}, error.detail)
             continue
         if isinstance(values, dict):
             yield Row(number, values)

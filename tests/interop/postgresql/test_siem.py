@@ -1,6 +1,13 @@
 """Detection on PostgreSQL: the recorded attack, the checkpoint's fence, and who may speak of whom."""
 
 from tests.siem_rules.conftest import open_rt  # noqa: F401
+from tests.siem_rules.test_contested import (  # noqa: F401
+    enforcing,
+    test_an_import_tells_of_collisions_once_a_chunk,
+    test_decoys_of_a_manufacturer_hide_nobody,
+    test_two_of_equal_worth_bind_nobody,
+    test_where_its_certificate_was_used_binds_a_device_and_an_operators_entry_goes_before_it,
+)
 from tests.siem_rules.test_detector import (  # noqa: F401
     test_alert_tells_why,
     test_detector_that_was_replaced_writes_nothing,

@@ -1,0 +1,62 @@
+"""Two devices of one site at one address: neither's claim takes evidence from the other, and a person is told.
+
+Asked when devices are registered, imported or placed. Which of them evidence binds is decided where it is read
+(`siem_rules.binding`): an operator's word goes before a manufacturer's, and two of equal worth bind nobody. Limits: one fact a
+registration or chunk of an import, with the first `NAMED` devices; an address that a device is only seen at later is not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+import sqlalchemy as sa
+
+from lachan.devices.models import devices
+from lachan.events import IdentityContested
+from lachan.statements import Statement
+from lachan.work import outbox
+
+NAMED = 10
+Row = tuple[str, str | None, str]  # a device's id, address and site
+
+
+def tell(connection: sa.Connection, rows: Sequence[Row], *, actor: outbox.Actor, vendor: str | None) -> None:
+    """Record that devices that were just written have an address which others of their site have, in the caller's transaction.
+
+    Args:
+        connection: an open transaction.
+        rows: the devices.
+        actor: who wrote them.
+        vendor: of a manufacturer who did; None for the city's own people.
+    """
+    asked = [{"id": one, "address": address, "site": site} for one, address, site in rows if address]
+    if not asked:
+        return
+    found = _OTHERS.all(connection, rows=orjson.dumps(asked).decode())
+    if found:
+        fact = IdentityContested(
+            device_id=found[0].standing, devices=tuple(dict.fromkeys(row.standing for row in found)),
+            by=tuple(dict.fromkeys(row.id for row in found)), address=found[0].address, site=found[0].site,
+            manufacturer=vendor or "",
+        )  # fmt: skip
+        outbox.append(connection, fact, actor=actor)
+
+
+def _others(dialect: str) -> sa.Select[tuple[str, str, str, str]]:
+    names, given = ("id", "address", "site"), sa.bindparam("rows", type_=sa.Text)
+    if dialect == "sqlite":
+        each = sa.func.json_each(given).table_valued("value")
+        new = sa.select(*(sa.func.json_extract(each.c.value, f"$.{name}").label(name) for name in names)).subquery()
+    else:
+        rows = sa.func.json_to_recordset(sa.cast(given, sa.JSON)).table_valued(*(sa.column(n, sa.Text) for n in names))
+        new = sa.select(*rows.render_derived(name="new", with_types=True).c).subquery()
+    c = devices.c
+    by_address = sa.select(c.id, c.address, c.site).subquery()
+    same = sa.and_(by_address.c.address == new.c.address, by_address.c.site == new.c.site, by_address.c.id != new.c.id)
+    return (
+        sa.select(by_address.c.id.label("standing"), new.c.id, new.c.address, new.c.site).join(new, same).limit(NAMED)
+    )
+
+
+_OTHERS = Statement(_others)
