@@ -192,6 +192,14 @@ class AuthorityCreated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RootCrlRenewed(Event):
+    """The root's key was brought back and has signed the root's next CRL; told by `pki.setup`."""
+
+    number: int
+    next_update: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnchorAdded(Event):
     """The device door believes a manufacturer's authority from now on; told by `api.device.anchors`."""
 

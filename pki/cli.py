@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import base64
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lachan import cliutil, clock, devices, verbs
 from lachan.program import init
 from lachan.runtime import Runtime
-from pki import crl, issuing, service
+from pki import crl, issuing, service, setup
 from pki.errors import NoCertificate
 from pki.states import Reason
 
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("--reason", default="unspecified", choices=[str(reason) for reason in Reason])
     _target(revoke, "revoke")
     command("crl", "publish the next revocation list now", _crl)
+    root = command(
+        "root-crl", "renew the root's revocation list; needs the offline folder with the root's key", _root_crl
+    )
+    root.add_argument(
+        "folder", type=Path, help="the offline folder that lachan init made; take it away again afterwards"
+    )
     command("lint", "hold all profiles against the linter, for the signer to accept them", _lint)
     return made
 
@@ -99,6 +106,13 @@ def _status(rt: Runtime, words: argparse.Namespace) -> None:
     else:
         cliutil.table(rows_)
         print(f"CRL: {current['number']}, next update {current['next_update']}" if current else "CRL: none yet")
+
+
+def _root_crl(rt: Runtime, words: argparse.Namespace) -> None:
+    root = setup.bring_root(words.folder, service.hierarchy(rt.db).root)
+    number = rt.db.run(lambda connection: setup.renew_root_crl(connection, root, actor=cliutil.operator()))
+    found = service.latest(rt, "root")
+    cliutil.show({"number": number, "next_update": clock.iso(found.next_update)}, as_json=words.json)
 
 
 _COLUMNS = ("serial_number", "profile", "state", "reason", "not_after")

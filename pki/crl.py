@@ -162,7 +162,8 @@ def refresh(rt: Runtime) -> None:
 
 
 def health(rt: Runtime) -> Iterable[Standstill]:
-    """See whether each authority has a CRL in force that knows all changes."""
+    """See whether each authority has a CRL in force that knows all changes, and the root has one for a good while."""
+    yield from _health_of_root(rt)
     advice = "See that the roles work and sign run and that there is room on the disk, then run `lachan pki crl`."
     now = clock.now()
     for authority in authorities.every(rt.db):
@@ -185,6 +186,16 @@ def health(rt: Runtime) -> Iterable[Standstill]:
             yield Standstill(
                 what=f"The CRL of {authority.name} should have been renewed; it ends at {ends}.", next=advice
             )
+
+
+def _health_of_root(rt: Runtime) -> Iterable[Standstill]:
+    """The root's key is elsewhere: whoever brings it back needs time."""
+    with rt.db.read() as connection:
+        last = _latest(connection, authorities.ROOT)
+    if last is None or clock.now() <= last.next_update - (last.next_update - last.this_update) / 4:
+        return
+    advice = "Bring the offline folder with the root's key, then run `lachan pki root-crl FOLDER`; take it away again."
+    yield Standstill(what=f"The root's CRL must be renewed; it ends at {clock.iso(last.next_update)}.", next=advice)
 
 
 def _first_missed(connection: sa.Connection, authority: str, seen: int) -> datetime | None:

@@ -3,7 +3,7 @@
 Steps: lint every profile; make the root (P-384) in memory, sign the issuing authority (P-256, pathLen 0) and the root's CRL
 with it, write its key encrypted to the offline folder; make the service keys in the signer; issue their certificates; write
 rows and facts. Run again it changes nothing. Limits: the root's passphrase lies in the offline folder beside the key until
-somebody takes the folder away; the root's CRL is renewed by bringing the root key back.
+somebody takes the folder away; the root's CRL is renewed by bringing it back (``lachan pki root-crl``).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from lachan import clock
-from lachan.events import AuthorityCreated
+from lachan.errors import Invalid
+from lachan.events import AuthorityCreated, RootCrlRenewed
 from lachan.files import write_new
-from lachan.identity import system
+from lachan.identity import Principal, system
 from lachan.identity.secrets import random_text
 from lachan.signer.context import InitContext, SignerContext
 from lachan.work import outbox
@@ -84,7 +85,7 @@ def add_authority(context: InitContext, root: Root, name: str) -> Authority:
         KeyExists: there is an authority of that name.
     """
     public = context.keys.generate(Authority(name, root.certificate).key_name, "p256")
-    authority = Authority(name, sign_issuing(root, public, name))
+    authority = Authority(name, sign_issuing(root, public, name, status_url=context.settings.status_url))
     # The row first: what the signer issues as soon as it has the file must find its issuer.
     context.db.run(lambda connection: _write_certificate(connection, name, authority.certificate))
     authorities.forget(context.db)
@@ -112,16 +113,58 @@ def make_root() -> Root:
     return Root(key, certificate)
 
 
-def sign_issuing(root: Root, public: Any, name: str = authorities.FIRST) -> x509.Certificate:
-    """Give an issuing authority's certificate: pathLen 0, so that it can certify no further authority."""
+def sign_issuing(root: Root, public: Any, name: str = authorities.FIRST, *, status_url: str) -> x509.Certificate:
+    """Give an issuing authority's certificate: pathLen 0, so that it can certify no further authority.
+
+    It says where the root's CRL and certificate are had (RFC 5280 4.2.1.13, 4.2.2.1), below ``status_url``.
+    """
     key_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    top, base = Authority(authorities.ROOT, root.certificate), status_url.rstrip("/")
+    crl, issuer = (x509.UniformResourceIdentifier(base + path) for path in (top.crl_path, top.certificate_path))
+    told = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, issuer)
     return (
         _builder(root.certificate.subject, _name(f"lachan {name.replace('-', ' ')}"), public, ISSUING_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_authority_usage(), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), critical=False)
+        .add_extension(x509.CRLDistributionPoints([x509.DistributionPoint([crl], None, None, None)]), critical=False)
+        .add_extension(x509.AuthorityInformationAccess([told]), critical=False)
         .sign(root.key, hashes.SHA384())
     )
+
+
+def bring_root(folder: Path, certificate: x509.Certificate) -> Root:
+    """Read the root's key from the offline folder that was brought back.
+
+    Raises:
+        Invalid: the folder holds no such key, its passphrase does not open it, or it is another root's.
+    """
+    try:
+        octets, passphrase = (folder / "root.key").read_bytes(), (folder / "root.passphrase").read_bytes().strip()
+        key = serialization.load_pem_private_key(octets, passphrase)
+    except OSError as error:
+        raise Invalid(f"{folder} holds no root key: {error.strerror}.", field="folder") from None
+    except ValueError:
+        raise Invalid(f"The passphrase in {folder} does not open the root's key.", field="folder") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise Invalid(f"The key in {folder} is another root's.", field="folder")
+    return Root(key, certificate)
+
+
+def renew_root_crl(connection: sa.Connection, root: Root, *, actor: Principal) -> int:
+    """Put the root's next CRL in force, in the caller's transaction; the root is at hand. Gives its number.
+
+    It lists nothing: no authority under the root has been revoked.
+    """
+    number = 1 + (connection.execute(_HIGHEST).scalar() or 0)
+    row = _root_crl(root, number)
+    connection.execute(crls.insert().values(**row))
+    fact = RootCrlRenewed(number=number, next_update=clock.iso(row["next_update"]))
+    outbox.append(connection, fact, actor=actor)
+    return number
+
+
+_HIGHEST = sa.select(sa.func.max(crls.c.number)).where(crls.c.authority == authorities.ROOT)
 
 
 def store_offline(root: Root, folder: Path) -> None:
@@ -139,19 +182,24 @@ def store_offline(root: Root, folder: Path) -> None:
 
 
 def _write_root(connection: sa.Connection, root: Root) -> None:
-    """Give the root's row and its CRL, which is small and made here once: it stays in its row."""
-    now = clock.now()
+    """Give the root's row and its first CRL."""
+    _write_certificate(connection, authorities.ROOT, root.certificate)
+    connection.execute(crls.insert().values(**_root_crl(root, 1)))
+
+
+def _root_crl(root: Root, number: int) -> dict[str, Any]:
+    """Sign a CRL of the root's, which is small: it stays in its row."""
+    now = clock.now().replace(microsecond=0)
     empty = x509.CertificateRevocationListBuilder(root.certificate.subject, now, now + ROOT_CRL_LIFE)
     key_id = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     crl = (
         empty.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), critical=False)
-        .add_extension(x509.CRLNumber(1), critical=False)
+        .add_extension(x509.CRLNumber(number), critical=False)
         .sign(root.key, hashes.SHA384())
         .public_bytes(Encoding.DER)
     )
-    _write_certificate(connection, authorities.ROOT, root.certificate)
-    row = {"authority": authorities.ROOT, "number": 1, "crl": crl, "size": len(crl), "this_update": now, "revision": 0}
-    connection.execute(crls.insert().values(**row, next_update=now + ROOT_CRL_LIFE))
+    row = {"authority": authorities.ROOT, "number": number, "crl": crl, "size": len(crl), "this_update": now}
+    return {**row, "revision": 0, "next_update": now + ROOT_CRL_LIFE}
 
 
 def _write_services(connection: sa.Connection, authority: Authority, issued: dict[str, dict[str, Any]]) -> None:

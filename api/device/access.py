@@ -284,15 +284,18 @@ async def _shown(request: Request, device: Verified) -> Verified:
     """Supersede what a certificate replaces when somebody is let in with it for the first time."""
     state = request.app.state
     first = partial(_first_shown, state.rt, device_id=device.device_id, certificate_id=device.unshown)
-    with suppress(
-        Unavailable
-    ):  # what cannot be written is no reason to refuse a certificate that holds; it is tried again
-        await cast(service.OnLoop, state.issuing).record(first)
-        device = replace(device, unshown="")
-        connection = request.scope.get("extensions", {}).get("lachan.connection")
-        bond = connection.identity if connection is not None else None
-        if isinstance(bond, Bond) and bond.device is not None and bond.device.keys == device.keys:
-            bond.device = device
+    connection = request.scope.get("extensions", {}).get("lachan.connection")
+    bond = connection.identity if connection is not None else None
+    mine = bond if isinstance(bond, Bond) and bond.device is device else None
+    if mine is not None:
+        mine.device = None  # not let in yet: what changes now is answered by the check that follows, not by a cut
+    try:
+        with suppress(Unavailable):  # what cannot be written is no reason to refuse what holds; it is tried again
+            await cast(service.OnLoop, state.issuing).record(first)
+            device = replace(device, unshown="")
+    finally:
+        if mine is not None and mine.device is None:
+            mine.device = device
     return device
 
 

@@ -1,4 +1,4 @@
-"""``lachan ledger``: export, verify, status, checkpoint, key. ``verify`` needs no installation and imports nothing of one."""
+"""``lachan ledger``: export, verify, status, checkpoint, key. ``verify FILE`` needs no installation and imports nothing of one."""
 
 import argparse
 import sys
@@ -27,9 +27,15 @@ def main(argv: list[str]) -> int:
     add.add_argument("--to", dest="end", metavar="TIME", help="recorded before (RFC 3339)")
     add.add_argument("--since", metavar="FILE", help="an earlier checkpoint: its consistency proof goes in")
     add.add_argument("-o", "--output", metavar="FILE", help="file to write (standard output)")
-    add = verbs.add_parser("verify", help="check an export offline, with the ledger's public key")
-    add.add_argument("file", metavar="FILE", help="the export; - reads standard input")
-    add.add_argument("--key", metavar="FILE", required=True, help="the ledger's public key, had from elsewhere")
+    add = verbs.add_parser(
+        "verify", help="check an export offline, with the ledger's public key; or the installation itself"
+    )
+    add.add_argument(
+        "file", metavar="FILE", nargs="?", help="the export, - for standard input; none: the installation's own rows"
+    )
+    add.add_argument(
+        "--key", metavar="FILE", help="the ledger's public key, had from elsewhere; an installation has its own"
+    )
     add.add_argument("--since", metavar="FILE", help="an earlier checkpoint: finds a cut tail and a rewritten history")
     verbs.add_parser("status", help="how much is sealed, and whether anything stands in the way")
     verbs.add_parser("checkpoint", help="seal now and print the signed checkpoint; keep it elsewhere")
@@ -37,10 +43,14 @@ def main(argv: list[str]) -> int:
     for verb in verbs.choices.values():
         cliutil.common(verb, suppress=True)
     args = parser.parse_args(argv)
-    if args.verb == "verify":
+    if args.verb == "verify" and args.file is not None:
+        if args.key is None:
+            parser.error("verify FILE needs --key KEY, the ledger's public key, had from elsewhere")
         return _verify(args)
     with cliutil.opened(args.data) as rt:
-        run = {"export": _export, "status": _status, "checkpoint": _checkpoint, "key": _key}[args.verb]
+        run = {"export": _export, "status": _status, "checkpoint": _checkpoint, "key": _key, "verify": _verify_rows}[
+            args.verb
+        ]
         return run(rt, args)
 
 
@@ -68,6 +78,39 @@ def _verify(args: argparse.Namespace) -> int:
         lines.append(f"The ledger only grew since the checkpoint of {found.since} events.")
     lines += [f"This export cannot show {_one_line(unknown)}." for unknown in found.cannot_know]
     cliutil.show(result, as_json=args.json, text="\n".join(lines))
+    return cliutil.OK
+
+
+def _verify_rows(rt: Any, args: argparse.Namespace) -> int:
+    """Check the installation's own rows: each copy beside its body, then the whole of it as an export."""
+    from lachan.ledger import copies
+    from lachan.ledger.export import export
+    from lachan.ledger.findings import MOST_FINDINGS
+    from lachan.ledger.verify import verify
+
+    count, first = 0, list[str]()
+    for finding in copies.compare(rt.db):
+        count += 1
+        if len(first) < MOST_FINDINGS:
+            first.append(str(finding))
+    key = Verifier.parse(_text(args.key or str(rt.settings.data / "ledger" / "key")))
+    since = _text(args.since) if args.since else None
+    sealed: int | None = None
+    try:
+        sealed = verify(export(rt), key, since=since).size
+    except NotSealed:
+        pass  # nothing yet: the copies were compared all the same
+    except ExportRefused as error:
+        count += error.fields["count"]
+        first += [_words(finding) for finding in error.fields["findings"]]
+    if count:
+        lines = [f"REFUSED: {count} finding(s)", *(_one_line(one) for one in first)]
+        cliutil.show({"ok": False, "count": count, "findings": first}, as_json=args.json, text="\n".join(lines))
+        return cliutil.FAILED
+    words = "nothing is sealed yet" if sealed is None else f"{sealed} events are as they were sealed"
+    cliutil.show(
+        {"ok": True, "size": sealed}, as_json=args.json, text=f"OK: {words}, and every row says what its body says."
+    )
     return cliutil.OK
 
 

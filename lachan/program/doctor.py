@@ -47,8 +47,31 @@ def _installation(rt: Any) -> Iterator[tuple[str, str, str]]:
     for found in health.look(rt):
         advice = " ".join(f"{problem.what} {problem.next}" for problem in found.problems)
         yield found.name, _STATES[found.state], advice or found.unknown or "is in order"
+    yield from _copies(rt)
     for name in rt.wiring.described:
         yield from ((what, "ok", said) for what, said in resolve(name)(rt))
+
+
+def _copies(rt: Any) -> Iterator[tuple[str, str, str]]:
+    """Tell whether the rows of the facts say what was sealed."""
+    from lachan.errors import DatabaseAway
+    from lachan.ledger import copies
+
+    try:
+        first, count = None, 0
+        for finding in copies.compare(rt.db):
+            first, count = first or str(finding), count + 1
+    except DatabaseAway as error:
+        yield "ledger's rows", "unknown", error.detail
+        return
+    if first is None:
+        yield "ledger's rows", "ok", "each says what its sealed body says"
+    else:
+        yield (
+            "ledger's rows",
+            "missing",
+            f"{count} say other than what was sealed, {first}: lachan ledger verify names them",
+        )
 
 
 _STATES = {"ok": "ok", "wrong": "missing", "unknown": "unknown"}

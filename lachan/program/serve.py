@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 ROLES = ("sign", "doors", "detect", "work")
 PROBE = "probe"  # on demand: the role work starts one for each device that is looked at
 READY_WITHIN = 120.0  # seconds
+SWITCH = 0.0005  # seconds that a thread of the role work computes before another's turn; Python's own are 0.005
 AGAIN = 1.0  # seconds between two tries to reach a database that is away
 STOP_WITHIN = 10.0  # seconds
 DOORS = ("people", "device", "status")
@@ -86,6 +87,9 @@ def run_role(role: str, settings: Settings) -> int:
         if role == "work":
             from lachan.work import lanes
 
+            # Whoever comes back from the database waits for the interpreter, at every round trip, as long as another thread
+            # may compute: a run has twenty of them, and what others compute must not be added to each.
+            sys.setswitchinterval(SWITCH)
             _say_ready()
             lanes.work(rt, stop)
         elif role == "detect":

@@ -65,7 +65,10 @@ class Actor(Protocol):
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """A fact as it stands in the table; ``event`` is None when its body was erased."""
+    """A fact as it was sealed: who, whom, when and what are the words of its body, whatever the row's columns say.
+
+    ``event`` is None when the body was erased, or cannot be read; then the others are the columns' words, which nothing proves.
+    """
 
     seq: int
     id: str
@@ -226,7 +229,23 @@ def read(
         query = query.where(events.c.vendor == vendor)
     if names:
         query = query.where(events.c.name.in_(names))
-    return [stored(row) for row in connection.execute(query).mappings()]
+    return told(connection.execute(query).mappings(), device_id=device_id, vendor=vendor)
+
+
+def told(rows: Iterable[Any], *, device_id: str | None, vendor: str | None) -> list[StoredEvent]:
+    """Give rows as facts, without those whose sealed words are about another device, or of another vendor, than was asked for.
+
+    Args:
+        rows: of `events`.
+        device_id: whom they must be about; None for anybody.
+        vendor: whose they must be; None for anybody's.
+    """
+    found = [stored(row) for row in rows]
+    return [
+        fact
+        for fact in found
+        if (device_id is None or fact.device_id == device_id) and (vendor is None or fact.vendor == vendor)
+    ]
 
 
 def newest(connection: sa.Connection) -> int:
@@ -235,14 +254,18 @@ def newest(connection: sa.Connection) -> int:
 
 
 def stored(row: Any) -> StoredEvent:
-    """Give a row of `events` as the fact that it keeps."""
-    event = None
+    """Give a row of `events` as the fact that it keeps; columns are copies, by which rows are found."""
+    event, words, moments = None, row, (row["happened_at"], row["recorded_at"])
     if row["body"] is not None:
-        event = Event.load(row["name"], json.loads(row["body"])["data"])
+        with contextlib.suppress(
+            ValueError, TypeError, KeyError
+        ):  # somebody damaged it: `lachan ledger verify` names it
+            body = json.loads(row["body"])
+            moments = clock.parse(body["happened_at"]), clock.parse(body["recorded_at"])
+            event, words = Event.load(body["name"], body["data"]), body
     return StoredEvent(
-        row["seq"], row["id"], row["name"], event, row["actor"], row["device_id"], row["vendor"],
-        row["happened_at"], row["recorded_at"],
-    )  # fmt: skip
+        row["seq"], words["id"], words["name"], event, words["actor"], words["device_id"], words["vendor"], *moments
+    )
 
 
 def vendor_of(connection: sa.Connection, device_id: str | None) -> str | None:

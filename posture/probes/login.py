@@ -2,7 +2,9 @@
 
 Only where the device itself asked for HTTP Basic (RFC 7617) or Digest (RFC 7616) authentication. Not on a device whose
 declaration names a lock-out, unless the engagement says so; and no further once the device answers 429 or 423, or hangs
-up. What is recorded is the *id* of the pair, never a password. Limits: no login forms, ONVIF, RTSP, telnet or SSH yet.
+up. A pair works when the page is given for it (2xx), and two controls are refused (401, 403): no password at all, and one
+made up on the spot. A device that gives its page to anybody, or sends everybody elsewhere, shows nothing about its
+factory password. What is recorded is the *id* of the pair, never a password. Limits: no login forms, ONVIF, RTSP, telnet or SSH yet.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from posture.probes.target import ProbeTarget, failure
 
 METHOD = "default-login"
 TRIES = 3
+REFUSED = frozenset({401, 403})
 MOST = 4096  # characters of a challenge that are read
 NAME = "cred.default_http"
 _PARAMETER = patterns.compile(r'([\w-]+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))')
@@ -54,12 +57,31 @@ def _attempts(target: ProbeTarget, page: FrontPage, pairs: list[Mapping[str, str
         if answer.status in (423, 429):
             text = f"answered {answer.status} to try {tried}; stopped"
             return observe(NAME, Outcome.SILENT, "lockout_met", text, **where)
-        if answer.status < 400:
-            text = f"let factory pair {pair['id']} in (try {tried} of {TRIES})"
+        if 200 <= answer.status < 300:
+            if (other := _other_cause(target, page, pair["user"])) is not None:
+                return observe(NAME, Outcome.SILENT, "login_not_told_apart", other, **where)
+            text = (
+                f"let factory pair {pair['id']} in (try {tried} of {TRIES}), and neither nobody nor a made-up password"
+            )
             return observe(NAME, Outcome.CONTRADICTS, "default_login_accepted", text, **where)
+        if answer.status < 400:
+            text = f"answered {answer.status} to try {tried}, which neither lets in nor refuses; stopped"
+            return observe(NAME, Outcome.SILENT, "login_not_told_apart", text, **where)
         page = FrontPage(page.scheme, page.port, answer) if answer.status == 401 else page  # a new nonce
     text = f"refused {min(TRIES, len(pairs))} factory pairs; there are many more"
     return observe(NAME, Outcome.SILENT, "default_login_refused", text, **where)
+
+
+def _other_cause(target: ProbeTarget, page: FrontPage, user: str) -> str | None:
+    """Tell what else than the password may have let somebody in; None when both controls are refused."""
+    url = web.url(target, page.scheme, page.port)
+    bare = web.get(target, url, {}, method=METHOD)
+    asking = FrontPage(page.scheme, page.port, bare)  # a new nonce, which no answer has used up
+    if bare.status not in REFUSED or not (challenge := _challenge(asking)):
+        return f"answers {bare.status} without a password, too"
+    headers = {"Authorization": authorization(challenge, user=user, password=secrets.token_hex(8))}
+    made_up = web.get(target, url, headers, method=METHOD)
+    return None if made_up.status in REFUSED else f"answers {made_up.status} to a made-up password, too"
 
 
 def _ordered(pairs: Iterable[Mapping[str, str]], vendor: str) -> list[Mapping[str, str]]:

@@ -62,7 +62,7 @@ def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_
         seen = None if ours is None else ours.join(rt, connection, target, level, intent=wish.intent)
         if seen is None:
             writes.append((_WRITE, wish.columns))
-            _enqueue(connection, wish, key=None)
+            _enqueue(connection, wish, key=None, vendor=target.vendor)
             after_commit(connection, rt.wake_workers)
             continue
         row = replace(wish, state=SETTLED if seen.settled else PENDING, evidence=kept.stored(wish, seen))
@@ -72,7 +72,7 @@ def want(rt: Runtime, connection: sa.Connection, target: Target, *, containment_
                 kept.fact(wish, seen), actor=ACTOR, vendor=target.vendor, dialect=connection.dialect.name
             )[1]
         else:
-            jobs.enqueue(connection, "soar.verify", wish.key, due_at=clock.now() + SOON)
+            jobs.enqueue(connection, "soar.verify", wish.key, due_at=clock.now() + SOON, vendor=target.vendor)
     later(connection, writes)
 
 
@@ -330,8 +330,8 @@ def _again(connection: sa.Connection, row: Wish) -> None:
         _enqueue(connection, replace(row, intent=intent), key=None)
 
 
-def _enqueue(connection: sa.Connection, row: Wish, *, key: str | None) -> None:
-    jobs.enqueue(connection, "soar.enforce", row.key, key=key, sender=f"point:{row.point}")
+def _enqueue(connection: sa.Connection, row: Wish, *, key: str | None, vendor: str = "") -> None:
+    jobs.enqueue(connection, "soar.enforce", row.key, key=key, sender=f"point:{row.point}", vendor=vendor)
 
 
 def _target(rt: Runtime, device_id: str) -> Target:

@@ -24,6 +24,7 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "TokenRevoked": ("people", N_("Token %(name)s revoked.")),
     "AuditorRead": ("people", N_("%(user)s read %(resource)s.")),
     "AuthorityCreated": ("certificate", N_("Certificate authority %(name)s created.")),
+    "RootCrlRenewed": ("certificate", N_("The root's CRL %(number)s is in force until %(next_update)s.")),
     "AnchorAdded": (
         "certificate",
         N_("Authority %(fingerprint)s is believed for devices of %(anchor_of)s (exceptions: %(exceptions)s)."),

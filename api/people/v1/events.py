@@ -85,5 +85,5 @@ def read_events(
         query = query.where(events.c.device_id == device_id)
     with rt.db.read() as connection:
         rows = connection.execute(scope(caller, query, events.c.vendor)).mappings().all()
-        shown = shown_to(connection, caller, [outbox.stored(row) for row in rows])
+        shown = shown_to(connection, caller, outbox.told(rows, device_id=device_id, vendor=caller.vendor))
     return Feed(events=shown, next=rows[-1]["leaf_index"] + 1 if rows else after)
