@@ -92,14 +92,13 @@ class DeviceChanged(Event):
 class IdentityContested(Event):
     """Devices were written with an address that others of their site have; told by `lachan.devices`, under the first of those.
 
-    ``devices`` are those that had it, ``by`` the new ones; ``manufacturer`` is empty when the city's own people wrote them.
+    ``devices`` are those that had it, ``by`` the new ones. Its actor is who wrote these.
     """
 
     devices: tuple[str, ...]
     by: tuple[str, ...]
     address: str
     site: str
-    manufacturer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

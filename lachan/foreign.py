@@ -1,8 +1,8 @@
 """What strangers write, read strictly: JSON that two readers could read in two ways, and text that shows what it is not.
 
 `loads` refuses, with the place of the fault: a name that an object has twice (RFC 8259 4: what receivers make of it is
-unpredictable), NaN and Infinity (RFC 8259 6), whole numbers beyond 2⁶³ and numbers beyond a double, nesting deeper than `DEPTH`, and text
-as of `flaw`: NUL, lone surrogates, control characters of C0 (but tab and line ends) and C1, and the marks that turn the
+unpredictable), NaN and Infinity (RFC 8259 6), whole numbers beyond 2⁶³ and numbers beyond a double, nesting deeper than `DEPTH`, more than
+`VALUES` values, and text as of `flaw`: NUL, lone surrogates, control characters of C0 (but tab and line ends) and C1, and the marks that turn the
 direction of text (Unicode TR36 3.2), none of which any name, reason or comment needs and each of which some reader trips over.
 
 Limits: zero-width joiners and look-alike letters are left: scripts need them.
@@ -18,6 +18,7 @@ from typing import Any
 from lachan.errors import Invalid
 
 DEPTH = 32
+VALUES = 50_000  # of one text: more of them are work for whoever reads, and nothing that people send
 _LARGEST = 1 << 63
 _FLAWS = re.compile(
     r"(?P<nul>\x00)|(?P<half>[\ud800-\udfff])|(?P<control>[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f])"
@@ -55,6 +56,8 @@ def loads(octets: bytes, *, place: str = "") -> Any:
     Raises:
         BadText: it is no JSON, or has one of the faults above; ``field`` names where.
     """
+    if octets.count(b",") > VALUES:  # before any of them costs anything
+        raise BadText(f"The JSON has more than {VALUES} values.", field=place)
     try:
         value = json.loads(octets.decode("utf-8"), object_pairs_hook=_Object, parse_int=_whole)
     except UnicodeDecodeError as error:

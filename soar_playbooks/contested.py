@@ -48,9 +48,8 @@ def on_contested(rt: Runtime, stored: StoredEvent) -> None:
     fact = stored.event
     if not isinstance(fact, IdentityContested) or not rt.keep(PagedLately, PagedLately).again(stored.actor):
         return
-    who = f"the manufacturer {fact.manufacturer}" if fact.manufacturer else stored.actor
     reason = (
-        f"{who} wrote devices with addresses that other devices of the site have, {fact.address} at {fact.site} first; "
+        f"{stored.actor} wrote devices with addresses that other devices of the site have, {fact.address} at {fact.site} first; "
         "an operator must say which of them is there (lachan device place)."
     )
     page = HumanPaged(device_id=fact.device_id, reason=reason[:500])

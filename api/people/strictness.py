@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,6 +18,8 @@ from api import problems
 from api.people.idempotency import OWN_WAY, once
 from lachan import foreign
 from lachan.foreign import BadText
+
+AT_ONCE = 16 * 1024  # octets that are read without a thread
 
 
 class Strictness:
@@ -35,7 +38,9 @@ class Strictness:
             _check_query(scope["query_string"])
             if _is_json(scope):
                 body = await request.body()
-                if body:
+                if len(body) > AT_ONCE:  # others go on meanwhile
+                    await run_in_threadpool(foreign.loads, body, place="body")
+                elif body:
                     foreign.loads(body, place="body")
                 receive = once(body, receive)
         except BadText as error:

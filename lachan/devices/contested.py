@@ -21,14 +21,13 @@ NAMED = 10
 Row = tuple[str, str | None, str]  # a device's id, address and site
 
 
-def tell(connection: sa.Connection, rows: Sequence[Row], *, actor: outbox.Actor, vendor: str | None) -> None:
+def tell(connection: sa.Connection, rows: Sequence[Row], *, actor: outbox.Actor) -> None:
     """Record that devices that were just written have an address which others of their site have, in the caller's transaction.
 
     Args:
         connection: an open transaction.
         rows: the devices.
         actor: who wrote them.
-        vendor: of a manufacturer who did; None for the city's own people.
     """
     asked = [{"id": one, "address": address, "site": site} for one, address, site in rows if address]
     if not asked:
@@ -38,7 +37,6 @@ def tell(connection: sa.Connection, rows: Sequence[Row], *, actor: outbox.Actor,
         fact = IdentityContested(
             device_id=found[0].standing, devices=tuple(dict.fromkeys(row.standing for row in found)),
             by=tuple(dict.fromkeys(row.id for row in found)), address=found[0].address, site=found[0].site,
-            manufacturer=vendor or "",
         )  # fmt: skip
         outbox.append(connection, fact, actor=actor)
 

@@ -124,7 +124,7 @@ def register(
             criticality=criticality,
         )  # fmt: skip
         outbox.append(connection, event, actor=actor)
-    contested.tell(connection, [(device_id, new.address, new.site)], actor=actor, vendor=actor.vendor)
+    contested.tell(connection, [(device_id, new.address, new.site)], actor=actor)
     return get(connection, device_id)
 
 
@@ -162,7 +162,7 @@ def place(
     if not before.vouched:
         event = DeviceChanged(device_id=device_id, field_name="vouched", before="manufacturer", after="operator")
         outbox.append(connection, event, actor=actor)
-    contested.tell(connection, [(device_id, new.address, new.site)], actor=actor, vendor=None)
+    contested.tell(connection, [(device_id, new.address, new.site)], actor=actor)
     return get(connection, device_id)
 
 

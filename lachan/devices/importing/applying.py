@@ -151,7 +151,7 @@ def _apply(connection: sa.Connection, before: Import, chunk: _Chunk, *, due: boo
     if (found.state, found.chunk) != (before.state, before.chunk):
         return found  # somebody else applied it
     root, bad = chunk.root, _register(connection, chunk, vouched=found.vendor is None)
-    contested.tell(connection, chunk.places, actor=_Importer(found.actor), vendor=found.vendor)
+    contested.tell(connection, chunk.places, actor=_Importer(found.actor))
     if bad:
         connection.execute(refusals.insert(), [{**asdict(one), "import_id": found.id} for one in bad])
         late = {one.row for one in bad}
