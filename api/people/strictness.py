@@ -53,7 +53,7 @@ def _is_json(scope: Scope) -> bool:
     if scope["method"] in {"GET", "HEAD", "OPTIONS"} or OWN_WAY.fullmatch(scope["path"]):
         return False
     kind = Headers(scope=scope).get("content-type", "").split(";")[0].strip().lower()
-    return kind == "application/json" or kind.endswith("+json")
+    return kind in {"", "application/json"} or kind.endswith("+json")  # without a kind it is read as JSON, too
 
 
 def _check_query(query: bytes) -> None:

@@ -81,7 +81,14 @@ def test_a_body_that_is_not_taken_names_the_field(admin: httpx.Client) -> None:
                 admin.post(path, content=body, headers={**send, "Idempotency-Key": f"{what}{path}"}),
                 (what, path, "key"),
             )
-    assert refused(admin.post("/api/v1/devices", content=WHOLE["twice"], headers=send), "twice")["field"] == "body.name"
+    for kind in (
+        send,
+        {"Content-Type": "Application/JSON; charset=utf-8"},
+        {"Content-Type": "application/merge-patch+json"},
+        {},
+    ):
+        found = refused(admin.post("/api/v1/devices", content=WHOLE["twice"].encode(), headers=kind), ("twice", kind))
+        assert found.get("field") == "body.name", kind
     served(admin)
 
 
