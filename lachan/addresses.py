@@ -31,3 +31,14 @@ def written(name: str) -> str:
         return name
     mapped = None if isinstance(found, IPv4Address) else found.ipv4_mapped
     return str(mapped or found)
+
+
+@lru_cache(maxsize=4096)
+def canonical(name: str) -> str:
+    """Write an address or a host's name the one way in which two of them are compared.
+
+    Addresses as of `written`, out of brackets; names in lower case and without the root's dot, since DNS knows no case (RFC 4343).
+    """
+    bare = name.strip().removeprefix("[").removesuffix("]")
+    found = written(bare)
+    return found if found != bare else bare.lower().removesuffix(".")

@@ -21,6 +21,7 @@ from enum import IntEnum
 
 import sqlalchemy as sa
 
+from lachan.addresses import canonical
 from lachan.database import Database
 from lachan.devices import devices
 from lachan.identity.principal import PrincipalKind
@@ -58,7 +59,7 @@ class Known:
     seen_address: str = ""
 
     def worth(self, claim: str) -> Worth:
-        """Tell how well a word names it; an address is one only if it reads like one."""
+        """Tell how well a word names it, as of `lachan.addresses.canonical`; an address is one only if it reads like one."""
         if claim == self.id or (claim == self.name and self.vouched):
             return Worth.ID_OR_NAME
         if claim == self.address and self.vouched and _is_address(claim):
@@ -108,7 +109,7 @@ def bind(event: LogEvent, subject_field: str, resolve: Resolve) -> Binding:
         if itself is not None:
             return _bound(itself, claim or itself.name)
     elif sender.site is not None and claim:
-        found = _best(claim, resolve(claim, sender.site))
+        found = _best(canonical(claim), resolve(canonical(claim), sender.site))
         if len(found) == 1 and found[0].site == sender.site:
             return _bound(found[0], claim)
     return Binding(False, None, claim, sender.site or "", ("claim", sender.label, claim))
@@ -119,6 +120,7 @@ def _itself(sender: Sender, claim: str, resolve: Resolve, *, silent: bool) -> Kn
     own = next((device for device in resolve(sender.id, None) if device.id == sender.id), None)
     if own is None or (not silent and not claim):
         return None
+    claim = canonical(claim)
     if not claim or claim in (own.id, own.name, own.address, own.seen_address):
         return own
     # Only a head's word is worth asking the registry for: a flood of made-up names must not become one of queries. Only an

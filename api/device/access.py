@@ -39,6 +39,7 @@ from api.device.errors import CertificateMissing, CertificateRefused, DeviceCont
 from api.device.trustwatch import Belief, TrustWatch
 from api.tls import TlsProtocol
 from lachan import clock, devices, metrics
+from lachan.addresses import written
 from lachan.errors import LachanError, Unavailable
 from lachan.identity import Principal, PrincipalKind, Role, system
 from lachan.runtime import Runtime
@@ -210,7 +211,7 @@ def known(scope: Scope, state: Any) -> Verified | None:
 def _seen_at(scope: Scope) -> str | None:
     """Give where a request comes from; None when a proxy speaks for the device."""
     client = scope.get("client")
-    return None if client is None or "lachan.forwarded_chain" in scope else str(client[0])[:45]
+    return None if client is None or "lachan.forwarded_chain" in scope else written(str(client[0]))[:45]
 
 
 def principal(device: Verified) -> Principal:

@@ -50,11 +50,12 @@ def _others(dialect: str) -> sa.Select[tuple[str, str, str, str]]:
         rows = sa.func.json_to_recordset(sa.cast(given, sa.JSON)).table_valued(*(sa.column(n, sa.Text) for n in names))
         new = sa.select(*rows.render_derived(name="new", with_types=True).c).subquery()
     c = devices.c
-    by_address = sa.select(c.id, c.address, c.site).subquery()
-    same = sa.and_(by_address.c.address == new.c.address, by_address.c.site == new.c.site, by_address.c.id != new.c.id)
-    return (
-        sa.select(by_address.c.id.label("standing"), new.c.id, new.c.address, new.c.site).join(new, same).limit(NAMED)
-    )
+    # For each by the index of addresses within sites (which has none without one), and the first is enough: a site has thousands
+    # of devices, and so may have an address.
+    same = (c.address.is_not(None), c.address == new.c.address, c.site == new.c.site, c.id != new.c.id)
+    standing = sa.select(c.id).where(*same).limit(1).correlate(new).scalar_subquery().label("standing")
+    found = sa.select(standing, new.c.id, new.c.address, new.c.site).subquery()
+    return sa.select(*found.c).where(found.c.standing.is_not(None)).limit(NAMED)
 
 
 _OTHERS = Statement(_others)

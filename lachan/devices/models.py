@@ -11,8 +11,9 @@ from typing import Any
 from unicodedata import normalize
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lachan.addresses import canonical
 from lachan.database import UtcDateTime, metadata
 from lachan.devices import search
 from lachan.foreign import ONE_LINE
@@ -70,9 +71,9 @@ devices = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("folded", sa.Text, nullable=False, server_default="", default=_folded),
     sa.UniqueConstraint("vendor", "serial_number", name="uq_devices_vendor_serial_number"),
-    # With who vouches, so that ten thousand that a manufacturer says to be at one address are not read for it.
-    sa.Index("ix_devices_address", "address", "vouched", sqlite_where=_ADDRESSED, postgresql_where=_ADDRESSED),
-    sa.Index("ix_devices_seen_address", "seen_address", "vouched", sqlite_where=_SEEN, postgresql_where=_SEEN),
+    # With site and who vouches, so that ten thousand that a manufacturer says to be at one address are not read for it.
+    sa.Index("ix_devices_address", "address", "site", "vouched", sqlite_where=_ADDRESSED, postgresql_where=_ADDRESSED),
+    sa.Index("ix_devices_seen_address", "seen_address", "site", "vouched", sqlite_where=_SEEN, postgresql_where=_SEEN),
     sa.Index("ix_devices_name_folded", "name", "folded").ddl_if(dialect="sqlite"),
     sa.Index(
         "ix_devices_folded",
@@ -133,6 +134,11 @@ class NewDevice(BaseModel):
     place: str = Field("", max_length=200, pattern=f"^{ONE_LINE}*$")
     owner: str = Field("", max_length=200, pattern=f"^{ONE_LINE}*$")
     address: str | None = Field(None, max_length=255, pattern=r"^[A-Za-z0-9.:\[\]-]+$")
+
+    @field_validator("address")
+    @classmethod
+    def _one_spelling(cls, value: str | None) -> str | None:
+        return None if value is None else canonical(value)
 
     @model_validator(mode="before")
     @classmethod

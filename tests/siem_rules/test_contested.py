@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from lachan import clock, devices, trust
-from lachan.devices import Criticality, NewDevice, importing
+from lachan.devices import Criticality, NewDevice, contested, importing
 from lachan.errors import Forbidden, Invalid
 from lachan.identity import Principal, PrincipalKind, Role, system
 from lachan.runtime import Runtime
@@ -167,3 +167,42 @@ def test_an_import_tells_of_collisions_once_a_chunk(open_rt: Runtime) -> None:
     assert (fact.address, fact.site) == (ADDRESS, SITE)  # type: ignore[attr-defined]
     with open_rt.db.read() as c:
         assert not devices.by_name(c, "d-7").vouched
+
+
+@pytest.mark.parametrize(
+    ("entered", "said"),
+    [
+        ("2001:DB8:0:0::7", "2001:db8::7"), ("2001:db8::7", "2001:0DB8:0000::0007"), ("[2001:db8::7]", "2001:db8::7"),
+        ("10.77.0.50", "::ffff:10.77.0.50"), ("NVR-1.City.Example.", "nvr-1.city.example"), ("cam.example", "CAM.EXAMPLE"),
+    ],
+)  # fmt: skip
+def test_an_address_is_the_same_however_it_is_spelt(open_rt: Runtime, entered: str, said: str) -> None:
+    camera = made(open_rt, "cam-b", OPERATOR, vendor="honest", address=entered)
+    made(open_rt, "decoy", MAKER, vendor="evilcorp", address=said if "ffff" not in said else entered)
+    assert told(open_rt), "the same address in another spelling is contested"
+    send(open_rt, collector("gw"), documents(about(said)))
+    assert bound(open_rt) == [camera.id]
+
+
+def test_a_name_has_no_case(open_rt: Runtime) -> None:
+    camera = made(open_rt, "cam-b", OPERATOR, vendor="honest")
+    send(open_rt, collector("gw"), documents(about("CAM-B")))
+    send(open_rt, camera, documents(about("Cam-B")))
+    assert set(bound(open_rt)) == {camera.id}
+
+
+def test_others_are_found_by_their_address_and_not_by_their_site(open_rt: Runtime) -> None:
+    """A chunk of an import has five hundred rows, a site thousands of devices."""
+    for n in range(20):
+        made(open_rt, f"cam-{n}", OPERATOR, vendor="honest", address=f"10.77.1.{n}")
+    asked = orjson.dumps([{"id": "x", "address": "10.77.1.3", "site": SITE}]).decode()
+    query = contested._others(open_rt.db.dialect)
+    text = str(query.params(rows=asked).compile(open_rt.db.engine, compile_kwargs={"literal_binds": True}))
+    with open_rt.db.read() as c:
+        if open_rt.db.dialect == "sqlite":
+            plan = " ".join(row[3] for row in c.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))
+        else:
+            c.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            plan = " ".join(row[0] for row in c.exec_driver_sql(f"EXPLAIN {text}"))
+        assert "ix_devices_address" in plan and "ix_devices_site" not in plan
+        assert "address=? AND site=?" in plan or "(address)::text = " in plan

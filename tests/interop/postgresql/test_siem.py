@@ -5,6 +5,7 @@ from tests.siem_rules.test_contested import (  # noqa: F401
     enforcing,
     test_an_import_tells_of_collisions_once_a_chunk,
     test_decoys_of_a_manufacturer_hide_nobody,
+    test_others_are_found_by_their_address_and_not_by_their_site,
     test_two_of_equal_worth_bind_nobody,
     test_where_its_certificate_was_used_binds_a_device_and_an_operators_entry_goes_before_it,
 )
